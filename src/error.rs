@@ -1,0 +1,113 @@
+//! The one error type at the edge: a kind that chooses the exit code, a source chain, and hints on what to try.
+
+use std::fmt;
+
+/// Exit codes, as in the README's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The set is as it should be.
+    Converged = 0,
+    /// Something failed.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The definition is wrong.
+    Definition = 3,
+    /// A host or the store can't be reached, and what was asked for can't be shown to hold without it.
+    Unreachable = 4,
+    /// Nothing can be done as things are: no room, strict spread, another store's set.
+    Blocked = 5,
+    /// Another process acts on this set.
+    Locked = 7,
+    /// `plan --detailed-exitcode`: there is something to do.
+    Pending = 10,
+    /// Stopped by the operator.
+    Interrupted = 130,
+}
+
+/// An error as an operator meets it.
+#[derive(Debug)]
+pub struct Error {
+    /// Chooses the exit code.
+    pub exit: Exit,
+    /// What went wrong, with its causes.
+    pub source: anyhow::Error,
+    /// What to try, one sentence each.
+    pub hints: Vec<String>,
+}
+
+/// A result at the edge.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with that exit code.
+    pub fn new(exit: Exit, source: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit,
+            source: source.into(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// An error that is just a sentence.
+    pub fn message(exit: Exit, text: impl fmt::Display) -> Self {
+        Self::new(exit, anyhow::anyhow!("{text}"))
+    }
+
+    /// Adds what to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Says what was being done.
+    #[must_use]
+    pub fn context(mut self, doing: impl fmt::Display + Send + Sync + 'static) -> Self {
+        self.source = self.source.context(doing);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.source)
+    }
+}
+
+impl From<crate::store::StoreError> for Error {
+    fn from(e: crate::store::StoreError) -> Self {
+        use crate::store::StoreError as S;
+        let (exit, hint) = match &e {
+            S::Changed(_) | S::Held(_) | S::Lost(_) => (
+                Exit::Locked,
+                "wait for the other command, or give --wait-lock 10m",
+            ),
+            S::Broken { .. } => (
+                Exit::Unreachable,
+                "check that the store's folder can be written and its disk is not full",
+            ),
+        };
+        Self::new(exit, e).hint(hint)
+    }
+}
+
+impl From<crate::hypervisor::HypervisorError> for Error {
+    fn from(e: crate::hypervisor::HypervisorError) -> Self {
+        use crate::hypervisor::FaultKind as K;
+        let exit = match e.kind {
+            K::Unreachable | K::TimedOut => Exit::Unreachable,
+            K::NotOurs | K::NoSpace => Exit::Blocked,
+            K::Cancelled => Exit::Interrupted,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, e)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Self {
+        Self::new(Exit::Failed, e)
+    }
+}

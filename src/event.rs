@@ -1,0 +1,129 @@
+//! The one stream of events: what is happening while a command runs. Bars, log lines and JSON are renderers of it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::hypervisor::{FaultKind, News, Stage};
+use crate::names::Label;
+use crate::plan::action::Step;
+
+/// Number of an action within one run.
+pub type ActionNumber = u64;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A host did not answer an observation.
+    HostUnseen {
+        /// Which.
+        host: Label,
+        /// Why.
+        reason: String,
+    },
+    /// A batch is about to be carried out.
+    Batch {
+        /// From 1.
+        number: u32,
+        /// Its steps.
+        steps: Vec<Step>,
+    },
+    /// An action began.
+    Started {
+        /// Its number.
+        number: ActionNumber,
+        /// Its host.
+        host: Label,
+        /// Its verb.
+        verb: &'static str,
+        /// What it is done to.
+        subject: String,
+        /// Why.
+        why: String,
+    },
+    /// An action went on to another stage.
+    Stage {
+        /// The action.
+        number: ActionNumber,
+        /// Its host.
+        host: Label,
+        /// What it is done to.
+        subject: String,
+        /// The stage.
+        stage: Stage,
+    },
+    /// Bytes of an action's stage were moved.
+    Bytes {
+        /// The action.
+        number: ActionNumber,
+        /// Done.
+        done: u64,
+        /// In all.
+        total: u64,
+    },
+    /// An action ended well.
+    Finished {
+        /// The action.
+        number: ActionNumber,
+        /// Its host.
+        host: Label,
+        /// Its verb.
+        verb: &'static str,
+        /// What it was done to.
+        subject: String,
+        /// How long it took.
+        #[serde(serialize_with = "seconds")]
+        took: Duration,
+    },
+    /// An action failed.
+    Failed {
+        /// The action.
+        number: ActionNumber,
+        /// Its host.
+        host: Label,
+        /// Its verb.
+        verb: &'static str,
+        /// What it was done to.
+        subject: String,
+        /// The kind of failure.
+        kind: FaultKind,
+        /// What was being done when it failed, and what the host said.
+        error: String,
+    },
+    /// The operator asked to stop: nothing new is begun.
+    Interrupted {
+        /// Actions still in flight.
+        in_flight: usize,
+    },
+    /// A remark for the operator: something was found, or is waited for.
+    Note {
+        /// The sentence.
+        text: String,
+    },
+}
+
+impl Event {
+    /// The event for `news` of an action; `None` if there is none.
+    pub fn of_news(number: ActionNumber, step: &Step, news: News) -> Self {
+        match news {
+            News::Stage(stage) => Self::Stage {
+                number,
+                host: step.host.clone(),
+                subject: step.action.subject(),
+                stage,
+            },
+            News::Bytes { done, total } => Self::Bytes { number, done, total },
+        }
+    }
+}
+
+fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(d.as_secs_f64())
+}
+
+/// Who listens to events.
+pub trait Listener: Send + Sync {
+    /// One event, in the order they happened.
+    fn event(&self, event: &Event);
+}

@@ -1,0 +1,320 @@
+//! `Hypervisor`: one host. Plain data in and out; pools, volumes, XML and flags stay below it.
+//!
+//! Every method is idempotent: making what is there and deleting what is gone both succeed. Every method that takes a
+//! [`Pulse`] beats it between calls, so that the caller can tell a slow host from a hung one, and stops at the next
+//! safe point once the pulse is cancelled. No method panics on what a host answers.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::inventory::HostSeen;
+use crate::model::{Image, ImageDigest, Model};
+use crate::names::{Label, StoreId};
+use crate::plan::action::{InstanceRef, InstanceSpec};
+use crate::scaleset::{Host, Limits};
+use crate::units::Bytes;
+
+/// Opens hosts. Opening does not wait: a connection is made by the first call that needs it.
+pub trait Hosts: Send + Sync {
+    /// The host that `host` describes.
+    fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor>;
+}
+
+/// One libvirt host (or the fake of one).
+pub trait Hypervisor: Send + Sync {
+    /// What the host is and can do, for `host list` and `check`.
+    fn facts(&self) -> Result<HostFacts, HypervisorError>;
+
+    /// What is there of `set`, with the host's room and images. One pass, no per-volume calls.
+    fn observe(&self, set: &Label, store: StoreId) -> Result<HostSeen, HypervisorError>;
+
+    /// Names of all sets that have instances on this host, with the store that manages them.
+    fn sets(&self) -> Result<Vec<(Label, StoreId)>, HypervisorError>;
+
+    /// Sends the image to the pool unless a whole one is there. Under a name no reader takes for whole until the
+    /// bytes were read back and found right; what a broken attempt of this store left is replaced.
+    fn push_image(
+        &self,
+        image: &LocalImage,
+        store: StoreId,
+        pulse: &Pulse,
+    ) -> Result<Pushed, HypervisorError>;
+
+    /// Images in the pool, with what uses them; half-sent ones too.
+    fn images(&self) -> Result<Vec<StoredImage>, HypervisorError>;
+
+    /// Deletes every copy of the image that nothing is backed by. `Ok(false)` if something is: then it stays.
+    fn delete_image(&self, digest: &ImageDigest) -> Result<bool, HypervisorError>;
+
+    /// Makes and starts an instance: domain first (its metadata is the note of intent that makes every later step
+    /// recoverable), then its volumes and seed, then the start, then its phase becomes ready.
+    /// On an error whatever was made is left, marked as being created; the caller undoes it with [`Self::delete`].
+    fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<(), HypervisorError>;
+
+    /// Starts an instance that is off. One that runs is left alone.
+    fn start(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
+
+    /// Marks the instance as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
+    /// 10 s), switches it off after `shutdown`, deletes the volumes it owns and last its domain, so that nothing is
+    /// ever left without the note that says whose it is.
+    fn delete(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError>;
+
+    /// Deletes one volume of the pool by name. The caller has proved that it is ours.
+    fn delete_volume(&self, name: &str) -> Result<(), HypervisorError>;
+
+    /// Addresses of a running instance beside those vmss assigned: agent, then lease, then ARP; link-local left out.
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError>;
+
+    /// Puts the instances of `set` that `from` manages under `to`. Returns how many were changed.
+    fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize, HypervisorError>;
+
+    /// Looks at everything an instance of this model would need here, changing nothing that stays.
+    fn check(&self, model: &Model) -> Vec<Finding>;
+}
+
+/// What a host is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostFacts {
+    /// Its own host name.
+    pub hostname: String,
+    /// libvirt's version, "9.0.0".
+    pub libvirt: String,
+    /// The hypervisor's name and version, "QEMU 7.2.0".
+    pub hypervisor: String,
+    /// Whether hardware virtualisation is offered.
+    pub kvm: bool,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Memory in all.
+    pub memory: Bytes,
+    /// Virtual CPUs and memory promised to running domains, whoever's they are.
+    pub used_vcpus: u32,
+    /// See `used_vcpus`.
+    pub used_memory: Bytes,
+    /// Running domains, whoever's.
+    pub running: u32,
+    /// Size of the pool.
+    pub pool_size: Bytes,
+    /// Free space of the pool.
+    pub pool_free: Bytes,
+}
+
+/// One line of `vmss check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at: "pool default".
+    pub what: String,
+    /// `Ok`: what was found. `Err`: what is wrong, and what to do.
+    #[serde(serialize_with = "finding")]
+    pub result: Result<String, Problem>,
+}
+
+/// What is wrong and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+fn finding<S: serde::Serializer>(r: &Result<String, Problem>, s: S) -> Result<S::Ok, S::Error> {
+    match r {
+        Ok(found) => serde_json::json!({ "pass": true, "found": found }).serialize(s),
+        Err(p) => serde_json::json!({ "pass": false, "problem": p.problem, "remedy": p.remedy }).serialize(s),
+    }
+}
+
+/// An image file on this machine, looked at and hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalImage {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is.
+    pub image: Image,
+}
+
+/// What a push did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was there, whole.
+    Present,
+    /// It was sent and verified.
+    Sent,
+}
+
+/// An image in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoredImage {
+    /// Which.
+    pub digest: ImageDigest,
+    /// The volume.
+    pub volume: String,
+    /// Space it takes.
+    pub allocation: Bytes,
+    /// Whether it was sent to the end and verified.
+    pub whole: bool,
+    /// Volumes and domains that depend on it.
+    pub users: Vec<String>,
+}
+
+/// What went wrong on a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{doing}: {message}")]
+pub struct HypervisorError {
+    /// What kind of failure it is: decides what happens next.
+    pub kind: FaultKind,
+    /// What was being done: "creating volume web-3-…-os.qcow2 in pool default".
+    pub doing: String,
+    /// What the host said.
+    pub message: String,
+}
+
+/// Kinds of failure, by what follows from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The host could not be reached, or the connection broke.
+    Unreachable,
+    /// It did not answer within the deadline.
+    TimedOut,
+    /// We may not do that there.
+    Denied,
+    /// The pool is full.
+    NoSpace,
+    /// A pool, network, bridge or file that is needed is not there.
+    Missing,
+    /// A domain or volume of that name is there and is not ours: it was left untouched.
+    NotOurs,
+    /// What arrived is not what was sent.
+    Corrupt,
+    /// The host can't do that.
+    Unsupported,
+    /// Stopped because the operator asked.
+    Cancelled,
+    /// Anything else the host said.
+    Other,
+}
+
+impl HypervisorError {
+    /// An error of `kind`, met while `doing`.
+    pub fn new(kind: FaultKind, doing: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            doing: doing.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A step within one action, in the order they happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The domain is being defined.
+    Define,
+    /// Volumes are being made.
+    Disks,
+    /// The seed is being written.
+    Seed,
+    /// The domain is being started.
+    Start,
+    /// The guest was asked to shut down.
+    ShutDown,
+    /// The domain is being switched off.
+    Destroy,
+    /// Volumes are being deleted.
+    DeleteDisks,
+    /// The domain is being undefined.
+    Undefine,
+    /// Bytes are being sent.
+    Upload,
+    /// Bytes are being read back.
+    Verify,
+}
+
+/// News from inside an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A stage began.
+    Stage(Stage),
+    /// So many bytes of so many are done in this stage.
+    Bytes {
+        /// Done.
+        done: u64,
+        /// In all.
+        total: u64,
+    },
+}
+
+/// The thread between an action and who waits for it: news up, cancellation down, and a sign of life.
+pub struct Pulse {
+    born: Instant,
+    beat: AtomicU64,
+    cancelled: AtomicBool,
+    sink: Box<dyn Fn(News) + Send + Sync>,
+}
+
+impl Pulse {
+    /// A pulse whose news go to `sink`.
+    pub fn new(sink: impl Fn(News) + Send + Sync + 'static) -> Self {
+        Self {
+            born: Instant::now(),
+            beat: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            sink: Box::new(sink),
+        }
+    }
+
+    /// A pulse nobody listens to.
+    pub fn silent() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Says that a stage begins.
+    pub fn stage(&self, stage: Stage) {
+        self.beat();
+        (self.sink)(News::Stage(stage));
+    }
+
+    /// Says how many bytes are done.
+    pub fn bytes(&self, done: u64, total: u64) {
+        self.beat();
+        (self.sink)(News::Bytes { done, total });
+    }
+
+    /// A sign of life: a call has just returned.
+    pub fn beat(&self) {
+        self.beat.store(
+            u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Time since the last sign of life.
+    pub fn silence(&self) -> Duration {
+        self.born
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)))
+    }
+
+    /// Asks the action to stop at its next safe point.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,161 @@
+//! The inventory: what was seen on the hosts at one moment, and what could not be seen.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::ImageDigest;
+use crate::names::{InstanceId, Label, StoreId};
+use crate::units::Bytes;
+
+/// All hosts of a set, in any order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// One entry per host of the set.
+    pub hosts: Vec<HostView>,
+}
+
+impl Inventory {
+    /// The host of that name.
+    pub fn host(&self, name: &Label) -> Option<&HostView> {
+        self.hosts.iter().find(|h| &h.name == name)
+    }
+
+    /// Every instance that was seen.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.hosts
+            .iter()
+            .filter_map(HostView::seen)
+            .flat_map(|h| h.instances.iter())
+    }
+}
+
+/// One host, seen or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    /// Its name.
+    pub name: Label,
+    /// What was seen of it.
+    pub view: View,
+}
+
+impl HostView {
+    /// What was seen, if anything was.
+    pub fn seen(&self) -> Option<&HostSeen> {
+        match &self.view {
+            View::Seen(seen) => Some(seen),
+            View::Unseen { .. } => None,
+        }
+    }
+}
+
+/// What was seen of a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum View {
+    /// It answered.
+    Seen(HostSeen),
+    /// It did not answer: it may be dead, or only out of reach.
+    Unseen {
+        /// Why, in a sentence fit for an operator.
+        reason: String,
+    },
+}
+
+/// What a host said of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostSeen {
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Memory in all.
+    pub memory: Bytes,
+    /// Virtual CPUs promised to domains: every running one, and every one of ours.
+    pub used_vcpus: u32,
+    /// Memory promised to domains: every running one, and every one of ours.
+    pub used_memory: Bytes,
+    /// Free space of the pool.
+    pub pool_free: Bytes,
+    /// Images that are whole and verified in the pool.
+    pub bases: BTreeSet<ImageDigest>,
+    /// The set's instances, those of other stores among them.
+    pub instances: Vec<Instance>,
+    /// Domains that have an instance's name but are not vmss's.
+    pub foreign: Vec<InstanceId>,
+    /// Volumes that are provably this store's and set's, without a domain that owns them.
+    pub leftovers: Vec<String>,
+    /// Revisions whose shared seed lies in the pool, with the volume's name.
+    pub seeds: Vec<(u32, String)>,
+}
+
+/// One instance as its domain tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its domain's UUID.
+    pub uuid: Uuid,
+    /// Running or not.
+    pub power: Power,
+    /// What its metadata says.
+    pub meta: Metadata,
+}
+
+/// Whether a domain runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    /// It runs.
+    Running,
+    /// Its CPUs are stopped (by someone, or by an I/O error such as a full disk).
+    Paused,
+    /// Shutting down by its own will.
+    ShuttingDown,
+    /// Off.
+    Off,
+    /// Off because it crashed.
+    Crashed,
+}
+
+/// How far an instance's life has come, as its own metadata says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Being made: if nobody is at it any more, it is half an instance and will be undone.
+    Creating,
+    /// Whole.
+    Ready,
+    /// Being deleted: never counted, deletion goes on.
+    Deleting,
+}
+
+/// The facts kept in the domain's own metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The set it belongs to.
+    pub set: Label,
+    /// Its id in the set.
+    pub id: InstanceId,
+    /// The store that manages it.
+    pub store: StoreId,
+    /// The fault domain it was placed in.
+    pub fault_domain: Label,
+    /// The host it was placed on, by its name in the definition.
+    pub host: Label,
+    /// Revision of the model it was made of.
+    pub revision: u32,
+    /// Hash of that model.
+    pub model_hash: String,
+    /// The image its disk is backed by or was copied from.
+    pub image: ImageDigest,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// How far its life has come.
+    pub phase: Phase,
+    /// Addresses vmss gave it, in the order of its network cards; `None` where DHCP decides.
+    pub addresses: Vec<Option<Ipv4Addr>>,
+    /// Volumes it owns: deleted with it.
+    pub volumes: Vec<String>,
+}

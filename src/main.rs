@@ -1,0 +1,3 @@
+//! The binary: see `lib.rs`.
+
+fn main() {}

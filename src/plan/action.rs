@@ -1,0 +1,186 @@
+//! What a plan may order: each action is fully specified, so that carrying it out leaves nothing to choose.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::inventory::{Metadata, Phase};
+use crate::model::ImageDigest;
+use crate::names::{InstanceId, Label, StoreId, instance_name};
+
+/// One action and the reason for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// The host it is done on.
+    pub host: Label,
+    /// What is done.
+    pub action: Action,
+    /// Why, in a clause: "capacity is 9, 6 are there".
+    pub why: String,
+}
+
+/// What can be done on a host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Action {
+    /// Send the image to the host's pool.
+    PushImage {
+        /// Which.
+        digest: ImageDigest,
+    },
+    /// Make and start an instance.
+    Create(Box<InstanceSpec>),
+    /// Start an instance that is off though it should run.
+    Start(InstanceRef),
+    /// Shut an instance down and delete it with everything it owns.
+    Delete {
+        /// Which.
+        instance: InstanceRef,
+        /// How long its guest may take; zero when there is no guest worth asking.
+        #[serde(serialize_with = "seconds")]
+        shutdown: Duration,
+    },
+    /// Delete a volume of this set that no instance owns.
+    DeleteVolume {
+        /// Its name in the host's pool.
+        volume: String,
+    },
+    /// Delete an image that nothing on the host is backed by any more.
+    DeleteImage {
+        /// Which.
+        digest: ImageDigest,
+    },
+}
+
+fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(d.as_secs_f64())
+}
+
+impl Action {
+    /// Actions of a lower stage on a host end before those of a higher one begin there: what is in the way goes
+    /// first, an image is there before instances are made of it, and images go last.
+    pub const fn stage(&self) -> u8 {
+        match self {
+            Self::Delete { .. } => 0,
+            Self::DeleteVolume { .. } => 1,
+            Self::PushImage { .. } => 2,
+            Self::Create(_) | Self::Start(_) => 3,
+            Self::DeleteImage { .. } => 4,
+        }
+    }
+
+    /// The verb for people: "create", "delete", "push image".
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::PushImage { .. } => "push image",
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::Delete { .. } => "delete",
+            Self::DeleteVolume { .. } => "delete volume",
+            Self::DeleteImage { .. } => "delete image",
+        }
+    }
+
+    /// What it is done to: an instance's name, a volume's, an image's short digest.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::PushImage { digest } | Self::DeleteImage { digest } => digest.short().to_owned(),
+            Self::Create(spec) => spec.name(),
+            Self::Start(instance) | Self::Delete { instance, .. } => instance.name.clone(),
+            Self::DeleteVolume { volume } => volume.clone(),
+        }
+    }
+
+    /// The instance it concerns, if one.
+    pub fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Create(spec) => Some(spec.id),
+            Self::Start(i) | Self::Delete { instance: i, .. } => Some(i.id),
+            _ => None,
+        }
+    }
+}
+
+/// An instance that exists, named so that no other can be meant: an adapter looks the domain up by UUID and touches
+/// it only if its metadata names the same set and store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceRef {
+    /// Its set.
+    pub set: Label,
+    /// Its store.
+    pub store: StoreId,
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: String,
+    /// Its domain's UUID.
+    pub uuid: Uuid,
+}
+
+/// Everything about a new instance that its model does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceSpec {
+    /// Its set.
+    pub set: Label,
+    /// Its store.
+    pub store: StoreId,
+    /// Its id.
+    pub id: InstanceId,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its host.
+    pub host: Label,
+    /// Its fault domain.
+    pub fault_domain: Label,
+    /// Revision of its model.
+    pub revision: u32,
+    /// Hash of its model.
+    pub model_hash: String,
+    /// Image of its model.
+    pub image: ImageDigest,
+    /// The moment of the plan.
+    pub created_at: Timestamp,
+    /// One MAC per network card of the model.
+    pub macs: Vec<String>,
+    /// One entry per network card: the address vmss gives it, or `None` for DHCP.
+    pub addresses: Vec<Option<Ipv4Addr>>,
+}
+
+impl InstanceSpec {
+    /// `<set>-<id>`.
+    pub fn name(&self) -> String {
+        instance_name(&self.set, self.id)
+    }
+
+    /// The reference by which the instance is known once it is there.
+    pub fn reference(&self) -> InstanceRef {
+        InstanceRef {
+            set: self.set.clone(),
+            store: self.store,
+            id: self.id,
+            name: self.name(),
+            uuid: self.uuid,
+        }
+    }
+
+    /// The metadata its domain begins with.
+    pub fn metadata(&self, volumes: Vec<String>) -> Metadata {
+        Metadata {
+            set: self.set.clone(),
+            id: self.id,
+            store: self.store,
+            fault_domain: self.fault_domain.clone(),
+            host: self.host.clone(),
+            revision: self.revision,
+            model_hash: self.model_hash.clone(),
+            image: self.image.clone(),
+            created_at: self.created_at,
+            phase: Phase::Creating,
+            addresses: self.addresses.clone(),
+            volumes,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The record: the set-level facts that no hypervisor holds.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::{Instance, Inventory};
+use crate::model::Model;
+use crate::names::{InstanceId, Label, StoreId};
+use crate::scaleset::ScaleSet;
+
+/// One set's record. Changed only by compare-and-swap in the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The store that holds it: part of every instance's identity.
+    pub store: StoreId,
+    /// Desired capacity.
+    pub capacity: u32,
+    /// Whether the set is wanted or on its way out.
+    pub life: Life,
+    /// The id the next instance gets. Only ever grows.
+    pub next_id: InstanceId,
+    /// Model revisions, oldest first; never empty.
+    pub models: Vec<Revision>,
+    /// The scale set as it was last applied.
+    pub applied: ScaleSet,
+    /// The file it was applied from.
+    pub definition: PathBuf,
+    /// When the set was made.
+    pub created_at: Timestamp,
+    /// Instances as they were last seen or are about to be made. What stands in for a host that can't be seen.
+    pub known: BTreeMap<InstanceId, Known>,
+}
+
+/// Whether a set is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Life {
+    /// It is.
+    Wanted,
+    /// It is to go: every instance, volume and image of it.
+    Deleting,
+}
+
+/// One revision of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number, from 1.
+    pub number: u32,
+    /// [`Model::hash`] of `model`.
+    pub hash: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The model.
+    pub model: Model,
+}
+
+/// What is remembered of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The host it is on.
+    pub host: Label,
+    /// That host's fault domain when it was placed.
+    pub fault_domain: Label,
+    /// Addresses vmss gave it.
+    pub addresses: Vec<Option<Ipv4Addr>>,
+}
+
+impl Known {
+    /// What is to be remembered of `instance`.
+    pub fn of(instance: &Instance) -> Self {
+        Self {
+            host: instance.meta.host.clone(),
+            fault_domain: instance.meta.fault_domain.clone(),
+            addresses: instance.meta.addresses.clone(),
+        }
+    }
+}
+
+impl Record {
+    /// The newest revision: what new instances are made of.
+    pub fn current(&self) -> &Revision {
+        self.models
+            .last()
+            .expect("a record is made with a revision and none is ever the last to go")
+    }
+
+    /// The revision of that number.
+    pub fn revision(&self, number: u32) -> Option<&Revision> {
+        self.models.iter().find(|r| r.number == number)
+    }
+
+    /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
+    /// instances, a host that did not keeps what was known of it. Returns whether anything changed.
+    pub fn absorb(&mut self, inventory: &Inventory) -> bool {
+        let mut known = self.known.clone();
+        known.retain(|_, k| inventory.host(&k.host).is_none_or(|h| h.seen().is_none()));
+        for host in &inventory.hosts {
+            for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+                if instance.meta.store == self.store {
+                    known.insert(
+                        instance.id,
+                        Known {
+                            host: host.name.clone(),
+                            ..Known::of(instance)
+                        },
+                    );
+                }
+            }
+        }
+        let highest = known.keys().next_back().map_or(0, |id| id.0);
+        let next_id = InstanceId(self.next_id.0.max(highest + 1));
+        let changed = known != self.known || next_id != self.next_id;
+        self.known = known;
+        self.next_id = next_id;
+        changed
+    }
+}

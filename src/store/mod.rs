@@ -1,0 +1,150 @@
+//! The store: records, leases and history behind one trait. SQLite is the embedded form.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{Label, StoreId};
+use crate::record::Record;
+
+/// Where records live. All methods are transactions of their own.
+pub trait Store: Send + Sync {
+    /// The store's identity, made when the store is made.
+    fn id(&self) -> Result<StoreId, StoreError>;
+
+    /// Where it is, for messages: a path or an endpoint.
+    fn location(&self) -> String;
+
+    /// The set's record and its version; `None` if the store knows no such set.
+    fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError>;
+
+    /// Writes the record if its version is still `expected` (`None`: if there is none yet).
+    ///
+    /// # Errors
+    /// [`StoreError::Changed`] if someone else was faster.
+    fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError>;
+
+    /// Forgets the set. Its history stays.
+    fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError>;
+
+    /// Names of all sets, sorted.
+    fn sets(&self) -> Result<Vec<Label>, StoreError>;
+
+    /// Takes the lease `key` for `holder`, if it is free, or its holder is dead, or has let it run out.
+    ///
+    /// # Errors
+    /// [`StoreError::Held`] with the one who has it.
+    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError>;
+
+    /// Keeps the lease for another while.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] if it was taken meanwhile: stop acting.
+    fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Gives the lease back. One that was lost meanwhile is not an error.
+    fn release(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Who has the lease, if anyone alive has.
+    fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError>;
+
+    /// Notes that an operation begins; returns its number.
+    fn begin(&self, operation: &Operation) -> Result<u64, StoreError>;
+
+    /// Notes how it ended.
+    fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError>;
+
+    /// The newest operations of a set (or of all), newest first.
+    fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError>;
+}
+
+/// A record's version: grows with every write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u64);
+
+/// Who holds a lease: enough to tell whether it still lives, and to say it to a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// When that process started, in clock ticks since boot (`/proc/<pid>/stat`): a pid alone may be reused.
+    pub started: u64,
+    /// The boot the process belongs to (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// The machine's name.
+    pub machine: String,
+    /// The user's name.
+    pub user: String,
+    /// What it is doing: "scale web to 9".
+    pub doing: String,
+}
+
+/// A lease that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What it is on.
+    pub key: String,
+    /// Distinguishes this holding from any later one.
+    pub token: u64,
+}
+
+/// An operation as it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The set.
+    pub set: Label,
+    /// What: "scale".
+    pub verb: String,
+    /// Who, as `user@machine`.
+    pub who: String,
+    /// When.
+    pub at: Timestamp,
+    /// Capacity before, if it had one.
+    pub from: Option<u32>,
+    /// Capacity wanted, if it is about that.
+    pub to: Option<u32>,
+}
+
+/// An operation as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PastOperation {
+    /// Its number in the store.
+    pub number: u64,
+    /// The set.
+    pub set: Label,
+    /// What.
+    pub verb: String,
+    /// Who.
+    pub who: String,
+    /// When it began.
+    pub began: Timestamp,
+    /// When it ended; `None` while it runs, or if its process was killed.
+    pub ended: Option<Timestamp>,
+    /// Capacity before.
+    pub from: Option<u32>,
+    /// Capacity wanted.
+    pub to: Option<u32>,
+    /// How it ended: "converged", "interrupted", "failed: …".
+    pub outcome: Option<String>,
+}
+
+/// What went wrong in a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Someone else changed the record since it was read.
+    #[error("the record of {0} was changed by someone else meanwhile")]
+    Changed(Label),
+    /// The lease is taken.
+    #[error("held by {} (pid {} on {}): {}", .0.user, .0.pid, .0.machine, .0.doing)]
+    Held(Box<Holder>),
+    /// The lease was lost.
+    #[error("the lease on {0} was taken over by another process")]
+    Lost(String),
+    /// The store can't be read or written.
+    #[error("{doing}: {message}")]
+    Broken {
+        /// What was being done.
+        doing: String,
+        /// What the store said.
+        message: String,
+    },
+}
