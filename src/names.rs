@@ -4,6 +4,7 @@
 //! so that a plan is fully specified and a run after a crash recognises its own work.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 /// XML document, a path, a shell or a balancer's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct Label(String);
+pub struct Label(Arc<str>);
 
 /// Why a text is no [`Label`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +54,7 @@ impl Label {
         if text.starts_with('-') || text.ends_with('-') {
             return Err(LabelError::Hyphen);
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 
     /// The label as text.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Instance, Inventory};
+use crate::inventory::{Instance, Inventory, Phase};
 use crate::model::Model;
 use crate::names::{InstanceId, Label, StoreId};
+use crate::plan::action::{InstanceSpec, Step};
 use crate::scaleset::ScaleSet;
 
 /// One set's record. Changed only by compare-and-swap in the store.
@@ -67,15 +68,29 @@ pub struct Known {
     pub fault_domain: Label,
     /// Addresses vmss gave it.
     pub addresses: Vec<Option<Ipv4Addr>>,
+    /// Whether it was ever seen whole. One that was only about to be made keeps its id and addresses from others,
+    /// but counts for nothing: were its host to die in the middle, the set would wait for an instance that never was.
+    pub confirmed: bool,
 }
 
 impl Known {
-    /// What is to be remembered of `instance`.
-    pub fn of(instance: &Instance) -> Self {
+    /// What is to be remembered of an instance that was seen on `host`.
+    pub fn seen(instance: &Instance, host: &Label) -> Self {
         Self {
-            host: instance.meta.host.clone(),
+            host: host.clone(),
             fault_domain: instance.meta.fault_domain.clone(),
             addresses: instance.meta.addresses.clone(),
+            confirmed: instance.meta.phase == Phase::Ready,
+        }
+    }
+
+    /// What is to be remembered of an instance that is about to be made.
+    pub fn reserved(spec: &InstanceSpec) -> Self {
+        Self {
+            host: spec.host.clone(),
+            fault_domain: spec.fault_domain.clone(),
+            addresses: spec.addresses.clone(),
+            confirmed: false,
         }
     }
 }
@@ -93,6 +108,18 @@ impl Record {
         self.models.iter().find(|r| r.number == number)
     }
 
+    /// Notes the ids and addresses that `steps` are about to use, so that nothing ever gives them out again, whatever
+    /// becomes of the steps. Returns whether anything changed.
+    pub fn reserve(&mut self, steps: &[Step]) -> bool {
+        let specs = steps.iter().filter_map(|s| s.action.created());
+        let before = self.next_id;
+        for spec in specs {
+            self.next_id = self.next_id.max(InstanceId(spec.id.0 + 1));
+            self.known.insert(spec.id, Known::reserved(spec));
+        }
+        self.next_id != before
+    }
+
     /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
     /// instances, a host that did not keeps what was known of it. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
@@ -101,13 +128,7 @@ impl Record {
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
                 if instance.meta.store == self.store {
-                    known.insert(
-                        instance.id,
-                        Known {
-                            host: host.name.clone(),
-                            ..Known::of(instance)
-                        },
-                    );
+                    known.insert(instance.id, Known::seen(instance, &host.name));
                 }
             }
         }

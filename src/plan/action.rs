@@ -1,6 +1,7 @@
 //! What a plan may order: each action is fully specified, so that carrying it out leaves nothing to choose.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,8 +19,8 @@ pub struct Step {
     pub host: Label,
     /// What is done.
     pub action: Action,
-    /// Why, in a clause: "capacity is 9, 6 are there".
-    pub why: String,
+    /// Why, in a clause: "capacity is 9, 6 are there". Shared: a thousand steps have one reason.
+    pub why: Arc<str>,
 }
 
 /// What can be done on a host.
@@ -91,6 +92,14 @@ impl Action {
             Self::Create(spec) => spec.name(),
             Self::Start(instance) | Self::Delete { instance, .. } => instance.name.clone(),
             Self::DeleteVolume { volume } => volume.clone(),
+        }
+    }
+
+    /// The instance it makes, if it makes one.
+    pub const fn created(&self) -> Option<&InstanceSpec> {
+        match self {
+            Self::Create(spec) => Some(spec),
+            _ => None,
         }
     }
 

@@ -1,0 +1,253 @@
+//! Sets, records and inventories for the tests of the core.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::inventory::{HostSeen, HostView, Instance, Inventory, Metadata, Phase, Power, View};
+use crate::model::{
+    Clone as CloneMode, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization,
+};
+use crate::names::{InstanceId, Label, StoreId, instance_uuid};
+use crate::plan::{Experience, Plan, Situation, plan};
+use crate::record::{Life, Record, Revision};
+use crate::scaleset::{
+    FaultDomain, Host, ImageSource, Instance as InstanceSection, Limits, Placement, ScaleIn, ScaleInPolicy,
+    ScaleSet, Spread, State,
+};
+use crate::units::Bytes;
+
+pub const STORE: StoreId = StoreId(Uuid::from_u128(0x5eed));
+pub const OTHER_STORE: StoreId = StoreId(Uuid::from_u128(0x07e4));
+
+pub fn label(text: impl Into<String>) -> Label {
+    Label::new(text.into()).unwrap()
+}
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A world small enough to write down: a set, its record, its hosts.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    pub set: ScaleSet,
+    pub record: Record,
+    pub inventory: Inventory,
+    pub experience: Experience,
+}
+
+impl Scene {
+    /// `domains[d]` hosts in each fault domain, each with 16 CPUs, 64 GiB, 1 TiB of pool and the image.
+    pub fn new(domains: &[usize]) -> Self {
+        let fault_domains: Vec<FaultDomain> = (domains.iter().enumerate())
+            .map(|(d, &hosts)| FaultDomain {
+                name: label(format!("d{d}")),
+                hosts: (0..hosts)
+                    .map(|h| Host {
+                        name: label(format!("d{d}h{h}")),
+                        uri: format!("test+unix:///default?socket=/d{d}h{h}"),
+                        pool: "default".into(),
+                    })
+                    .collect(),
+            })
+            .collect();
+        let model = model();
+        let set = ScaleSet {
+            name: label("web"),
+            capacity: 0,
+            image: ImageSource::File {
+                path: PathBuf::from("/image.qcow2"),
+                sha256: None,
+            },
+            instance: InstanceSection {
+                vcpus: model.vcpus,
+                memory: model.memory,
+                disk: None,
+                clone: model.clone,
+                cpu: model.cpu.clone(),
+                virtualization: model.virtualization,
+                firmware: model.firmware,
+                user_data: None,
+                vars: BTreeMap::new(),
+                networks: Vec::new(),
+                data_disks: Vec::new(),
+            },
+            fault_domains,
+            placement: Placement {
+                spread: Spread::BestEffort,
+                max_skew: 1,
+                vcpu_overcommit: 4.0,
+                memory_reserve: Bytes::gib(1),
+                pool_reserve: Bytes::gib(1),
+            },
+            limits: Limits {
+                calls_per_host: 4,
+                starts_per_host: 2,
+                call_timeout: Duration::from_secs(30),
+            },
+            scale_in: ScaleIn {
+                policy: ScaleInPolicy::Default,
+                shutdown: Duration::from_secs(60),
+            },
+            state: State { path: None },
+        };
+        let record = Record {
+            store: STORE,
+            capacity: 0,
+            life: Life::Wanted,
+            next_id: InstanceId(1),
+            models: vec![Revision {
+                number: 1,
+                hash: model.hash(),
+                created_at: at(0),
+                model,
+            }],
+            applied: set.clone(),
+            definition: PathBuf::from("/scaleset.toml"),
+            created_at: at(0),
+            known: BTreeMap::new(),
+        };
+        let hosts = set.hosts().map(|(_, h)| HostView {
+            name: h.name.clone(),
+            view: View::Seen(host()),
+        });
+        let inventory = Inventory {
+            hosts: hosts.collect(),
+        };
+        Self {
+            set,
+            record,
+            inventory,
+            experience: Experience::default(),
+        }
+    }
+
+    /// Adds a running instance, made at second `id`.
+    pub fn add(&mut self, host: &str, id: u64) -> &mut Instance {
+        let (set, store) = (self.set.name.clone(), self.record.store);
+        let domain = self
+            .set
+            .hosts()
+            .find(|(_, h)| h.name.as_str() == host)
+            .unwrap()
+            .0
+            .clone();
+        let revision = self.record.current();
+        let (number, hash, image) = (
+            revision.number,
+            revision.hash.clone(),
+            revision.model.image.digest.clone(),
+        );
+        let (memory, vcpus) = (revision.model.memory, revision.model.vcpus);
+        let id = InstanceId(id);
+        let seen = self.host(host);
+        seen.used_memory = seen.used_memory + memory;
+        seen.used_vcpus += vcpus;
+        seen.instances.push(Instance {
+            id,
+            uuid: instance_uuid(store, &set, id),
+            power: Power::Running,
+            meta: Metadata {
+                set,
+                id,
+                store,
+                fault_domain: domain,
+                host: label(host),
+                revision: number,
+                model_hash: hash,
+                image,
+                created_at: at(id.0.try_into().unwrap()),
+                phase: Phase::Ready,
+                addresses: Vec::new(),
+                volumes: Vec::new(),
+            },
+        });
+        seen.instances.last_mut().unwrap()
+    }
+
+    pub fn host(&mut self, name: &str) -> &mut HostSeen {
+        let host = self
+            .inventory
+            .hosts
+            .iter_mut()
+            .find(|h| h.name.as_str() == name)
+            .unwrap();
+        match &mut host.view {
+            View::Seen(seen) => seen,
+            View::Unseen { .. } => panic!("{name} is out of sight"),
+        }
+    }
+
+    /// Loses sight of a host; what was there stays known if it was absorbed before.
+    pub fn lose(&mut self, name: &str) {
+        self.absorb();
+        let host = self
+            .inventory
+            .hosts
+            .iter_mut()
+            .find(|h| h.name.as_str() == name)
+            .unwrap();
+        host.view = View::Unseen {
+            reason: "connection refused".into(),
+        };
+    }
+
+    pub fn absorb(&mut self) {
+        self.record.absorb(&self.inventory);
+    }
+
+    pub fn situation(&self) -> Situation<'_> {
+        Situation {
+            set: &self.set,
+            record: &self.record,
+            inventory: &self.inventory,
+            experience: &self.experience,
+            now: at(1_000_000),
+        }
+    }
+
+    pub fn plan(&mut self) -> Plan {
+        self.absorb();
+        plan(self.situation())
+    }
+}
+
+pub fn model() -> Model {
+    Model {
+        image: Image {
+            digest: ImageDigest("ab".repeat(32)),
+            format: ImageFormat::Qcow2,
+            virtual_size: Bytes::gib(2),
+            file_size: Bytes::mib(400),
+        },
+        vcpus: 1,
+        memory: Bytes::gib(1),
+        disk: Bytes::gib(2),
+        clone: CloneMode::Linked,
+        cpu: Cpu::HostModel,
+        virtualization: Virtualization::Auto,
+        firmware: Firmware::Bios,
+        user_data: None,
+        networks: Vec::new(),
+        data_disks: Vec::new(),
+    }
+}
+
+pub fn host() -> HostSeen {
+    HostSeen {
+        cpus: 16,
+        memory: Bytes::gib(64),
+        used_vcpus: 0,
+        used_memory: Bytes(0),
+        pool_free: Bytes::gib(1024),
+        bases: BTreeSet::from([model().image.digest]),
+        instances: Vec::new(),
+        foreign: Vec::new(),
+        leftovers: Vec::new(),
+        seeds: Vec::new(),
+    }
+}
