@@ -35,6 +35,8 @@ pub struct Error {
     pub source: anyhow::Error,
     /// What to try, one sentence each.
     pub hints: Vec<String>,
+    /// Whether the text is laid out already, several lines with source excerpts.
+    pub is_rendered: bool,
 }
 
 /// A result at the edge.
@@ -47,12 +49,21 @@ impl Error {
             exit,
             source: source.into(),
             hints: Vec::new(),
+            is_rendered: false,
         }
     }
 
     /// An error that is just a sentence.
     pub fn message(exit: Exit, text: impl fmt::Display) -> Self {
         Self::new(exit, anyhow::anyhow!("{text}"))
+    }
+
+    /// An error whose text is laid out already.
+    pub fn rendered(exit: Exit, text: String) -> Self {
+        Self {
+            is_rendered: true,
+            ..Self::message(exit, text)
+        }
     }
 
     /// Adds what to try.

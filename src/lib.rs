@@ -1,13 +1,92 @@
 //! `vmss`: scale sets for plain libvirt/KVM hosts. ARCHITECTURE.md is the way in.
 
+pub mod cli;
+pub mod commands;
+pub mod converge;
+pub mod definition;
+pub mod download;
 pub mod error;
 pub mod event;
+pub mod execute;
+pub mod hosturi;
 pub mod hypervisor;
+pub mod image_file;
+pub mod images;
 pub mod inventory;
 pub mod model;
 pub mod names;
+pub mod observe;
 pub mod plan;
 pub mod record;
+pub mod resolve;
 pub mod scaleset;
 pub mod store;
+pub mod ui;
 pub mod units;
+pub mod world;
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::commands::Context;
+use crate::error::{Error, Exit};
+use crate::ui::style::Style;
+use crate::world::World;
+
+/// Runs one command line (without the program's name) in `world`; returns the exit code.
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -> u8 {
+    let words = std::iter::once(OsString::from("vmss")).chain(args.into_iter().map(Into::into));
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let text = e.render();
+            if e.use_stderr() {
+                world.stderr.text(if world.env.stderr_is_terminal {
+                    text.ansi().to_string()
+                } else {
+                    text.to_string()
+                });
+                return Exit::Usage as u8;
+            }
+            world.stdout.text(if world.env.stdout_is_terminal {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            });
+            return Exit::Converged as u8;
+        }
+    };
+    let style = Style {
+        color: ui::use_color(&cli.global, world, world.env.stdout_is_terminal),
+    };
+    let listener = ui::listener(&cli.global, world);
+    let ctx = Context {
+        world,
+        global: &cli.global,
+        listener,
+        style,
+    };
+    match commands::dispatch(&ctx, &cli.command) {
+        Ok(exit) => exit as u8,
+        Err(e) => {
+            tell(&ctx, &e);
+            e.exit as u8
+        }
+    }
+}
+
+fn tell(ctx: &Context<'_>, error: &Error) {
+    let style = Style {
+        color: ui::use_color(ctx.global, ctx.world, ctx.world.env.stderr_is_terminal),
+    };
+    if error.is_rendered {
+        ctx.world.stderr.text(error.to_string());
+    } else {
+        ctx.world.stderr.line(format!("{} {error}", style.bad("error:")));
+    }
+    for hint in &error.hints {
+        ctx.world.stderr.line(format!("{} {hint}", style.strong("hint:")));
+    }
+}

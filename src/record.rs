@@ -22,6 +22,9 @@ pub struct Record {
     pub capacity: u32,
     /// Whether the set is wanted or on its way out.
     pub life: Life,
+    /// Whether deleting the set leaves its images on the hosts.
+    #[serde(default)]
+    pub keep_images: bool,
     /// The id the next instance gets. Only ever grows.
     pub next_id: InstanceId,
     /// Model revisions, oldest first; never empty.

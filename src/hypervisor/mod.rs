@@ -4,6 +4,11 @@
 //! [`Pulse`] beats it between calls, so that the caller can tell a slow host from a hung one, and stops at the next
 //! safe point once the pulse is cancelled. No method panics on what a host answers.
 
+pub mod domain_xml;
+pub mod libvirt;
+pub mod metadata_xml;
+pub mod seed;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

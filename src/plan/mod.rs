@@ -51,6 +51,8 @@ pub struct Experience {
     pub shunned: BTreeMap<Label, String>,
     /// Instances, volumes and images that something failed on, as (host, subject): not tried again.
     pub failed: BTreeMap<(Label, String), String>,
+    /// How often a new instance's name was found taken on a host.
+    pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
 }

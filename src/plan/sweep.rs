@@ -86,6 +86,9 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>) {
 /// Images of a set that is being deleted, unless something else was found to need them.
 pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
     debug_assert_eq!(s.record.life, Life::Deleting);
+    if s.record.keep_images {
+        return;
+    }
     for (host, seen) in seen_hosts(s) {
         let mut digests: Vec<_> = s.record.models.iter().map(|r| &r.model.image.digest).collect();
         digests.sort_unstable();

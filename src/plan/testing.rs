@@ -99,6 +99,7 @@ impl Scene {
             store: STORE,
             capacity: 0,
             life: Life::Wanted,
+            keep_images: false,
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,

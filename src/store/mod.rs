@@ -1,5 +1,9 @@
 //! The store: records, leases and history behind one trait. SQLite is the embedded form.
 
+pub mod holder;
+pub mod location;
+pub mod sqlite;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,118 @@
+//! `vmss check`: everything a create will need, looked at beforehand; each line passes or fails with what to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::commands::Context;
+use crate::commands::host::meant;
+use crate::error::{Exit, Result};
+use crate::hypervisor::{FaultKind, Finding, Problem};
+use crate::observe::ask_all;
+use crate::ui::words::count;
+
+#[derive(Serialize)]
+struct Group {
+    on: String,
+    findings: Vec<Finding>,
+}
+
+/// Checks definition, image and hosts.
+pub fn run(ctx: &Context<'_>) -> Result<Exit> {
+    let set = meant(ctx)?;
+    let mut groups = Vec::new();
+    let model = ctx.model(&set);
+    let image = match &model {
+        Ok(model) => Ok(format!(
+            "{} {}, {} as a disk, sha256 {}",
+            model.image.format.as_str(),
+            model.image.file_size,
+            model.image.virtual_size,
+            model.image.digest.short()
+        )),
+        Err(e) => Err(Problem {
+            problem: e.to_string(),
+            remedy: "mend the image or the definition".to_owned(),
+        }),
+    };
+    groups.push(Group {
+        on: "here".to_owned(),
+        findings: vec![Finding {
+            what: "image".to_owned(),
+            result: image,
+        }],
+    });
+    let mut unreachable = false;
+    if let Ok(model) = model {
+        let model = Arc::new(model);
+        let open = set
+            .hosts()
+            .map(|(_, h)| (ctx.world.hosts.host(h, &set.limits), Arc::clone(&model)))
+            .collect();
+        // Looking at a host takes several calls, each of which may take its time.
+        let patience = set.limits.call_timeout + Duration::from_secs(5);
+        let answers = ask_all(open, patience, |host, model| {
+            host.facts()?;
+            Ok(host.check(&model))
+        });
+        for ((domain, host), answer) in set.hosts().zip(answers) {
+            let findings = answer.unwrap_or_else(|e| {
+                unreachable |= matches!(e.kind, FaultKind::Unreachable | FaultKind::TimedOut);
+                let remedy = format!(
+                    "try: virsh -c '{}' version; see README, \"Setting up hosts\"",
+                    host.uri
+                );
+                vec![Finding {
+                    what: "connection".to_owned(),
+                    result: Err(Problem {
+                        problem: e.to_string(),
+                        remedy,
+                    }),
+                }]
+            });
+            groups.push(Group {
+                on: format!("{} ({domain})", host.name),
+                findings,
+            });
+        }
+    }
+    let failures = groups
+        .iter()
+        .flat_map(|g| &g.findings)
+        .filter(|f| f.result.is_err())
+        .count();
+    if ctx.is_json() {
+        ctx.json(&groups);
+    } else {
+        for group in &groups {
+            ctx.print(ctx.style.strong(&group.on));
+            for finding in &group.findings {
+                match &finding.result {
+                    Ok(found) => {
+                        ctx.print(format!("  {}  {}: {found}", ctx.style.good("pass"), finding.what))
+                    }
+                    Err(p) => {
+                        ctx.print(format!(
+                            "  {}  {}: {}",
+                            ctx.style.bad("FAIL"),
+                            finding.what,
+                            p.problem
+                        ));
+                        ctx.print(format!("        -> {}", p.remedy));
+                    }
+                }
+            }
+        }
+        ctx.say(if failures == 0 {
+            "all checks passed".to_owned()
+        } else {
+            count(failures, "failure")
+        });
+    }
+    Ok(match (failures, unreachable) {
+        (0, _) => Exit::Converged,
+        (_, true) => Exit::Unreachable,
+        (_, false) => Exit::Failed,
+    })
+}

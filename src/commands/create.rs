@@ -1,0 +1,122 @@
+//! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
+
+use std::collections::BTreeMap;
+
+use crate::commands::{Context, apply};
+use crate::error::{Error, Exit, Result};
+use crate::model::Model;
+use crate::names::{InstanceId, StoreId};
+use crate::record::{Life, Record, Revision};
+use crate::scaleset::ScaleSet;
+use crate::store::StoreError;
+
+/// Creates the set, or finishes creating it.
+pub fn run(ctx: &Context<'_>) -> Result<Exit> {
+    if ctx.global.set.is_some() {
+        return Err(Error::message(
+            Exit::Usage,
+            "create needs the definition: name it with -f FILE",
+        ));
+    }
+    let set = ctx.definition()?;
+    let store = ctx.store(Some(&set))?;
+    let model = ctx.model(&set)?;
+    let held = ctx.hold(&store, &set.name, &format!("create {}", set.name))?;
+    let capacity = match store.get(&set.name)? {
+        Some((record, _)) => existing(ctx, &set, &model, &record)?,
+        None => {
+            refuse_foreign(ctx, &set, store.id()?)?;
+            let record = record(ctx, &set, model, store.id()?);
+            match store.put(&set.name, &record, None) {
+                Ok(_) | Err(StoreError::Changed(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+            set.capacity
+        }
+    };
+    let ending = ctx.converge(
+        &store,
+        &held,
+        &ctx.operation(&set.name, "create", None, Some(capacity)),
+    )?;
+    Ok(ctx.conclude(&set.name, "create", &ending))
+}
+
+/// A record for a set that has none.
+pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -> Record {
+    let now = ctx.world.clock.now();
+    Record {
+        store,
+        capacity: set.capacity,
+        life: Life::Wanted,
+        keep_images: false,
+        next_id: InstanceId(1),
+        models: vec![Revision {
+            number: 1,
+            hash: model.hash(),
+            created_at: now,
+            model,
+        }],
+        applied: set.clone(),
+        definition: ctx.file(),
+        created_at: now,
+        known: BTreeMap::new(),
+    }
+}
+
+/// Instances of this name without a record are another store's, or this store's from before it was lost: making a
+/// second set among them would reuse ids, so nothing is done until a person has said which it is.
+fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<()> {
+    let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
+    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, store);
+    let Some(instance) = inventory.instances().next() else {
+        return Ok(());
+    };
+    let whose = if instance.meta.store == store {
+        "this store, which has lost its record"
+    } else {
+        "another store"
+    };
+    let way = if instance.meta.store == store {
+        "vmss state rebuild"
+    } else {
+        "vmss state adopt"
+    };
+    Err(Error::message(
+        Exit::Blocked,
+        format!(
+            "the hosts already have {} of a set named {}, managed from {whose} ({})",
+            crate::ui::words::count(inventory.instances().count(), "instance"),
+            set.name,
+            instance.meta.store
+        ),
+    )
+    .hint(format!(
+        "to go on with that set from here: {way}; to make another, give it another name"
+    )))
+}
+
+fn existing(ctx: &Context<'_>, set: &ScaleSet, model: &Model, record: &Record) -> Result<u32> {
+    if record.life == Life::Deleting {
+        return Err(
+            Error::message(Exit::Blocked, format!("the set {} is being deleted", set.name))
+                .hint("finish that with vmss delete, then create it"),
+        );
+    }
+    apply::refuse_model_change(&set.name, &record.current().model, model)?;
+    let keys = apply::changed_keys(&record.applied, set);
+    if !keys.is_empty() {
+        ctx.say(format!(
+            "note: the set exists and the definition has changed since ({}); vmss apply makes it count",
+            keys.join(", ")
+        ));
+    }
+    if record.capacity != set.capacity {
+        ctx.say(format!(
+            "note: the set exists with a capacity of {}; the definition says {}, which counts for the first create \
+             only (vmss scale changes it)",
+            record.capacity, set.capacity
+        ));
+    }
+    Ok(record.capacity)
+}

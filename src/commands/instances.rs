@@ -1,0 +1,201 @@
+//! `vmss instances`: one line per instance.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::commands::Context;
+use crate::converge::look;
+use crate::error::{Exit, Result};
+use crate::inventory::{Instance, Phase, Power};
+use crate::names::{InstanceId, Label, instance_name};
+use crate::observe::ask_all;
+use crate::plan::action::InstanceRef;
+use crate::record::Record;
+use crate::ui::table::Table;
+use crate::ui::words::ago;
+use crate::world::World;
+
+/// How long a host may take to tell all its instances' addresses. They are a courtesy: the list is shown without
+/// those that did not come in time.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// One instance as it is listed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: String,
+    /// Its state: running, off, crashed, paused, shutting-down, creating, deleting, unseen.
+    pub state: &'static str,
+    /// Its host.
+    pub host: Label,
+    /// Its fault domain.
+    pub fault_domain: Label,
+    /// Revision of its model, if it was seen.
+    pub revision: Option<u32>,
+    /// Whether its model is no longer the set's.
+    pub outdated: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// When it was made, if it was seen.
+    pub created_at: Option<Timestamp>,
+}
+
+/// Lists the instances.
+pub fn run(ctx: &Context<'_>) -> Result<Exit> {
+    let mut target = ctx.target()?;
+    let lines = lines(ctx.world, &mut target.record);
+    if ctx.is_json() {
+        ctx.json(&lines);
+        return Ok(Exit::Converged);
+    }
+    let now = ctx.world.clock.now();
+    let mut table = Table::new([
+        "ID",
+        "NAME",
+        "STATE",
+        "HOST",
+        "FAULT DOMAIN",
+        "ADDRESS",
+        "REVISION",
+        "AGE",
+    ])
+    .right(0)
+    .right(6);
+    for line in &lines {
+        let addresses: Vec<String> = line.addresses.iter().map(ToString::to_string).collect();
+        let revision = line.revision.map_or_else(|| "-".to_owned(), |r| r.to_string());
+        table.row([
+            line.id.to_string(),
+            line.name.clone(),
+            line.state.to_owned(),
+            line.host.to_string(),
+            line.fault_domain.to_string(),
+            if addresses.is_empty() {
+                "-".to_owned()
+            } else {
+                addresses.join(" ")
+            },
+            if line.outdated {
+                format!("{revision} outdated")
+            } else {
+                revision
+            },
+            line.created_at.map_or_else(|| "-".to_owned(), |at| ago(at, now)),
+        ]);
+    }
+    ctx.table(&table);
+    Ok(Exit::Converged)
+}
+
+/// The set's instances by id: those seen, and those known to be on hosts that could not be seen.
+pub fn lines(world: &World, record: &mut Record) -> Vec<Line> {
+    let set = record.applied.clone();
+    let inventory = look(world, &set, record);
+    record.absorb(&inventory);
+    let addresses = addresses(world, record, &inventory);
+    let hash = &record.current().hash;
+    let mut lines: Vec<Line> = Vec::new();
+    for host in &inventory.hosts {
+        for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+            lines.push(Line {
+                id: instance.id,
+                name: instance_name(&set.name, instance.id),
+                state: state(instance),
+                host: host.name.clone(),
+                fault_domain: instance.meta.fault_domain.clone(),
+                revision: Some(instance.meta.revision),
+                outdated: &instance.meta.model_hash != hash,
+                addresses: addresses.get(&instance.id).cloned().unwrap_or_default(),
+                created_at: Some(instance.meta.created_at),
+            });
+        }
+    }
+    for (id, known) in &record.known {
+        if known.confirmed && inventory.host(&known.host).is_none_or(|h| h.seen().is_none()) {
+            lines.push(Line {
+                id: *id,
+                name: instance_name(&set.name, *id),
+                state: "unseen",
+                host: known.host.clone(),
+                fault_domain: known.fault_domain.clone(),
+                revision: None,
+                outdated: false,
+                addresses: known.addresses.iter().flatten().map(|a| IpAddr::V4(*a)).collect(),
+                created_at: None,
+            });
+        }
+    }
+    lines.sort_by_key(|l| l.id);
+    lines
+}
+
+fn state(instance: &Instance) -> &'static str {
+    match (instance.meta.phase, instance.power) {
+        (Phase::Creating, _) => "creating",
+        (Phase::Deleting, _) => "deleting",
+        (Phase::Ready, Power::Running) => "running",
+        (Phase::Ready, Power::Paused) => "paused",
+        (Phase::Ready, Power::ShuttingDown) => "shutting-down",
+        (Phase::Ready, Power::Off) => "off",
+        (Phase::Ready, Power::Crashed) => "crashed",
+    }
+}
+
+/// Addresses: those vmss assigned, else what each host finds out of its running instances, all hosts side by side.
+fn addresses(
+    world: &World,
+    record: &Record,
+    inventory: &crate::inventory::Inventory,
+) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+    let set = &record.applied;
+    let mut found: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
+    let mut questions = Vec::new();
+    for host in &inventory.hosts {
+        let mut ask: Vec<InstanceRef> = Vec::new();
+        for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+            let assigned: Vec<IpAddr> = instance
+                .meta
+                .addresses
+                .iter()
+                .flatten()
+                .map(|a| IpAddr::V4(*a))
+                .collect();
+            if !assigned.is_empty() {
+                found.insert(instance.id, assigned);
+            } else if instance.power == Power::Running {
+                ask.push(InstanceRef {
+                    set: set.name.clone(),
+                    store: instance.meta.store,
+                    id: instance.id,
+                    name: instance_name(&set.name, instance.id),
+                    uuid: instance.uuid,
+                });
+            }
+        }
+        if let (false, Some(host)) = (ask.is_empty(), set.host(&host.name)) {
+            questions.push((world.hosts.host(host, &set.limits), ask));
+        }
+    }
+    // What is found is told as it comes, so that a guest that does not answer hides no other's address.
+    let told: Arc<Mutex<BTreeMap<InstanceId, Vec<IpAddr>>>> = Arc::default();
+    let sink = Arc::clone(&told);
+    ask_all(questions, PATIENCE, move |host, instances: Vec<InstanceRef>| {
+        for instance in &instances {
+            if let Ok(addresses) = host.addresses(instance) {
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(instance.id, addresses);
+            }
+        }
+        Ok(())
+    });
+    found.append(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
+    found
+}

@@ -1,0 +1,286 @@
+//! One file per verb. This one holds what they share: which set is meant, its store, who listens.
+
+pub mod apply;
+pub mod check;
+pub mod create;
+pub mod delete;
+pub mod history;
+pub mod host;
+pub mod image;
+pub mod instances;
+pub mod list;
+pub mod paper;
+pub mod plan;
+pub mod scale;
+pub mod show;
+pub mod state;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::{Command, Global, HostCommand, ImageCommand, OutputFormat, StateCommand};
+use crate::converge::{self, Ending, Held};
+use crate::definition;
+use crate::error::{Error, Exit, Result};
+use crate::event::Listener;
+use crate::model::Model;
+use crate::names::Label;
+use crate::record::Record;
+use crate::scaleset::ScaleSet;
+use crate::store::{Operation, Store, Version};
+use crate::ui::style::Style;
+use crate::world::World;
+
+/// Runs one command.
+pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
+    match command {
+        Command::Init { name } => paper::init(ctx, name),
+        Command::Validate => paper::validate(ctx),
+        Command::Schema => paper::schema(ctx),
+        Command::Completions { shell } => paper::completions(ctx, *shell),
+        Command::Man { dir } => paper::man(ctx, dir.as_deref()),
+        Command::Plan(args) => plan::run(ctx, args),
+        Command::Create => create::run(ctx),
+        Command::Apply => apply::run(ctx),
+        Command::Scale { capacity } => scale::run(ctx, *capacity),
+        Command::Show => show::run(ctx),
+        Command::Instances => instances::run(ctx),
+        Command::List => list::run(ctx),
+        Command::Delete {
+            keep_images,
+            abandon_unseen,
+        } => delete::run(ctx, *keep_images, *abandon_unseen),
+        Command::Host(HostCommand::List) => host::list(ctx),
+        Command::Image(ImageCommand::List) => image::list(ctx),
+        Command::Image(ImageCommand::Push) => image::push(ctx),
+        Command::Image(ImageCommand::Prune) => image::prune(ctx),
+        Command::Check => check::run(ctx),
+        Command::History { limit, all } => history::run(ctx, *limit, *all),
+        Command::State(StateCommand::Rebuild { capacity }) => state::rebuild(ctx, *capacity),
+        Command::State(StateCommand::Adopt) => state::adopt(ctx),
+        Command::State(StateCommand::Show) => state::show(ctx),
+    }
+}
+
+/// What every command is given.
+pub struct Context<'w> {
+    /// Effects.
+    pub world: &'w World,
+    /// Options of every command.
+    pub global: &'w Global,
+    /// Who hears what happens.
+    pub listener: Arc<dyn Listener>,
+    /// Colours.
+    pub style: Style,
+}
+
+/// A set that the store knows.
+pub struct Target {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The set's name.
+    pub name: Label,
+    /// The set's record.
+    pub record: Record,
+    /// The record's version when it was read.
+    pub version: Version,
+    /// The definition as it is now, if it was read.
+    pub definition: Option<ScaleSet>,
+}
+
+impl Context<'_> {
+    /// Path of the definition.
+    pub fn file(&self) -> PathBuf {
+        let given = self.global.file.clone().or_else(|| self.world.env.file.clone());
+        self.world
+            .env
+            .cwd
+            .join(given.unwrap_or_else(|| PathBuf::from("scaleset.toml")))
+    }
+
+    /// The definition, read and checked.
+    pub fn definition(&self) -> Result<ScaleSet> {
+        let file = self.file();
+        let text = std::fs::read_to_string(&file).map_err(|e| {
+            let error =
+                Error::new(Exit::Definition, e).context(format!("reading the definition {}", file.display()));
+            if self.global.file.is_none() {
+                error.hint("name a definition with -f FILE, or write one: vmss init > scaleset.toml")
+            } else {
+                error
+            }
+        })?;
+        definition::parse(&text, &file).map_err(|errors| self.definition_error(&errors, &text))
+    }
+
+    fn definition_error(&self, errors: &definition::Errors, text: &str) -> Error {
+        if self.global.output == OutputFormat::Json {
+            self.json(errors);
+        }
+        Error::rendered(
+            Exit::Definition,
+            definition::render(errors, text, self.style.color),
+        )
+    }
+
+    /// The store that `set` names, or the usual one.
+    pub fn store(&self, set: Option<&ScaleSet>) -> Result<Arc<dyn Store>> {
+        let path = set
+            .and_then(|s| s.state.path.as_deref())
+            .unwrap_or(&self.world.env.state);
+        Ok((self.world.open_store)(path)?)
+    }
+
+    /// The set that is meant, which the store must know.
+    pub fn target(&self) -> Result<Target> {
+        let (name, store, definition) = self.meant()?;
+        match store.get(&name)? {
+            Some((record, version)) => Ok(Target { store, name, record, version, definition }),
+            None => Err(Error::message(
+                Exit::Failed,
+                format!("there is no set {name} in the store {}", store.location()),
+            )
+            .hint(format!(
+                "create it with vmss create; if its instances exist and the store was lost, vmss state rebuild \
+                 finds them; sets of this store: {}",
+                names(&*store)?
+            ))),
+        }
+    }
+
+    /// The set's name, its store, and its definition unless only the name was given.
+    pub fn meant(&self) -> Result<(Label, Arc<dyn Store>, Option<ScaleSet>)> {
+        if let Some(name) = &self.global.set {
+            return Ok((name.clone(), self.store(None)?, None));
+        }
+        let definition = self.definition()?;
+        let store = self.store(Some(&definition))?;
+        Ok((definition.name.clone(), store, Some(definition)))
+    }
+
+    /// The model that `set` describes now. Looks at the image and reads the user data.
+    pub fn model(&self, set: &ScaleSet) -> Result<Model> {
+        let image = crate::images::local(&set.image, &self.world.env.cache, &|_, _| {})
+            .map_err(|e| Error::new(Exit::Definition, e))?;
+        let user_data = match &set.instance.user_data {
+            None => None,
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|e| {
+                Error::new(Exit::Definition, e).context(format!("reading the user data {}", path.display()))
+            })?),
+        };
+        crate::resolve::model(set, &image.image, user_data).map_err(|e| Error::new(Exit::Definition, e))
+    }
+
+    /// Takes the lease of `set`.
+    pub fn hold(&self, store: &Arc<dyn Store>, set: &Label, doing: &str) -> Result<Held> {
+        let wait = self.global.wait_lock.unwrap_or_default();
+        converge::hold(self.world, store, set, doing, wait, &self.listener)
+    }
+
+    /// Runs the loop under a lease that is held, with an entry in the history.
+    pub fn converge(&self, store: &Arc<dyn Store>, held: &Held, operation: &Operation) -> Result<Ending> {
+        let number = store.begin(operation)?;
+        let ending = converge::converge(self.world, &**store, &held.lease, &operation.set, &self.listener);
+        let outcome = match &ending {
+            Ok(ending) => crate::ui::outcome::in_history(ending),
+            Err(e) => format!("failed: {e}"),
+        };
+        // The work is done either way; that it could not be written down must not hide how it ended.
+        let noted = store.finish(number, self.world.clock.now(), &outcome, operation.to);
+        let ending = ending?;
+        noted?;
+        Ok(ending)
+    }
+
+    /// An operation that begins now.
+    pub fn operation(&self, set: &Label, verb: &str, from: Option<u32>, to: Option<u32>) -> Operation {
+        Operation {
+            set: set.clone(),
+            verb: verb.to_owned(),
+            who: self.world.env.who(),
+            at: self.world.clock.now(),
+            from,
+            to,
+        }
+    }
+
+    /// Asks before something is deleted. `Ok(false)` means no.
+    pub fn confirm(&self, question: &str) -> Result<bool> {
+        if self.global.yes {
+            return Ok(true);
+        }
+        if !self.world.env.stdin_is_terminal || !self.world.env.stderr_is_terminal {
+            return Err(
+                Error::message(Exit::Usage, format!("{question} There is no terminal to ask on."))
+                    .hint("give --yes to say so beforehand"),
+            );
+        }
+        Ok((self.world.ask)(question))
+    }
+
+    /// Whether data goes out as JSON.
+    pub fn is_json(&self) -> bool {
+        self.global.output == OutputFormat::Json
+    }
+
+    /// Prints one JSON document on stdout.
+    pub fn json(&self, data: &impl serde::Serialize) {
+        match serde_json::to_string_pretty(data) {
+            Ok(text) => self.world.stdout.line(text),
+            Err(e) => self
+                .world
+                .stderr
+                .line(format!("error: this can't be said in JSON: {e}")),
+        }
+    }
+
+    /// Prints data on stdout.
+    pub fn print(&self, text: impl AsRef<str>) {
+        self.world.stdout.line(text);
+    }
+
+    /// Says something on stderr, unless quiet.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if !self.global.quiet {
+            self.world.stderr.line(text);
+        }
+    }
+
+    /// Prints a table on stdout.
+    pub fn table(&self, table: &crate::ui::table::Table) {
+        self.print(table.render(self.world.env.width));
+    }
+
+    /// Says what the set is like after a run, and returns the exit code.
+    pub fn conclude(&self, name: &Label, verb: &str, ending: &Ending) -> Exit {
+        crate::ui::outcome::tell(self, name, verb, ending);
+        ending.exit()
+    }
+
+    /// Says so if the definition is no longer what was applied.
+    pub fn mention_drift(&self, target: &Target) {
+        let Some(definition) = &target.definition else {
+            return;
+        };
+        let keys = apply::changed_keys(&target.record.applied, definition);
+        if !keys.is_empty() {
+            self.say(format!(
+                "note: the definition has changed since it was applied ({}); vmss apply makes it count",
+                keys.join(", ")
+            ));
+        }
+    }
+}
+
+fn names(store: &dyn Store) -> Result<String> {
+    let sets = store.sets()?;
+    if sets.is_empty() {
+        return Ok("none".to_owned());
+    }
+    Ok(sets.iter().map(Label::as_str).collect::<Vec<_>>().join(", "))
+}
+
+/// `path` as a person would write it from `cwd`.
+pub fn short_path(path: &Path, cwd: &Path) -> String {
+    path.strip_prefix(cwd).unwrap_or(path).display().to_string()
+}

@@ -1,0 +1,83 @@
+//! `vmss plan`: what would be done, batch by batch, changing nothing.
+
+use serde::Serialize;
+
+use crate::cli::PlanArgs;
+use crate::commands::{Context, apply, create};
+use crate::converge::look;
+use crate::error::{Error, Exit, Result};
+use crate::names::Label;
+use crate::plan::forecast::{Forecast, forecast};
+use crate::plan::{Experience, Situation};
+use crate::record::Life;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    set: &'a Label,
+    capacity: u32,
+    #[serde(flatten)]
+    forecast: &'a Forecast,
+}
+
+/// Prints the plan.
+pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
+    let (name, store, definition) = ctx.meant()?;
+    let mut record = match (store.get(&name)?, &definition) {
+        (Some((record, _)), Some(set)) => {
+            let keys = apply::changed_keys(&record.applied, set);
+            if !keys.is_empty() {
+                // The image is only looked at when the definition has changed: it may be large.
+                apply::refuse_model_change(&name, &record.current().model, &ctx.model(set)?)?;
+                ctx.say(format!(
+                    "note: planned as if {} were applied (vmss apply)",
+                    keys.join(", ")
+                ));
+            }
+            let applied = set.clone();
+            crate::record::Record { applied, ..record }
+        }
+        (Some((record, _)), None) => record,
+        (None, Some(set)) => {
+            if args.delete {
+                return Err(Error::message(
+                    Exit::Failed,
+                    format!("there is no set {name} to delete"),
+                ));
+            }
+            create::record(ctx, set, ctx.model(set)?, store.id()?)
+        }
+        (None, None) => return ctx.target().map(|_| Exit::Failed),
+    };
+    if let Some(change) = args.scale {
+        record.capacity = change
+            .of(record.capacity)
+            .map_err(|e| Error::message(Exit::Usage, e))?;
+    }
+    if args.delete {
+        record.life = Life::Deleting;
+    }
+    let set = record.applied.clone();
+    let inventory = look(ctx.world, &set, &record);
+    record.absorb(&inventory);
+    let forecast = forecast(Situation {
+        set: &set,
+        record: &record,
+        inventory: &inventory,
+        experience: &Experience::default(),
+        now: ctx.world.clock.now(),
+    });
+    if ctx.is_json() {
+        ctx.json(&Document {
+            set: &name,
+            capacity: record.capacity,
+            forecast: &forecast,
+        });
+    } else {
+        crate::ui::plan_view::print(ctx, &name, &record, &forecast);
+    }
+    Ok(match (forecast.batches.is_empty(), forecast.end.verdict()) {
+        (false, _) if args.detailed_exitcode => Exit::Pending,
+        (_, crate::plan::report::Verdict::Blocked) => Exit::Blocked,
+        _ => Exit::Converged,
+    })
+}

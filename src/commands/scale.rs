@@ -1,0 +1,79 @@
+//! `vmss scale`: a request (one compare-and-swap on the record), then the loop.
+
+use crate::cli::Change;
+use crate::commands::Context;
+use crate::converge::{amend, lease_key};
+use crate::error::{Error, Exit, Result};
+use crate::record::Life;
+
+/// Scales to `change`.
+pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
+    let target = ctx.target()?;
+    let name = target.name.clone();
+    if target.record.life == Life::Deleting {
+        return Err(
+            Error::message(Exit::Blocked, format!("the set {name} is being deleted"))
+                .hint("finish that with vmss delete"),
+        );
+    }
+    ctx.mention_drift(&target);
+    let now = target.record.capacity;
+    let wanted = change.of(now).map_err(|e| Error::message(Exit::Usage, e))?;
+    if wanted
+        < target
+            .record
+            .known
+            .values()
+            .filter(|k| k.confirmed)
+            .count()
+            .try_into()
+            .unwrap_or(u32::MAX)
+    {
+        let question = format!(
+            "Scale {name} from {now} to {wanted}? Instances are shut down and deleted with their disks."
+        );
+        if !ctx.confirm(&question)? {
+            ctx.say("nothing was changed");
+            return Ok(Exit::Converged);
+        }
+    }
+    let verb = format!("scale {name} to {wanted}");
+    // Asking needs no lease: whoever is acting on the set reads the record before every batch and carries it out. A
+    // relative change counts from what the record says at this very moment, so that two of them add up.
+    let mut from = now;
+    let mut to = wanted;
+    let mut refused = None;
+    amend(&*target.store, &name, |record| {
+        from = record.capacity;
+        match change.of(record.capacity) {
+            Ok(n) => to = n,
+            Err(e) => {
+                refused = Some(e);
+                return false;
+            }
+        }
+        let differs = record.capacity != to;
+        record.capacity = to;
+        differs
+    })?;
+    if let Some(e) = refused {
+        return Err(Error::message(Exit::Usage, e));
+    }
+    let held = match ctx.hold(&target.store, &name, &verb) {
+        Ok(held) => held,
+        Err(e) if e.exit == Exit::Locked && from != to => {
+            let busy = target.store.holder(&lease_key(&name), ctx.world.clock.now())?;
+            let who = busy.map_or_else(String::new, |h| format!(" by pid {} ({})", h.pid, h.doing));
+            return Err(e.hint(format!(
+                "the capacity of {to} is recorded: it will be carried out{who}, or by the next vmss scale"
+            )));
+        }
+        Err(e) => return Err(e),
+    };
+    let ending = ctx.converge(
+        &target.store,
+        &held,
+        &ctx.operation(&name, "scale", Some(from), Some(to)),
+    )?;
+    Ok(ctx.conclude(&name, "scale", &ending))
+}

@@ -1,0 +1,219 @@
+//! `vmss show`: how the set stands, and why.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::commands::Context;
+use crate::converge::{lease_key, look};
+use crate::error::{Exit, Result};
+use crate::inventory::{Inventory, View};
+use crate::names::Label;
+use crate::plan::report::{Report, Verdict};
+use crate::plan::{Experience, Plan, Situation, plan};
+use crate::record::{Life, Record};
+use crate::ui::table::Table;
+use crate::ui::words::{ago, count, list};
+
+#[derive(Serialize)]
+struct Document<'a> {
+    set: &'a Label,
+    stable: bool,
+    life: Life,
+    report: &'a Report,
+    pending_steps: usize,
+    revision: u32,
+    model_hash: &'a str,
+    image: &'a str,
+    outdated: usize,
+    fault_domains: BTreeMap<&'a Label, usize>,
+    hosts: Vec<HostLine>,
+    acting: Option<crate::store::Holder>,
+    definition: &'a std::path::Path,
+    store: String,
+}
+
+#[derive(Serialize)]
+struct HostLine {
+    host: Label,
+    fault_domain: Label,
+    seen: bool,
+    reason: Option<String>,
+    instances: usize,
+}
+
+/// Shows the set.
+pub fn run(ctx: &Context<'_>) -> Result<Exit> {
+    let mut target = ctx.target()?;
+    let set = target.record.applied.clone();
+    let inventory = look(ctx.world, &set, &target.record);
+    target.record.absorb(&inventory);
+    let record = &target.record;
+    let now = ctx.world.clock.now();
+    let experience = Experience::default();
+    let Plan { steps, report } = plan(Situation {
+        set: &set,
+        record,
+        inventory: &inventory,
+        experience: &experience,
+        now,
+    });
+    let acting = target.store.holder(&lease_key(&target.name), now)?;
+    let stable = steps.is_empty() && report.verdict() == Verdict::Converged && record.life == Life::Wanted;
+    let current = record.current();
+    let outdated = inventory
+        .instances()
+        .filter(|i| i.meta.model_hash != current.hash)
+        .count();
+    let document = Document {
+        set: &target.name,
+        stable,
+        life: record.life,
+        report: &report,
+        pending_steps: steps.len(),
+        revision: current.number,
+        model_hash: &current.hash,
+        image: &current.model.image.digest.0,
+        outdated,
+        fault_domains: per_domain(record, &inventory),
+        hosts: hosts(record, &inventory),
+        acting,
+        definition: &record.definition,
+        store: target.store.location(),
+    };
+    if ctx.is_json() {
+        ctx.json(&document);
+        return Ok(Exit::Converged);
+    }
+
+    let heading = match (record.life, stable) {
+        (Life::Deleting, _) => "being deleted".to_owned(),
+        (_, true) => "stable".to_owned(),
+        (_, false) if !steps.is_empty() => format!("not stable: {} to do", count(steps.len(), "step")),
+        _ => "not stable".to_owned(),
+    };
+    let unseen = if report.unseen > 0 {
+        format!(", {} out of sight", report.unseen)
+    } else {
+        String::new()
+    };
+    ctx.print(format!(
+        "{}: {heading}, {} of {} running{unseen}",
+        ctx.style.strong(target.name.as_str()),
+        report.running,
+        report.wanted
+    ));
+    let model = &current.model;
+    let spread: Vec<String> = document
+        .fault_domains
+        .iter()
+        .map(|(d, n)| format!("{d} {n}"))
+        .collect();
+    ctx.print(format!(
+        "  model       revision {} ({}): image {}, {}, {} memory, {} disk",
+        current.number,
+        ago(current.created_at, now),
+        model.image.digest.short(),
+        count(model.vcpus as usize, "vCPU"),
+        model.memory,
+        model.disk
+    ));
+    ctx.print(format!("  spread      {}", spread.join(", ")));
+    ctx.print(format!("  definition  {}", record.definition.display()));
+    ctx.print(format!("  store       {}", document.store));
+    if let Some(holder) = &document.acting {
+        ctx.print(format!(
+            "  acting      {} (pid {} on {}): {}",
+            holder.user, holder.pid, holder.machine, holder.doing
+        ));
+    }
+    if let Some(last) = target.store.history(Some(&target.name), 1)?.first() {
+        let end = last.outcome.as_deref().unwrap_or("not ended");
+        ctx.print(format!(
+            "  last        {} by {}, {}: {end}",
+            last.verb,
+            last.who,
+            ago(last.began, now)
+        ));
+    }
+    if outdated > 0 {
+        ctx.print(format!(
+            "  outdated    {} of an older revision",
+            count(outdated, "instance")
+        ));
+    }
+    ctx.print("");
+    let mut table = Table::new(["HOST", "FAULT DOMAIN", "INSTANCES", "STATE"]).right(2);
+    for line in &document.hosts {
+        let state = if line.seen { "ok" } else { "not seen" };
+        table.row([
+            line.host.to_string(),
+            line.fault_domain.to_string(),
+            line.instances.to_string(),
+            state.to_owned(),
+        ]);
+    }
+    ctx.table(&table);
+    for wait in &report.waits {
+        ctx.print(format!("! {wait}"));
+    }
+    if !steps.is_empty() {
+        let subjects: Vec<String> = steps
+            .iter()
+            .map(|s| format!("{} {}", s.action.verb(), s.action.subject()))
+            .collect();
+        ctx.print(format!("! to do: {} (vmss scale +0 does it)", list(&subjects, 6)));
+    }
+    ctx.mention_drift(&target);
+    Ok(Exit::Converged)
+}
+
+fn per_domain<'a>(record: &'a Record, inventory: &Inventory) -> BTreeMap<&'a Label, usize> {
+    let mut counts: BTreeMap<&Label, usize> = record
+        .applied
+        .fault_domains
+        .iter()
+        .map(|d| (&d.name, 0))
+        .collect();
+    for domain in &record.applied.fault_domains {
+        let n = counts.entry(&domain.name).or_default();
+        for host in &domain.hosts {
+            *n += known_on(record, inventory, &host.name);
+        }
+    }
+    counts
+}
+
+/// Instances on a host: those seen, or those known if it can't be seen.
+fn known_on(record: &Record, inventory: &Inventory, host: &Label) -> usize {
+    match inventory.host(host).and_then(|h| h.seen()) {
+        Some(seen) => seen
+            .instances
+            .iter()
+            .filter(|i| i.meta.phase == crate::inventory::Phase::Ready)
+            .count(),
+        None => record
+            .known
+            .values()
+            .filter(|k| k.confirmed && &k.host == host)
+            .count(),
+    }
+}
+
+fn hosts(record: &Record, inventory: &Inventory) -> Vec<HostLine> {
+    (record.applied.hosts())
+        .map(|(domain, host)| {
+            let reason = inventory.host(&host.name).and_then(|h| match &h.view {
+                View::Seen(_) => None,
+                View::Unseen { reason } => Some(reason.clone()),
+            });
+            HostLine {
+                host: host.name.clone(),
+                fault_domain: domain.clone(),
+                seen: reason.is_none(),
+                reason,
+                instances: known_on(record, inventory, &host.name),
+            }
+        })
+        .collect()
+}

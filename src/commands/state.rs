@@ -1,0 +1,198 @@
+//! `vmss state rebuild | adopt | show`: for the day when the store is lost, or another one manages the set.
+
+use crate::commands::{Context, create};
+use crate::converge::amend;
+use crate::error::{Error, Exit, Result};
+use crate::inventory::{Inventory, View};
+use crate::names::{InstanceId, Label, StoreId};
+use crate::observe::{ask_all, observe};
+use crate::record::Record;
+use crate::scaleset::{Host, ScaleSet};
+use crate::store::Store;
+use crate::ui::words::count;
+
+/// Makes the record again from the instances' metadata.
+pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
+    let (set, store) = meant(ctx)?;
+    if store.get(&set.name)?.is_some() {
+        return Err(Error::message(
+            Exit::Blocked,
+            format!("the store {} has a record of {}", store.location(), set.name),
+        )
+        .hint("nothing needs to be rebuilt; vmss show tells how the set stands"));
+    }
+    let held = ctx.hold(&store, &set.name, &format!("state rebuild {}", set.name))?;
+    let inventory = see_all(ctx, &set, store.id()?)?;
+    let stores = stores(&inventory);
+    // A store file that was lost was lost with its identity: the instances name one that nobody has any more.
+    let (record, found) = remake(ctx, &set, &*store, &inventory, capacity)?;
+    store.put(&set.name, &record, None)?;
+    let adopted = take_over(ctx, &set, &stores, record.store)?;
+    drop(held);
+    ctx.say(format!(
+        "{}: record made again: {} found, capacity {}, next id {}{}",
+        set.name,
+        count(found, "instance"),
+        record.capacity,
+        record.next_id,
+        if adopted > 0 {
+            format!("; {} put under this store", count(adopted, "instance"))
+        } else {
+            String::new()
+        }
+    ));
+    Ok(Exit::Converged)
+}
+
+/// Takes over a set whose instances another store manages.
+pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
+    let (set, store) = meant(ctx)?;
+    let held = ctx.hold(&store, &set.name, &format!("state adopt {}", set.name))?;
+    let inventory = see_all(ctx, &set, store.id()?)?;
+    let mut others = stores(&inventory);
+    others.retain(|s| *s != store.id().unwrap_or(*s));
+    if others.is_empty() {
+        ctx.say(format!("{}: no instance is managed from another store", set.name));
+        return Ok(Exit::Converged);
+    }
+    let names: Vec<String> = others.iter().map(ToString::to_string).collect();
+    let question = format!(
+        "Take over the instances of {} from store {}? Commands run with that store will refuse from then on.",
+        set.name,
+        names.join(", ")
+    );
+    if !ctx.confirm(&question)? {
+        ctx.say("nothing was changed");
+        return Ok(Exit::Converged);
+    }
+    if store.get(&set.name)?.is_none() {
+        let (record, _) = remake(ctx, &set, &*store, &inventory, None)?;
+        store.put(&set.name, &record, None)?;
+    }
+    let adopted = take_over(ctx, &set, &others, store.id()?)?;
+    let inventory = see_all(ctx, &set, store.id()?)?;
+    let (record, _) = amend(&*store, &set.name, |record| record.absorb(&inventory))?;
+    drop(held);
+    ctx.say(format!(
+        "{}: {} taken over, capacity {}",
+        set.name,
+        count(adopted, "instance"),
+        record.capacity
+    ));
+    Ok(Exit::Converged)
+}
+
+/// Says where the store is and what it knows.
+pub fn show(ctx: &Context<'_>) -> Result<Exit> {
+    let definition = if ctx.file().exists() {
+        Some(ctx.definition()?)
+    } else {
+        None
+    };
+    let store = ctx.store(definition.as_ref())?;
+    let sets = store.sets()?;
+    if ctx.is_json() {
+        ctx.json(&serde_json::json!({ "store": store.location(), "id": store.id()?, "sets": sets }));
+    } else {
+        ctx.print(format!("store  {}", store.location()));
+        ctx.print(format!("id     {}", store.id()?));
+        let names: Vec<&str> = sets.iter().map(Label::as_str).collect();
+        ctx.print(format!(
+            "sets   {}",
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        ));
+    }
+    Ok(Exit::Converged)
+}
+
+fn meant(ctx: &Context<'_>) -> Result<(ScaleSet, std::sync::Arc<dyn Store>)> {
+    let (name, store, definition) = ctx.meant()?;
+    match definition {
+        Some(set) => Ok((set, store)),
+        None => match store.get(&name)? {
+            Some((record, _)) => Ok((record.applied, store)),
+            None => Err(Error::message(
+                Exit::Usage,
+                "this needs the definition: name it with -f FILE",
+            )),
+        },
+    }
+}
+
+/// All hosts, or none: a record made from a part of the truth would give ids out twice.
+fn see_all(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
+    let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
+    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, store);
+    for host in &inventory.hosts {
+        if let View::Unseen { reason } = &host.view {
+            return Err(Error::message(
+                Exit::Unreachable,
+                format!("host {} was not seen: {reason}", host.name),
+            )
+            .hint("every host of the definition must answer, or ids could be given out twice"));
+        }
+    }
+    Ok(inventory)
+}
+
+fn stores(inventory: &Inventory) -> Vec<StoreId> {
+    let mut stores: Vec<StoreId> = inventory.instances().map(|i| i.meta.store).collect();
+    stores.sort_unstable();
+    stores.dedup();
+    stores
+}
+
+/// A record for what is there. The revision number is the highest that an instance has, so that later ones go on
+/// from it; instances of another model than the definition's show as outdated.
+fn remake(
+    ctx: &Context<'_>,
+    set: &ScaleSet,
+    store: &dyn Store,
+    inventory: &Inventory,
+    capacity: Option<u32>,
+) -> Result<(Record, usize)> {
+    let found = inventory.instances().count();
+    if found == 0 {
+        return Err(
+            Error::message(Exit::Failed, format!("no host has an instance of {}", set.name))
+                .hint("to make the set anew: vmss create"),
+        );
+    }
+    let mut record = create::record(ctx, set, ctx.model(set)?, store.id()?);
+    let hash = record.current().hash.clone();
+    let newest = inventory.instances().map(|i| i.meta.revision).max().unwrap_or(1);
+    let same = inventory
+        .instances()
+        .filter(|i| i.meta.model_hash == hash)
+        .map(|i| i.meta.revision)
+        .max();
+    if let Some(revision) = record.models.last_mut() {
+        revision.number = same.unwrap_or(newest + 1);
+    }
+    record.capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
+    let highest = inventory.instances().map(|i| i.id.0).max().unwrap_or(0);
+    record.next_id = InstanceId(highest + 1);
+    record.absorb(inventory);
+    Ok((record, found))
+}
+
+fn take_over(ctx: &Context<'_>, set: &ScaleSet, from: &[StoreId], to: StoreId) -> Result<usize> {
+    let mut adopted = 0;
+    for other in from.iter().filter(|s| **s != to) {
+        let (name, other) = (set.name.clone(), *other);
+        let open = set
+            .hosts()
+            .map(|(_, h)| (ctx.world.hosts.host(h, &set.limits), ()))
+            .collect();
+        for answer in ask_all(open, set.limits.call_timeout, move |host, ()| {
+            host.adopt(&name, other, to)
+        }) {
+            adopted += answer?;
+        }
+    }
+    Ok(adopted)
+}

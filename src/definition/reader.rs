@@ -1,0 +1,332 @@
+//! Walks the parsed TOML and collects everything that is wrong, with its place.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::definition::problem::Problem;
+use crate::definition::written;
+
+/// Collects problems while sections are read.
+pub struct Reader<'t> {
+    text: &'t str,
+    schema: serde_json::Value,
+    problems: Vec<Problem>,
+}
+
+/// One table of the file.
+#[derive(Clone)]
+pub struct Section<'a, 't> {
+    table: &'a DeTable<'t>,
+    /// Bytes of the table.
+    pub span: Range<usize>,
+    path: String,
+}
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Its bytes in the file.
+    pub span: Range<usize>,
+    /// Its key.
+    pub key: String,
+}
+
+impl<'t> Reader<'t> {
+    /// A reader of `text`.
+    pub fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            schema: written::schema(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The problems in the order of the file.
+    pub fn into_problems(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|p| (p.span.start, p.span.end));
+        self.problems
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Notes that something is wrong at `span`.
+    pub fn wrong(&mut self, span: Range<usize>, key: &str, message: impl Into<String>, help: Option<String>) {
+        self.problems
+            .push(Problem::new(self.text, span, key, message.into(), help));
+    }
+
+    /// Notes that a value is wrong.
+    pub fn bad<T>(&mut self, at: &At<T>, message: impl Into<String>, help: impl Into<String>) {
+        self.wrong(at.span.clone(), &at.key, message, Some(help.into()));
+    }
+
+    /// The file's top level.
+    pub fn top<'a, 'v>(&mut self, table: &'a Spanned<DeTable<'v>>) -> Section<'a, 'v> {
+        let section = Section {
+            table: table.get_ref(),
+            span: 0..0,
+            path: String::new(),
+        };
+        self.check_keys(&section, "Definition");
+        section
+    }
+
+    /// Notes every key of `section` that `kind` does not have, with the nearest that it has.
+    fn check_keys(&mut self, section: &Section<'_, '_>, kind: &str) {
+        let known = written::keys(&self.schema, kind);
+        for (key, _) in section.table {
+            let name = key.get_ref().as_ref();
+            if known.iter().any(|k| k == name) {
+                continue;
+            }
+            let nearest = (known.iter())
+                .map(|k| (strsim::damerau_levenshtein(k, name), k))
+                .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
+                .min();
+            let allowed = known.join(", ");
+            let place = if section.path.is_empty() {
+                "at the top level".to_owned()
+            } else {
+                format!("in {}", section.path)
+            };
+            let help = match nearest {
+                Some((_, k)) => format!("did you mean {k}? Allowed {place}: {allowed}"),
+                None => format!("allowed {place}: {allowed}"),
+            };
+            let path = section.key(name);
+            self.wrong(key.span(), &path, format!("unknown key {name:?}"), Some(help));
+        }
+    }
+
+    fn mismatch(&mut self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) {
+        let found = value.get_ref().type_str();
+        let help = Some(format!("write {key} as {wanted}"));
+        self.wrong(value.span(), key, format!("{key} is {wanted}, not {found}"), help);
+    }
+
+    /// A required key that is missing.
+    pub fn missing(&mut self, section: &Section<'_, '_>, key: &str, example: &str) {
+        let path = section.key(key);
+        let help = Some(format!("add it, for example: {example}"));
+        self.wrong(section.span.clone(), &path, format!("{path} is missing"), help);
+    }
+
+    /// A string.
+    pub fn string(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<String>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        match value.get_ref().as_str() {
+            Some(text) => Some(At {
+                value: text.to_owned(),
+                span: value.span(),
+                key: path,
+            }),
+            None => {
+                self.mismatch(value, &path, "a string");
+                None
+            }
+        }
+    }
+
+    /// A whole number within `range`.
+    pub fn integer(&mut self, section: &Section<'_, '_>, key: &str, range: Range<u64>) -> Option<At<u32>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        let Some(integer) = value.get_ref().as_integer() else {
+            self.mismatch(value, &path, "a whole number");
+            return None;
+        };
+        let parsed = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+        match parsed
+            .and_then(|n| u64::try_from(n).ok())
+            .filter(|n| range.contains(n))
+        {
+            Some(n) => u32::try_from(n).ok().map(|value_| At {
+                value: value_,
+                span: value.span(),
+                key: path,
+            }),
+            None => {
+                let help = Some(format!("allowed: {} to {}", range.start, range.end - 1));
+                self.wrong(value.span(), &path, format!("{path} is out of range"), help);
+                None
+            }
+        }
+    }
+
+    /// A number, whole or not.
+    pub fn number(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<f64>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        let text = match value.get_ref() {
+            DeValue::Integer(i) if i.radix() == 10 => i.as_str().to_owned(),
+            DeValue::Float(f) => f.as_str().to_owned(),
+            _ => {
+                self.mismatch(value, &path, "a number");
+                return None;
+            }
+        };
+        text.parse().ok().map(|number| At {
+            value: number,
+            span: value.span(),
+            key: path,
+        })
+    }
+
+    /// One of `choices`, by name.
+    pub fn choice<T: Copy>(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let at = self.string(section, key)?;
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == at.value) {
+            return Some(*choice);
+        }
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        self.bad(
+            &at,
+            format!("{} may not be {:?}", at.key, at.value),
+            format!("allowed: {}", names.join(", ")),
+        );
+        None
+    }
+
+    /// A table within `section`, checked against the keys of `kind`.
+    pub fn table<'a, 'v>(
+        &mut self,
+        section: &Section<'a, 'v>,
+        key: &str,
+        kind: &str,
+    ) -> Option<Section<'a, 'v>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        let Some(table) = value.get_ref().as_table() else {
+            self.mismatch(value, &path, "a table");
+            return None;
+        };
+        let found = Section {
+            table,
+            span: section.key_span(key).unwrap_or_else(|| value.span()),
+            path,
+        };
+        if !kind.is_empty() {
+            self.check_keys(&found, kind);
+        }
+        Some(found)
+    }
+
+    /// The tables of an array, checked against the keys of `kind`. Also whether the key is there at all.
+    pub fn tables<'a, 'v>(
+        &mut self,
+        section: &Section<'a, 'v>,
+        key: &str,
+        kind: &str,
+    ) -> Option<Vec<Section<'a, 'v>>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        let Some(array) = value.get_ref().as_array() else {
+            self.mismatch(value, &path, "an array of tables");
+            return None;
+        };
+        let mut found = Vec::new();
+        for (i, item) in array.iter().enumerate() {
+            let path = format!("{path}[{i}]");
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let section = Section {
+                        table,
+                        span: item.span(),
+                        path,
+                    };
+                    self.check_keys(&section, kind);
+                    found.push(section);
+                }
+                None => self.mismatch(item, &path, "a table"),
+            }
+        }
+        Some(found)
+    }
+
+    /// The strings of an array.
+    pub fn strings(&mut self, section: &Section<'_, '_>, key: &str) -> Vec<At<String>> {
+        let Some(value) = section.table.get(key) else {
+            return Vec::new();
+        };
+        let path = section.key(key);
+        let Some(array) = value.get_ref().as_array() else {
+            self.mismatch(value, &path, "an array of strings");
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (i, item) in array.iter().enumerate() {
+            let key = format!("{path}[{i}]");
+            match item.get_ref().as_str() {
+                Some(text) => found.push(At {
+                    value: text.to_owned(),
+                    span: item.span(),
+                    key,
+                }),
+                None => self.mismatch(item, &key, "a string"),
+            }
+        }
+        found
+    }
+
+    /// All string values of a table whose keys are free.
+    pub fn entries(&mut self, section: &Section<'_, '_>) -> Vec<(At<String>, String)> {
+        let mut found = Vec::new();
+        for (key, value) in section.table {
+            let path = section.key(key.get_ref());
+            match value.get_ref().as_str() {
+                Some(text) => {
+                    let at = At {
+                        value: key.get_ref().to_string(),
+                        span: key.span(),
+                        key: path,
+                    };
+                    found.push((at, text.to_owned()));
+                }
+                None => self.mismatch(value, &path, "a string"),
+            }
+        }
+        found
+    }
+}
+
+impl Section<'_, '_> {
+    /// The full name of a key in this section.
+    pub fn key(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    /// The section's own path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Bytes of a key of this section, if it is there.
+    pub fn key_span(&self, key: &str) -> Option<Range<usize>> {
+        self.table
+            .iter()
+            .find(|(k, _)| k.get_ref() == key)
+            .map(|(k, _)| k.span())
+    }
+
+    /// Whether the key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.get(key).is_some()
+    }
+}

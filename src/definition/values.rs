@@ -1,0 +1,143 @@
+//! Values as people write them: sizes, durations, address ranges, names of things on a host.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::scaleset::AddressRange;
+use crate::units::Bytes;
+
+/// "2 GiB", "512MiB", "2 GB" (decimal).
+pub fn size(text: &str) -> Result<Bytes, String> {
+    let trimmed = text.trim();
+    if !trimmed.is_empty() && trimmed.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!(
+            "{text:?} has no unit: write {trimmed} MiB or {trimmed} GiB"
+        ));
+    }
+    let parsed: bytesize::ByteSize = trimmed
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size: write it as \"2 GiB\" or \"512 MiB\""))?;
+    Ok(Bytes(parsed.as_u64()))
+}
+
+/// "90s", "10m", "1h 30m".
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration: write it as \"90s\" or \"10m\""))?;
+    Duration::try_from(parsed).map_err(|_| format!("{text:?} is negative"))
+}
+
+/// "10.0.0.10-10.0.0.99/24".
+pub fn addresses(text: &str) -> Result<AddressRange, String> {
+    let form = || format!("{text:?} is not a range of addresses: write it as \"10.0.0.10-10.0.0.99/24\"");
+    let (range, prefix) = text.split_once('/').ok_or_else(form)?;
+    let (first, last) = range.split_once('-').ok_or_else(form)?;
+    let first: Ipv4Addr = first.trim().parse().map_err(|_| form())?;
+    let last: Ipv4Addr = last.trim().parse().map_err(|_| form())?;
+    let prefix: u8 = prefix.trim().parse().map_err(|_| form())?;
+    if !(8..=30).contains(&prefix) {
+        return Err(format!(
+            "a prefix of /{prefix} makes no usable subnet: allowed are /8 to /30"
+        ));
+    }
+    if first > last {
+        return Err(format!("{first} comes after {last}"));
+    }
+    let range = AddressRange { first, last, prefix };
+    if network(&range, first) != network(&range, last) {
+        return Err(format!("{first} and {last} are not in one /{prefix} subnet"));
+    }
+    let (net, broadcast) = bounds(&range);
+    if first == net {
+        return Err(format!("{first} is the subnet's own address"));
+    }
+    if last == broadcast {
+        return Err(format!("{last} is the subnet's broadcast address"));
+    }
+    Ok(range)
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+fn network(range: &AddressRange, address: Ipv4Addr) -> u32 {
+    u32::from(address) & mask(range.prefix)
+}
+
+fn bounds(range: &AddressRange) -> (Ipv4Addr, Ipv4Addr) {
+    let net = network(range, range.first);
+    (Ipv4Addr::from(net), Ipv4Addr::from(net | !mask(range.prefix)))
+}
+
+/// Whether `address` can be used in the range's subnet.
+pub fn in_subnet(range: &AddressRange, address: Ipv4Addr) -> bool {
+    let (net, broadcast) = bounds(range);
+    network(range, address) == u32::from(net) && address != net && address != broadcast
+}
+
+/// How many addresses a range has.
+pub fn how_many(range: &AddressRange) -> u64 {
+    u64::from(u32::from(range.last)) - u64::from(u32::from(range.first)) + 1
+}
+
+/// A Linux interface name: what a bridge may be called.
+pub fn bridge(text: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@');
+    if text.is_empty() || text.len() > 15 || !text.chars().all(fine) || matches!(text, "." | "..") {
+        return Err(format!(
+            "{text:?} can't be the name of a bridge: 1 to 15 letters, digits, '-', '_' or '.'"
+        ));
+    }
+    Ok(())
+}
+
+/// The name of a pool or a libvirt network.
+pub fn libvirt_name(text: &str) -> Result<(), String> {
+    let fine = |c: char| !c.is_control() && c != '/';
+    if text.trim().is_empty() || text.len() > 200 || !text.chars().all(fine) {
+        return Err(format!(
+            "{text:?} can't be a name in libvirt: no '/', no control characters, 200 bytes at most"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(size("2 GiB"), Ok(Bytes::gib(2)));
+        assert_eq!(size("512MiB"), Ok(Bytes::mib(512)));
+        assert_eq!(size("2 GB"), Ok(Bytes(2_000_000_000)));
+        assert_eq!(size("1.5 GiB"), Ok(Bytes::mib(1536)));
+        assert!(size("512").unwrap_err().contains("has no unit"));
+        for bad in ["", "GiB", "-1 GiB", "2 apples", "2 GiB!"] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn address_ranges_stay_within_their_subnet() {
+        let range = addresses("10.0.0.10-10.0.0.99/24").unwrap();
+        assert_eq!(how_many(&range), 90);
+        assert!(in_subnet(&range, Ipv4Addr::new(10, 0, 0, 1)));
+        assert!(!in_subnet(&range, Ipv4Addr::new(10, 0, 1, 1)));
+        assert!(!in_subnet(&range, Ipv4Addr::new(10, 0, 0, 255)));
+        for bad in [
+            "10.0.0.10",
+            "10.0.0.10-10.0.0.9/24",
+            "10.0.0.10-10.0.1.9/24",
+            "10.0.0.0-10.0.0.9/24",
+            "10.0.0.9-10.0.0.255/24",
+            "10.0.0.1-10.0.0.2/32",
+            "10.0.0.1-10.0.0.2/99",
+            "a-b/c",
+        ] {
+            assert!(addresses(bad).is_err(), "{bad}");
+        }
+    }
+}

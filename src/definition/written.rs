@@ -1,0 +1,275 @@
+//! The definition's shape, as it is written: every key, its meaning, its type and its default. The JSON Schema is made
+//! of it, and the reader takes the keys that are allowed in a section from it: one source for both.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+
+/// A size with its unit, such as "2 GiB" or "512 MiB".
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Size(#[schemars(regex(pattern = r"^\s*[0-9]+(\.[0-9]+)?\s*([KMGTP]i?)?B\s*$"))] String);
+
+/// A duration with its unit, such as "90s" or "10m".
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Span(#[schemars(regex(pattern = r"^[0-9].*[a-z]$"))] String);
+
+/// A DNS label.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Name(
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    )]
+    String,
+);
+
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field:meta])* $key:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(JsonSchema)]
+        #[schemars(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only its schema is used")]
+        pub struct $name { $($(#[$field])* $key: $type,)* }
+    };
+}
+
+section! {
+    /// A vmss scale set: one declared group of identical virtual machines on libvirt hosts.
+    Definition {
+        /// Name of the set: a DNS label of 50 characters at most. Instances are <name>-1, <name>-2, ...
+        name: Name,
+        /// Instances that the first create makes. Afterwards `vmss scale` says how many.
+        #[schemars(range(max = 1_000_000), default = "one")]
+        capacity: Option<u32>,
+        /// The OS image.
+        image: Image,
+        /// What an instance is made of.
+        instance: Instance,
+        /// Groups of hosts that fail together: a rack, a power feed, a room.
+        #[schemars(length(min = 1))]
+        fault_domains: Vec<FaultDomain>,
+        /// Where instances may be placed.
+        placement: Option<Placement>,
+        /// How much is asked of a host at once, and how long it may take.
+        limits: Option<Limits>,
+        /// Which instances go first when the set shrinks, and how.
+        scale_in: Option<ScaleIn>,
+        /// Where vmss keeps the set's record.
+        state: Option<State>,
+    }
+}
+
+section! {
+    /// The OS image: a qcow2 or raw file without a backing file.
+    Image {
+        /// A path, relative to this file, or an http(s) URL.
+        source: String,
+        /// SHA-256 of the image, 64 hex digits. Required for a URL; checked if given.
+        #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+        sha256: Option<String>,
+    }
+}
+
+section! {
+    /// The model of an instance.
+    Instance {
+        /// Virtual CPUs.
+        #[schemars(range(min = 1, max = 512), default = "one")]
+        vcpus: Option<u32>,
+        /// Memory, at least 16 MiB.
+        memory: Size,
+        /// OS disk, never smaller than the image; the default is the image's own size.
+        disk: Option<Size>,
+        /// A thin overlay on the host's copy of the image, or a copy of its own.
+        #[schemars(extend("enum" = ["linked", "full"], "default" = "linked"))]
+        clone: Option<String>,
+        /// "host-model", "host-passthrough", "maximum", or a model's name. The default is "host-model", and "maximum" when emulated.
+        cpu: Option<String>,
+        /// "kvm" or "qemu" (emulation), or whichever the host offers.
+        #[schemars(extend("enum" = ["auto", "kvm", "qemu"], "default" = "auto"))]
+        virtualization: Option<String>,
+        /// What the guest boots with.
+        #[schemars(extend("enum" = ["bios", "uefi"], "default" = "bios"))]
+        firmware: Option<String>,
+        /// A cloud-init user data file, relative to this file. Rendered as a template when it has {{ }}, {% %} or {# #}.
+        user_data: Option<String>,
+        /// Values for vars.* in the user data.
+        vars: Option<BTreeMap<String, String>>,
+        /// Network cards, at most 8. Without any, an instance has no network.
+        #[schemars(length(max = 8))]
+        networks: Option<Vec<Network>>,
+        /// Data disks: made empty, deleted with the instance.
+        #[schemars(length(max = 16))]
+        data_disks: Option<Vec<DataDisk>>,
+    }
+}
+
+section! {
+    /// A network card: exactly one of bridge and network.
+    Network {
+        /// A bridge of the host.
+        #[schemars(length(min = 1, max = 15))]
+        bridge: Option<String>,
+        /// A libvirt network.
+        network: Option<String>,
+        /// Addresses that vmss hands out, such as "10.0.0.10-10.0.0.99/24". Without, the guest asks DHCP.
+        addresses: Option<String>,
+        /// Default gateway, only with addresses.
+        gateway: Option<String>,
+        /// Name servers, only with addresses.
+        dns: Option<Vec<String>>,
+    }
+}
+
+section! {
+    /// A data disk.
+    DataDisk {
+        /// Its name; also its serial in the guest (/dev/disk/by-id/virtio-<name>).
+        name: Name,
+        /// Its size.
+        size: Size,
+    }
+}
+
+section! {
+    /// Hosts that fail together.
+    FaultDomain {
+        /// Its name.
+        name: Name,
+        /// Its hosts.
+        #[schemars(length(min = 1))]
+        hosts: Vec<Host>,
+    }
+}
+
+section! {
+    /// One libvirt host.
+    Host {
+        /// Its name in messages and plans.
+        name: Name,
+        /// Its libvirt URI, such as "qemu+ssh://vmss@kvm1/system".
+        uri: String,
+        /// The storage pool for images, disks and seeds; a directory.
+        #[schemars(extend("default" = "default"))]
+        pool: Option<String>,
+    }
+}
+
+section! {
+    /// Rules of placement.
+    Placement {
+        /// What happens when a fault domain is full or down: fill the others, or refuse.
+        #[schemars(extend("enum" = ["best-effort", "strict"], "default" = "best-effort"))]
+        spread: Option<String>,
+        /// Largest difference between two fault domains that strict spread accepts.
+        #[schemars(range(min = 1), default = "one")]
+        max_skew: Option<u32>,
+        /// Virtual CPUs per CPU of a host.
+        #[schemars(range(max = 100.0), extend("default" = 4.0, "exclusiveMinimum" = 0))]
+        vcpu_overcommit: Option<f64>,
+        /// Memory kept free on every host.
+        #[schemars(extend("default" = "1 GiB"))]
+        memory_reserve: Option<Size>,
+        /// Space kept free in every pool: what thin disks grow into.
+        #[schemars(extend("default" = "1 GiB"))]
+        pool_reserve: Option<Size>,
+    }
+}
+
+section! {
+    /// How much is asked of a host at once, and how long it may take.
+    Limits {
+        /// Calls in flight per host; libvirtd serves no more than 4 of one client well.
+        #[schemars(range(min = 1, max = 4), extend("default" = 4))]
+        calls_per_host: Option<u32>,
+        /// Instances made or started at once per host; not more than calls_per_host.
+        #[schemars(range(min = 1, max = 4), extend("default" = 2))]
+        starts_per_host: Option<u32>,
+        /// How long a host may give no sign of life before it counts as hung; 1s to 10m.
+        #[schemars(extend("default" = "30s"))]
+        call_timeout: Option<Span>,
+    }
+}
+
+section! {
+    /// Which instances go first when the set shrinks, and how.
+    ScaleIn {
+        /// Among equals: the highest id, the newest or the oldest first. The fullest fault domain always comes first.
+        #[schemars(extend("enum" = ["default", "newest", "oldest"], "default" = "default"))]
+        policy: Option<String>,
+        /// How long a guest may take to shut down before it is switched off; 0s to 1h.
+        #[schemars(extend("default" = "60s"))]
+        shutdown: Option<Span>,
+    }
+}
+
+section! {
+    /// Where vmss keeps the set's record.
+    State {
+        /// The kind of store.
+        #[schemars(extend("enum" = ["sqlite"], "default" = "sqlite"))]
+        store: Option<String>,
+        /// The store's file, relative to this file. The default is /var/lib/vmss/state.db for root, ~/.local/state/vmss/state.db for others.
+        path: Option<String>,
+    }
+}
+
+fn one() -> Option<u32> {
+    Some(1)
+}
+
+/// The JSON Schema of a definition.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Definition).to_value();
+    // schemars writes optional fields as "type or null"; TOML has no null.
+    drop_null(&mut schema);
+    schema
+}
+
+fn drop_null(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::Array(types)) = map.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".into(), only);
+                }
+            }
+            if let Some(Value::Array(any)) = map.get_mut("anyOf") {
+                any.retain(|t| t.get("type") != Some(&Value::from("null")));
+                if let [Value::Object(only)] = any.as_slice() {
+                    let only = only.clone();
+                    map.remove("anyOf");
+                    map.extend(only);
+                }
+            }
+            if map.get("default") == Some(&Value::Null) {
+                map.remove("default");
+            }
+            map.values_mut().for_each(drop_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_null),
+        _ => {}
+    }
+}
+
+/// The keys of a section, by the name of its type here; "Definition" is the top level.
+pub fn keys(schema: &serde_json::Value, section: &str) -> Vec<String> {
+    let section = if section == "Definition" {
+        schema
+    } else {
+        &schema["$defs"][section]
+    };
+    section["properties"]
+        .as_object()
+        .map(|p| p.keys().cloned().collect())
+        .unwrap_or_default()
+}

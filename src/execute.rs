@@ -1,0 +1,316 @@
+//! Execution: one batch, a lane per host, stages in order within a lane, events out. It has no choices to make.
+//!
+//! Every action runs on a thread of its own, which is left behind when it gives no sign of life for `call_timeout`: a
+//! hung host costs its own lane and nothing else. After an unreachable or hung host's first such failure the rest of
+//! its lane is not tried; after a failed create or push nothing more is made there in this batch.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::event::{ActionNumber, Event, Listener};
+use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
+use crate::model::{ImageDigest, Model};
+use crate::names::{Label, StoreId};
+use crate::plan::action::{Action, Step};
+use crate::scaleset::Limits;
+use crate::world::Interrupt;
+
+/// Finds a revision's model.
+pub type Models = Arc<dyn Fn(u32) -> Option<Arc<Model>> + Send + Sync>;
+/// Finds an image's local file, or says why there is none.
+pub type ImageSource = Arc<dyn Fn(&ImageDigest) -> Result<LocalImage, String> + Send + Sync>;
+
+/// What executing needs beside the steps.
+#[derive(Clone)]
+pub struct Means {
+    /// Bounds on calls in flight and on patience.
+    pub limits: Limits,
+    /// Models by revision.
+    pub models: Models,
+    /// The local file of an image.
+    pub image: ImageSource,
+    /// The store the set belongs to.
+    pub store: StoreId,
+    /// Where events go.
+    pub listener: Arc<dyn Listener>,
+    /// Whether the operator wants to stop.
+    pub interrupt: Interrupt,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// Done (or it was so already).
+    Done,
+    /// An image stays, because something else is backed by it.
+    Kept,
+    /// It failed.
+    Failed(HypervisorError),
+    /// It was never begun: the reason.
+    NotBegun(&'static str),
+}
+
+/// A step and how it ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// The step.
+    pub step: Step,
+    /// How it ended.
+    pub end: End,
+}
+
+/// Carries out a batch. Returns when every lane has ended; order of the result is that of the lanes' events.
+pub fn execute(
+    steps: &[Step],
+    host: impl Fn(&Label) -> Option<Arc<dyn Hypervisor>>,
+    means: &Means,
+) -> Vec<Ended> {
+    let mut lanes: Vec<(Label, Vec<Step>)> = Vec::new();
+    for step in steps {
+        match lanes.iter_mut().find(|(name, _)| name == &step.host) {
+            Some((_, lane)) => lane.push(step.clone()),
+            None => lanes.push((step.host.clone(), vec![step.clone()])),
+        }
+    }
+    let numbers = Arc::new(AtomicU64::new(1));
+    let running: Vec<_> = (lanes.into_iter())
+        .map(|(name, steps)| {
+            let lane = Lane {
+                hypervisor: host(&name),
+                means: means.clone(),
+                numbers: Arc::clone(&numbers),
+            };
+            thread::spawn(move || lane.run(steps))
+        })
+        .collect();
+    // A lane waits on nothing without a deadline, so this join ends.
+    running
+        .into_iter()
+        .flat_map(|lane| lane.join().unwrap_or_default())
+        .collect()
+}
+
+/// One host's share of a batch.
+struct Lane {
+    hypervisor: Option<Arc<dyn Hypervisor>>,
+    means: Means,
+    numbers: Arc<AtomicU64>,
+}
+
+struct InFlight {
+    number: ActionNumber,
+    step: Step,
+    pulse: Arc<Pulse>,
+    began: Instant,
+}
+
+/// How often a lane looks up from its actions: bounds how late a hang or an interrupt is noticed.
+const GLANCE: Duration = Duration::from_millis(50);
+
+impl Lane {
+    fn run(self, mut steps: Vec<Step>) -> Vec<Ended> {
+        steps.sort_by_key(|s| s.action.stage());
+        let mut queue: VecDeque<Step> = steps.into();
+        let mut ended = Vec::with_capacity(queue.len());
+        let mut in_flight: Vec<InFlight> = Vec::new();
+        let (tx, rx) = mpsc::channel::<(ActionNumber, Result<End, HypervisorError>)>();
+        let mut lost = false;
+        let mut making_failed = false;
+        let mut told = false;
+        loop {
+            while let Some(next) = queue.front() {
+                let stage = next.action.stage();
+                let refusal = if lost {
+                    Some("the host did not answer before")
+                } else if self.means.interrupt.is_set() {
+                    Some("interrupted")
+                } else if making_failed && matches!(next.action, Action::Create(_)) {
+                    Some("an earlier attempt on this host failed")
+                } else {
+                    None
+                };
+                if let Some(reason) = refusal {
+                    if let Some(step) = queue.pop_front() {
+                        ended.push(Ended {
+                            step,
+                            end: End::NotBegun(reason),
+                        });
+                    }
+                    continue;
+                }
+                let same_stage = in_flight.iter().all(|f| f.step.action.stage() == stage);
+                if !same_stage || in_flight.len() >= self.width(&next.action) {
+                    break;
+                }
+                if let Some(step) = queue.pop_front() {
+                    in_flight.push(self.begin(step, tx.clone()));
+                }
+            }
+            if in_flight.is_empty() && queue.is_empty() {
+                return ended;
+            }
+            if self.means.interrupt.is_set() && !told {
+                told = true;
+                self.tell(&Event::Interrupted {
+                    in_flight: in_flight.len(),
+                });
+            }
+            if let Ok((number, result)) = rx.recv_timeout(GLANCE)
+                && let Some(at) = in_flight.iter().position(|f| f.number == number)
+            {
+                let done = in_flight.swap_remove(at);
+                let end = self.conclude(&done, result);
+                (lost, making_failed) = lessons(&done.step, &end, lost, making_failed);
+                ended.push(Ended { step: done.step, end });
+            }
+            let patience = self.means.limits.call_timeout;
+            while let Some(at) = in_flight.iter().position(|f| f.pulse.silence() > patience) {
+                let stuck = in_flight.swap_remove(at);
+                stuck.pulse.cancel();
+                let error = HypervisorError::new(
+                    FaultKind::TimedOut,
+                    format!("{} {}", stuck.step.action.verb(), stuck.step.action.subject()),
+                    format!("the host gave no sign of life for {} s", patience.as_secs_f64()),
+                );
+                let end = self.conclude(&stuck, Err(error));
+                (lost, making_failed) = lessons(&stuck.step, &end, lost, making_failed);
+                ended.push(Ended {
+                    step: stuck.step,
+                    end,
+                });
+            }
+        }
+    }
+
+    /// How many actions of this kind may be in flight at once.
+    const fn width(&self, action: &Action) -> usize {
+        match action {
+            Action::Create(_) | Action::Start(_) => self.means.limits.starts_per_host as usize,
+            Action::PushImage { .. } => 1,
+            Action::Delete { .. } | Action::DeleteVolume { .. } | Action::DeleteImage { .. } => {
+                self.means.limits.calls_per_host as usize
+            }
+        }
+    }
+
+    fn begin(&self, step: Step, tx: mpsc::Sender<(ActionNumber, Result<End, HypervisorError>)>) -> InFlight {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.tell(&Event::Started {
+            number,
+            host: step.host.clone(),
+            verb: step.action.verb(),
+            subject: step.action.subject(),
+            why: step.why.to_string(),
+        });
+        let pulse = {
+            let (listener, step) = (Arc::clone(&self.means.listener), step.clone());
+            Arc::new(Pulse::new(move |news| {
+                listener.event(&Event::of_news(number, &step, news))
+            }))
+        };
+        let work = {
+            let (hypervisor, means) = (self.hypervisor.clone(), self.means.clone());
+            let (action, pulse, tx) = (step.action.clone(), Arc::clone(&pulse), tx.clone());
+            move || {
+                let result = match hypervisor {
+                    Some(hypervisor) => act(&*hypervisor, &action, &means, &pulse),
+                    None => Err(HypervisorError::new(
+                        FaultKind::Missing,
+                        "looking for the host",
+                        "it is not in the definition",
+                    )),
+                };
+                // The lane may have given this action up: then nobody wants the result.
+                let _ = tx.send((number, result));
+            }
+        };
+        if let Err(e) = thread::Builder::new().name(format!("act-{number}")).spawn(work) {
+            let error = HypervisorError::new(FaultKind::Other, "starting a thread", e.to_string());
+            let _ = tx.send((number, Err(error)));
+        }
+        InFlight {
+            number,
+            step,
+            pulse,
+            began: Instant::now(),
+        }
+    }
+
+    fn conclude(&self, done: &InFlight, result: Result<End, HypervisorError>) -> End {
+        let (host, verb, subject) = (
+            done.step.host.clone(),
+            done.step.action.verb(),
+            done.step.action.subject(),
+        );
+        match result {
+            Ok(end) => {
+                self.tell(&Event::Finished {
+                    number: done.number,
+                    host,
+                    verb,
+                    subject,
+                    took: done.began.elapsed(),
+                });
+                end
+            }
+            Err(e) => {
+                let (kind, error) = (e.kind, e.to_string());
+                self.tell(&Event::Failed {
+                    number: done.number,
+                    host,
+                    verb,
+                    subject,
+                    kind,
+                    error,
+                });
+                End::Failed(e)
+            }
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        self.means.listener.event(event);
+    }
+}
+
+/// What the rest of the lane learns from one step's end: whether the host is lost, and whether making fails on it.
+const fn lessons(step: &Step, end: &End, lost: bool, making_failed: bool) -> (bool, bool) {
+    let End::Failed(e) = end else {
+        return (lost, making_failed);
+    };
+    let gone = matches!(e.kind, FaultKind::Unreachable | FaultKind::TimedOut);
+    // A name that somebody else has says nothing about the next name.
+    let making = matches!(step.action, Action::Create(_) | Action::PushImage { .. })
+        && !matches!(e.kind, FaultKind::NotOurs);
+    (lost || gone, making_failed || making)
+}
+
+fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> Result<End, HypervisorError> {
+    let missing = |what: &str, why: String| HypervisorError::new(FaultKind::Missing, what, why);
+    match action {
+        Action::PushImage { digest } => {
+            let image = (means.image)(digest).map_err(|e| missing("reading the local image", e))?;
+            match host.push_image(&image, means.store, pulse)? {
+                Pushed::Present | Pushed::Sent => Ok(End::Done),
+            }
+        }
+        Action::Create(spec) => {
+            let model = (means.models)(spec.revision).ok_or_else(|| {
+                missing(
+                    "looking for the model",
+                    format!("the record has no revision {}", spec.revision),
+                )
+            })?;
+            host.create(spec, &model, pulse).map(|()| End::Done)
+        }
+        Action::Start(instance) => host.start(instance).map(|()| End::Done),
+        Action::Delete { instance, shutdown } => host.delete(instance, *shutdown, pulse).map(|()| End::Done),
+        Action::DeleteVolume { volume } => host.delete_volume(volume).map(|()| End::Done),
+        Action::DeleteImage { digest } => host
+            .delete_image(digest)
+            .map(|deleted| if deleted { End::Done } else { End::Kept }),
+    }
+}

@@ -1,0 +1,58 @@
+//! The terminal: tables, sentences, and the renderers of the event stream.
+
+pub mod bars;
+pub mod json_events;
+pub mod lines;
+pub mod outcome;
+pub mod plan_view;
+pub mod style;
+pub mod table;
+pub mod words;
+
+use std::sync::Arc;
+
+use crate::cli::{ColorChoice, Global, Progress};
+use crate::event::{Event, Listener};
+use crate::world::World;
+
+/// Whether to use colour on a stream.
+pub fn use_color(global: &Global, world: &World, is_terminal: bool) -> bool {
+    match global.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => is_terminal && !world.env.no_color,
+    }
+}
+
+/// The one renderer of this run's events: bars on a terminal, lines elsewhere, never both.
+pub fn listener(global: &Global, world: &World) -> Arc<dyn Listener> {
+    let how = match global.progress {
+        Progress::Auto if global.quiet || global.verbose => Progress::Lines,
+        Progress::Auto if world.env.stderr_is_terminal => Progress::Bars,
+        Progress::Auto => Progress::Lines,
+        asked => asked,
+    };
+    let (sink, clock) = (world.stderr.clone(), Arc::clone(&world.clock));
+    match how {
+        Progress::Auto | Progress::Bars => Arc::new(bars::Bars::on_stderr()),
+        Progress::Lines => {
+            let level = if global.quiet {
+                lines::Level::Failures
+            } else if global.verbose {
+                lines::Level::Stages
+            } else {
+                lines::Level::Actions
+            };
+            Arc::new(lines::Lines::new(sink, move || clock.now(), level))
+        }
+        Progress::Json => Arc::new(json_events::JsonEvents::new(sink, move || clock.now())),
+        Progress::None => Arc::new(Silence),
+    }
+}
+
+/// A listener that says nothing.
+pub struct Silence;
+
+impl Listener for Silence {
+    fn event(&self, _: &Event) {}
+}

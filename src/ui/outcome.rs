@@ -1,0 +1,134 @@
+//! How a run ended, in a few lines a person can act on, or as one JSON document.
+
+use serde_json::json;
+
+use crate::commands::Context;
+use crate::converge::Ending;
+use crate::names::Label;
+use crate::plan::report::{Verdict, Wait};
+use crate::record::Life;
+use crate::ui::words::{count, list};
+
+/// How a run ended, in a clause for the history.
+pub fn in_history(ending: &Ending) -> String {
+    let of = format!("{} of {} running", ending.report.running, ending.report.wanted);
+    if ending.interrupted {
+        return format!("interrupted, {of}");
+    }
+    match ending.report.verdict() {
+        Verdict::Converged => format!("converged, {of}"),
+        Verdict::Unseen => format!("a host was not seen, {of}"),
+        Verdict::Blocked => format!("blocked, {of}"),
+        Verdict::Failed => format!("failed, {of}"),
+    }
+}
+
+/// Says how the run of `verb` on `name` ended.
+pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
+    let report = &ending.report;
+    let verdict = report.verdict();
+    if ctx.is_json() {
+        ctx.json(&json!({
+            "set": name,
+            "command": verb,
+            "verdict": verdict,
+            "interrupted": ending.interrupted,
+            "exit_code": ending.exit() as u8,
+            "report": report,
+            "done": ending.done,
+            "left": ending.left,
+            "failed": ending.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect::<Vec<_>>(),
+        }));
+        return;
+    }
+    let style = ctx.style;
+    let counts: Vec<String> = (ending.record.applied.fault_domains.iter())
+        .map(|d| {
+            let n: usize = (d.hosts.iter())
+                .filter_map(|h| ending.inventory.host(&h.name)?.seen())
+                .map(|h| h.instances.len())
+                .sum();
+            format!("{} {n}", d.name)
+        })
+        .collect();
+    let deleting = ending.record.life == Life::Deleting;
+    let line = if deleting && verdict == Verdict::Converged {
+        format!("{name}: deleted")
+    } else if deleting {
+        format!(
+            "{name}: not deleted yet, {} left",
+            count(report.seen + report.unseen, "instance")
+        )
+    } else {
+        format!(
+            "{name}: {} of {} running ({})",
+            report.running,
+            report.wanted,
+            counts.join(", ")
+        )
+    };
+    let good = verdict == Verdict::Converged && !ending.interrupted;
+    if good {
+        ctx.say(format!("{} {line}", style.good("ok")));
+    } else {
+        ctx.world
+            .stderr
+            .line(format!("{} {line}", style.bad("not done:")));
+    }
+    for (step, error) in &ending.failed {
+        if step.action.created().is_some() && good {
+            // It was made elsewhere: worth a remark, not an alarm.
+            ctx.say(format!(
+                "{} {} on {} failed and was undone: {error}",
+                style.warn("note:"),
+                step.action.subject(),
+                step.host
+            ));
+        }
+    }
+    for wait in &report.waits {
+        if good {
+            ctx.say(format!("{} {wait}", style.warn("note:")));
+        } else {
+            ctx.world.stderr.line(format!("  {wait}"));
+        }
+    }
+    if ending.interrupted {
+        let left: Vec<String> = ending
+            .left
+            .iter()
+            .map(|s| format!("{} {}", s.action.verb(), s.action.subject()))
+            .collect();
+        ctx.world
+            .stderr
+            .line(format!("interrupted; left to do: {}", list(&left, 8)));
+        ctx.world.stderr.line(format!(
+            "hint: vmss {} goes on from here",
+            if deleting { "delete" } else { "scale +0" }
+        ));
+    } else if !good {
+        ctx.world.stderr.line(format!(
+            "hint: {}",
+            hint(report.waits.as_slice(), verdict, deleting)
+        ));
+    }
+}
+
+fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
+    let has = |f: fn(&Wait) -> bool| waits.iter().any(f);
+    match verdict {
+        Verdict::Blocked if has(|w| matches!(w, Wait::OtherStore { .. })) => {
+            "run the command where that store is, or take the set over with vmss state adopt"
+        }
+        Verdict::Blocked if has(|w| matches!(w, Wait::StrictSpread { .. })) => {
+            "mend the fault domain, or set placement.spread = \"best-effort\" and vmss apply"
+        }
+        Verdict::Blocked => "add hosts or free room, then vmss scale +0; vmss host list shows the room",
+        Verdict::Unseen if deleting => {
+            "run vmss delete again when the host is back, or give --abandon-unseen"
+        }
+        Verdict::Unseen => "vmss check tells what is wrong with the host; vmss scale +0 when it is back",
+        Verdict::Failed if deleting => "vmss delete again goes on from here",
+        Verdict::Failed | Verdict::Converged => "vmss check may tell more; vmss scale +0 tries again",
+    }
+}

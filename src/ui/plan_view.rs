@@ -1,0 +1,105 @@
+//! A forecast as a table: one line per step, or per host and verb when there are many.
+
+use std::collections::BTreeMap;
+
+use crate::commands::Context;
+use crate::names::Label;
+use crate::plan::action::Step;
+use crate::plan::forecast::Forecast;
+use crate::plan::report::Verdict;
+use crate::record::{Life, Record};
+use crate::ui::table::Table;
+use crate::ui::words::{count, ranges};
+
+/// From so many steps on, steps of one host and verb share a line (all are shown with `-v`).
+const MANY: usize = 60;
+
+/// Prints the forecast.
+pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Forecast) {
+    let end = &forecast.end;
+    let steps: usize = forecast.batches.iter().map(Vec::len).sum();
+    if steps == 0 {
+        let text = match end.verdict() {
+            Verdict::Converged => format!("{name}: nothing to do, {} of {} running", end.running, end.wanted),
+            _ => format!(
+                "{name}: nothing can be done now, {} of {} running",
+                end.running, end.wanted
+            ),
+        };
+        ctx.print(text);
+    } else {
+        let mut table = Table::new(["BATCH", "HOST", "FAULT DOMAIN", "ACTION", "WHAT", "WHY"]).right(0);
+        for (i, batch) in forecast.batches.iter().enumerate() {
+            for (step, what) in lines(batch, steps >= MANY && !ctx.global.verbose) {
+                let domain = record
+                    .applied
+                    .hosts()
+                    .find(|(_, h)| h.name == step.host)
+                    .map(|(d, _)| d.to_string());
+                table.row([
+                    (i + 1).to_string(),
+                    step.host.to_string(),
+                    domain.unwrap_or_else(|| "-".to_owned()),
+                    step.action.verb().to_owned(),
+                    what,
+                    step.why.to_string(),
+                ]);
+            }
+        }
+        ctx.table(&table);
+        let batches = if forecast.batches.len() == 1 {
+            "1 batch".to_owned()
+        } else {
+            format!("{} batches", forecast.batches.len())
+        };
+        ctx.print(format!(
+            "{} in {batches}; then {}",
+            count(steps, "step"),
+            after(record, forecast)
+        ));
+    }
+    for wait in &end.waits {
+        ctx.print(format!("! {wait}"));
+    }
+}
+
+fn after(record: &Record, forecast: &Forecast) -> String {
+    if record.life == Life::Deleting && forecast.end.seen == 0 {
+        return "nothing of the set is left".to_owned();
+    }
+    format!("{} of {} running", forecast.end.running, forecast.end.wanted)
+}
+
+fn lines(batch: &[Step], grouped: bool) -> Vec<(&Step, String)> {
+    if !grouped {
+        return batch.iter().map(|s| (s, s.action.subject())).collect();
+    }
+    let mut groups: BTreeMap<(usize, &str), Vec<&Step>> = BTreeMap::new();
+    let mut hosts: Vec<&Label> = Vec::new();
+    for step in batch {
+        let host = hosts.iter().position(|h| *h == &step.host).unwrap_or_else(|| {
+            hosts.push(&step.host);
+            hosts.len() - 1
+        });
+        groups.entry((host, step.action.verb())).or_default().push(step);
+    }
+    (groups.into_values())
+        .map(|steps| {
+            let ids: Vec<u64> = steps
+                .iter()
+                .filter_map(|s| s.action.instance())
+                .map(|id| id.0)
+                .collect();
+            let what = match steps.as_slice() {
+                [one] => one.action.subject(),
+                _ if ids.len() == steps.len() => format!("{}: {}", count(ids.len(), "instance"), ranges(ids)),
+                many => many
+                    .iter()
+                    .map(|s| s.action.subject())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            (steps[0], what)
+        })
+        .collect()
+}

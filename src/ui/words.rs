@@ -1,0 +1,88 @@
+//! Small pieces of language: counts, lists, times.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// "1 host", "3 hosts". Plurals are regular here but for words that say otherwise themselves.
+pub fn count(n: usize, what: &str) -> String {
+    if n == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{n} {what}s")
+    }
+}
+
+/// The first `shown` items, then how many more there are.
+pub fn list(items: &[impl Display], shown: usize) -> String {
+    let mut text = items
+        .iter()
+        .take(shown)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if items.len() > shown {
+        text += &format!(" and {} more", items.len() - shown);
+    }
+    text
+}
+
+/// A duration in one or two units: "0.4s", "2m10s", "3h05m", "4d02h".
+pub fn brief(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{:.1}s", d.as_secs_f64()),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+/// How long ago `then` was: "12s ago".
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    let d = Duration::try_from(now.duration_since(then)).unwrap_or_default();
+    if d < Duration::from_secs(60) {
+        format!("{}s ago", d.as_secs())
+    } else {
+        format!("{} ago", brief(d))
+    }
+}
+
+/// A moment to the second, UTC: "2026-11-23 22:53:58Z".
+pub fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// Ids as ranges: 1, 2, 3, 7 become "1-3, 7".
+pub fn ranges(ids: impl IntoIterator<Item = u64>) -> String {
+    let mut ids: Vec<u64> = ids.into_iter().collect();
+    ids.sort_unstable();
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    for id in ids {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => parts.push((id, id)),
+        }
+    }
+    let parts: Vec<String> = (parts.into_iter())
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_as_a_person_would_write_them() {
+        assert_eq!(count(1, "host"), "1 host");
+        assert_eq!(count(0, "host"), "0 hosts");
+        assert_eq!(list(&["a", "b", "c"], 2), "a, b and 1 more");
+        assert_eq!(brief(Duration::from_millis(420)), "0.4s");
+        assert_eq!(brief(Duration::from_secs(130)), "2m10s");
+        assert_eq!(brief(Duration::from_secs(11_100)), "3h05m");
+        assert_eq!(ranges([7, 2, 1, 3]), "1-3, 7");
+    }
+}
