@@ -85,7 +85,7 @@ pub fn amend(
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
 pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    observe(&*world.hosts, &hosts, &set.limits, &set.name, record.store)
+    observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores())
 }
 
 /// Runs the loop on `set` under `lease`.
@@ -149,7 +149,7 @@ pub fn converge(
             limits: scale_set.limits.clone(),
             models: models(&record),
             image: image_source(world, &scale_set, &images),
-            store: record.store,
+            stores: record.stores(),
             listener: Arc::clone(listener),
             interrupt: world.interrupt.clone(),
         };

@@ -32,8 +32,8 @@ pub struct Means {
     pub models: Models,
     /// The local file of an image.
     pub image: ImageSource,
-    /// The store the set belongs to.
-    pub store: StoreId,
+    /// The stores whose images are ours, the present one first; never empty.
+    pub stores: Vec<StoreId>,
     /// Where events go.
     pub listener: Arc<dyn Listener>,
     /// Whether the operator wants to stop.
@@ -293,7 +293,11 @@ fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> 
     match action {
         Action::PushImage { digest } => {
             let image = (means.image)(digest).map_err(|e| missing("reading the local image", e))?;
-            match host.push_image(&image, means.store, pulse)? {
+            let store = *means
+                .stores
+                .first()
+                .ok_or_else(|| missing("looking for the store", String::new()))?;
+            match host.push_image(&image, store, pulse)? {
                 Pushed::Present | Pushed::Sent => Ok(End::Done),
             }
         }
@@ -310,7 +314,7 @@ fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> 
         Action::Delete { instance, shutdown } => host.delete(instance, *shutdown, pulse).map(|()| End::Done),
         Action::DeleteVolume { volume } => host.delete_volume(volume).map(|()| End::Done),
         Action::DeleteImage { digest } => host
-            .delete_image(digest)
+            .delete_image(digest, &means.stores)
             .map(|deleted| if deleted { End::Done } else { End::Kept }),
     }
 }

@@ -80,6 +80,8 @@ pub struct HostSeen {
     pub pool_free: Bytes,
     /// Images that are whole and verified in the pool.
     pub bases: BTreeSet<ImageDigest>,
+    /// Images of which only remains are there: a push or a deletion of this store's was cut short.
+    pub remains: BTreeSet<ImageDigest>,
     /// The set's instances, those of other stores among them.
     pub instances: Vec<Instance>,
     /// Domains that have an instance's name but are not vmss's.

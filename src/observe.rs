@@ -56,11 +56,17 @@ pub fn ask_all<Q: Send + 'static, T: Send + 'static>(
 }
 
 /// Observes the set on each of `hosts`.
-pub fn observe(hosts: &dyn Hosts, on: &[Host], limits: &Limits, set: &Label, store: StoreId) -> Inventory {
+pub fn observe(
+    hosts: &dyn Hosts,
+    on: &[Host],
+    limits: &Limits,
+    set: &Label,
+    stores: &[StoreId],
+) -> Inventory {
     let open = on.iter().map(|h| (hosts.host(h, limits), ())).collect();
-    let asked = set.clone();
+    let (asked, stores) = (set.clone(), stores.to_vec());
     let answers = ask_all(open, limits.call_timeout, move |host, ()| {
-        host.observe(&asked, store)
+        host.observe(&asked, &stores)
     });
     let views = on.iter().zip(answers).map(|(host, answer)| HostView {
         name: host.name.clone(),

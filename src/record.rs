@@ -18,6 +18,9 @@ use crate::scaleset::ScaleSet;
 pub struct Record {
     /// The store that holds it: part of every instance's identity.
     pub store: StoreId,
+    /// Stores that managed the set before it was taken over: volumes they named are this one's to sweep.
+    #[serde(default)]
+    pub former: Vec<StoreId>,
     /// Desired capacity.
     pub capacity: u32,
     /// Whether the set is wanted or on its way out.
@@ -104,6 +107,13 @@ impl Record {
         self.models
             .last()
             .expect("a record is made with a revision and none is ever the last to go")
+    }
+
+    /// The stores whose names prove that a volume is the set's: the present one first.
+    pub fn stores(&self) -> Vec<StoreId> {
+        std::iter::once(self.store)
+            .chain(self.former.iter().copied())
+            .collect()
     }
 
     /// The revision of that number.

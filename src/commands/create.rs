@@ -23,6 +23,16 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let model = ctx.model(&set)?;
     let held = ctx.hold(&store, &set.name, &format!("create {}", set.name))?;
     let capacity = match store.get(&set.name)? {
+        // Nothing was ever made of it: a first try with a wrong definition binds nobody.
+        Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
+            let new = Record {
+                next_id: old.next_id,
+                former: old.former,
+                ..record(ctx, &set, model, old.store)
+            };
+            store.put(&set.name, &new, Some(version))?;
+            set.capacity
+        }
         Some((record, _)) => existing(ctx, &set, &model, &record)?,
         None => {
             refuse_foreign(ctx, &set, store.id()?)?;
@@ -47,6 +57,7 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
     let now = ctx.world.clock.now();
     Record {
         store,
+        former: Vec::new(),
         capacity: set.capacity,
         life: Life::Wanted,
         keep_images: false,
@@ -68,7 +79,7 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
 fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<()> {
     let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, store);
+    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
     let Some(instance) = inventory.instances().next() else {
         return Ok(());
     };

@@ -97,7 +97,10 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
         image: Arc::new(move |_| {
             crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
         }),
-        store: store.id()?,
+        stores: match store.get(&set.name)? {
+            Some((record, _)) => record.stores(),
+            None => vec![store.id()?],
+        },
         listener: Arc::clone(&ctx.listener),
         interrupt: world.interrupt.clone(),
     };

@@ -71,7 +71,15 @@ pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
     }
     let adopted = take_over(ctx, &set, &others, store.id()?)?;
     let inventory = see_all(ctx, &set, store.id()?)?;
-    let (record, _) = amend(&*store, &set.name, |record| record.absorb(&inventory))?;
+    let (record, _) = amend(&*store, &set.name, |record| {
+        let news: Vec<StoreId> = others
+            .iter()
+            .copied()
+            .filter(|s| !record.former.contains(s))
+            .collect();
+        record.former.extend(&news);
+        record.absorb(&inventory) || !news.is_empty()
+    })?;
     drop(held);
     ctx.say(format!(
         "{}: {} taken over, capacity {}",
@@ -126,7 +134,7 @@ fn meant(ctx: &Context<'_>) -> Result<(ScaleSet, std::sync::Arc<dyn Store>)> {
 /// All hosts, or none: a record made from a part of the truth would give ids out twice.
 fn see_all(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, store);
+    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
     for host in &inventory.hosts {
         if let View::Unseen { reason } = &host.view {
             return Err(Error::message(
@@ -176,6 +184,8 @@ fn remake(
     record.capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
     let highest = inventory.instances().map(|i| i.id.0).max().unwrap_or(0);
     record.next_id = InstanceId(highest + 1);
+    record.former = stores(inventory);
+    record.former.retain(|s| *s != record.store);
     record.absorb(inventory);
     Ok((record, found))
 }

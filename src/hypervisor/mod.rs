@@ -35,8 +35,9 @@ pub trait Hypervisor: Send + Sync {
     /// What the host is and can do, for `host list` and `check`.
     fn facts(&self) -> Result<HostFacts, HypervisorError>;
 
-    /// What is there of `set`, with the host's room and images. One pass, no per-volume calls.
-    fn observe(&self, set: &Label, store: StoreId) -> Result<HostSeen, HypervisorError>;
+    /// What is there of `set`, with the host's room and images. One pass, no per-volume calls. A volume is the set's if
+    /// its name proves it for one of `stores`.
+    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError>;
 
     /// Names of all sets that have instances on this host, with the store that manages them.
     fn sets(&self) -> Result<Vec<(Label, StoreId)>, HypervisorError>;
@@ -53,8 +54,9 @@ pub trait Hypervisor: Send + Sync {
     /// Images in the pool, with what uses them; half-sent ones too.
     fn images(&self) -> Result<Vec<StoredImage>, HypervisorError>;
 
-    /// Deletes every copy of the image that nothing is backed by. `Ok(false)` if something is: then it stays.
-    fn delete_image(&self, digest: &ImageDigest) -> Result<bool, HypervisorError>;
+    /// Deletes the copies of the image that one of `stores` has sent, whole or not. `Ok(false)` if anything on the host
+    /// is backed by one: then it stays. Copies that other stores have sent are theirs.
+    fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool, HypervisorError>;
 
     /// Makes and starts an instance: domain first (its metadata is the note of intent that makes every later step
     /// recoverable), then its volumes and seed, then the start, then its phase becomes ready.

@@ -62,6 +62,7 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
         match &step.action {
             Action::PushImage { digest } => {
                 host.bases.insert(digest.clone());
+                host.remains.remove(digest);
             }
             Action::Create(spec) => {
                 if let Some(model) = model(spec.revision) {
@@ -88,6 +89,7 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
             }
             Action::DeleteImage { digest } => {
                 host.bases.remove(digest);
+                host.remains.remove(digest);
             }
         }
     }

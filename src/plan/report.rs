@@ -19,6 +19,8 @@ pub struct Report {
     pub seen: usize,
     /// Instances on hosts that could not be seen.
     pub unseen: usize,
+    /// Whether not one host could be seen.
+    pub blind: bool,
     /// What could not be done, and what it waits on.
     pub waits: Vec<Wait>,
 }
@@ -50,7 +52,9 @@ impl Report {
         } else {
             s.record.capacity as usize
         };
+        let blind = s.inventory.hosts.iter().all(|h| h.seen().is_none());
         Self {
+            blind,
             wanted,
             running,
             seen,
@@ -71,6 +75,8 @@ impl Report {
         } else if met {
             // A host out of sight without known instances takes nothing from a capacity that was seen to be met.
             Verdict::Converged
+        } else if self.blind {
+            Verdict::Unseen
         } else if has(|w| matches!(w, Wait::HostShunned { .. })) {
             Verdict::Failed
         } else if has(|w| {

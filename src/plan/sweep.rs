@@ -95,7 +95,8 @@ pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
         digests.dedup();
         for digest in digests {
             let kept = s.experience.kept_images.contains(&(host.clone(), digest.clone()));
-            if seen.bases.contains(digest) && !kept {
+            let there = seen.bases.contains(digest) || seen.remains.contains(digest);
+            if there && !kept {
                 steps.push(Step {
                     host: host.clone(),
                     action: Action::DeleteImage {

@@ -20,8 +20,8 @@ use crate::scaleset::{
 };
 use crate::units::Bytes;
 
-pub const STORE: StoreId = StoreId(Uuid::from_u128(0x5eed));
-pub const OTHER_STORE: StoreId = StoreId(Uuid::from_u128(0x07e4));
+pub const STORE: StoreId = StoreId(Uuid::from_u128(0x5eed << 112));
+pub const OTHER_STORE: StoreId = StoreId(Uuid::from_u128(0x07e4 << 112));
 
 pub fn label(text: impl Into<String>) -> Label {
     Label::new(text.into()).unwrap()
@@ -97,6 +97,7 @@ impl Scene {
         };
         let record = Record {
             store: STORE,
+            former: Vec::new(),
             capacity: 0,
             life: Life::Wanted,
             keep_images: false,
@@ -246,6 +247,7 @@ pub fn host() -> HostSeen {
         used_memory: Bytes(0),
         pool_free: Bytes::gib(1024),
         bases: BTreeSet::from([model().image.digest]),
+        remains: BTreeSet::new(),
         instances: Vec::new(),
         foreign: Vec::new(),
         leftovers: Vec::new(),

@@ -54,6 +54,26 @@ pub fn whole(names: &[String]) -> BTreeSet<ImageDigest> {
         .collect()
 }
 
+/// Digests of images of which only remains are there: copies of `stores` without their mark, marks without their copy.
+pub fn remains(names: &[String], stores: &[StoreId]) -> BTreeSet<ImageDigest> {
+    let whole = whole(names);
+    names
+        .iter()
+        .filter_map(|n| copy_of(n, stores))
+        .filter(|digest| !whole.contains(digest))
+        .collect()
+}
+
+/// The image of which a volume is the copy, or the mark of a copy, that one of `stores` has sent.
+fn copy_of(name: &str, stores: &[StoreId]) -> Option<ImageDigest> {
+    let plain = name.strip_suffix(MARK).unwrap_or(name);
+    let (digest, format) = parse_name(plain)?;
+    stores
+        .iter()
+        .any(|store| volume_name(&digest, *store, format) == plain)
+        .then_some(digest)
+}
+
 /// A whole copy of the image in the pool: its volume and its format.
 pub fn find(pool: &StoragePool, digest: &ImageDigest) -> Result<Option<(StorageVol, ImageFormat)>> {
     let names = super::observe::volume_names(pool)?;
@@ -182,25 +202,25 @@ impl Libvirt {
         Ok(images)
     }
 
-    pub(super) fn remove_image(&self, digest: &ImageDigest) -> Result<bool> {
+    pub(super) fn remove_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
         let connection = self.work.get()?;
         let pool = self.pool(&connection)?;
-        let copies: Vec<String> = (super::observe::volume_names(&pool)?.into_iter())
-            .filter(|n| parse_name(n).is_some_and(|(found, _)| &found == digest))
+        // A copy goes before its mark: what a cut leaves is a mark without a copy, which nobody takes for an image.
+        let mut ours: Vec<String> = (super::observe::volume_names(&pool)?.into_iter())
+            .filter(|n| copy_of(n, stores).as_ref() == Some(digest))
             .collect();
-        for name in copies {
-            let path = match pool.lookup_storage_vol_by_name(&name) {
-                Ok(volume) => volumes::path(&volume, &name)?,
-                Err(_) => continue,
-            };
-            // Right before the deletion, and domains of any set and store count: each names its image from the moment
-            // it is defined, which is before its overlay is made.
-            let users = users(&connection, &pool)?;
-            if users.by_path.contains_key(&path) || users.by_digest.contains_key(digest) {
-                return Ok(false);
+        ours.sort_by_key(|n| n.ends_with(MARK));
+        for name in ours {
+            if let Ok(volume) = pool.lookup_storage_vol_by_name(&name) {
+                // Right before the deletion, and domains of any set and store count: each names its image from the
+                // moment it is defined, which is before its overlay is made.
+                let path = volumes::path(&volume, &name)?;
+                let users = users(&connection, &pool)?;
+                if users.by_path.contains_key(&path) || users.by_digest.contains_key(digest) {
+                    return Ok(false);
+                }
+                volumes::delete(&pool, &name)?;
             }
-            volumes::delete(&pool, &format!("{name}{MARK}"))?;
-            volumes::delete(&pool, &name)?;
         }
         Ok(true)
     }
@@ -250,7 +270,7 @@ fn backing_path(xml: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::testing::STORE;
+    use crate::plan::testing::{OTHER_STORE, STORE};
 
     #[test]
     fn only_a_marked_image_is_whole() {
@@ -263,6 +283,28 @@ mod tests {
             BTreeSet::from([digest])
         );
         assert!(whole(&["vmss-base-x.ok".into(), "other.qcow2".into()]).is_empty());
+    }
+
+    #[test]
+    fn remains_are_those_of_our_own_stores() {
+        let digest = ImageDigest("ab".repeat(32));
+        let name = volume_name(&digest, STORE, ImageFormat::Raw);
+        let ours = BTreeSet::from([digest]);
+        assert_eq!(
+            remains(std::slice::from_ref(&name), &[STORE]),
+            ours,
+            "a copy without its mark"
+        );
+        assert_eq!(
+            remains(&[format!("{name}{MARK}")], &[STORE]),
+            ours,
+            "a mark without its copy"
+        );
+        assert!(remains(&[name.clone(), format!("{name}{MARK}")], &[STORE]).is_empty());
+        assert!(
+            remains(&[name], &[OTHER_STORE]).is_empty(),
+            "another store may be sending it just now"
+        );
     }
 
     #[test]

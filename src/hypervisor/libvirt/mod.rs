@@ -76,8 +76,8 @@ impl Hypervisor for Libvirt {
         self.host_facts()
     }
 
-    fn observe(&self, set: &Label, store: StoreId) -> Result<HostSeen> {
-        self.look_at(set, store)
+    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
+        self.look_at(set, stores)
     }
 
     fn sets(&self) -> Result<Vec<(Label, StoreId)>> {
@@ -92,8 +92,8 @@ impl Hypervisor for Libvirt {
         self.stored_images()
     }
 
-    fn delete_image(&self, digest: &ImageDigest) -> Result<bool> {
-        self.remove_image(digest)
+    fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
+        self.remove_image(digest, stores)
     }
 
     fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<()> {

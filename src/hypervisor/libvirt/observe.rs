@@ -103,7 +103,7 @@ impl Libvirt {
         Ok(facts)
     }
 
-    pub(super) fn look_at(&self, set: &Label, store: StoreId) -> Result<HostSeen> {
+    pub(super) fn look_at(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
         let c = self.look.get()?;
         let doing = |what: &str| format!("looking at {what} of {}", self.name);
         // Volumes before domains: one that is made in between has its domain in the later list, and is no leftover.
@@ -118,6 +118,7 @@ impl Libvirt {
             used_memory: Bytes(0),
             pool_free: Bytes(space.available),
             bases: images::whole(&volumes),
+            remains: images::remains(&volumes, stores),
             instances: Vec::new(),
             foreign: Vec::new(),
             leftovers: Vec::new(),
@@ -164,9 +165,15 @@ impl Libvirt {
             }
         }
         for volume in volumes {
-            if let Some(revision) = seed::parse_shared_name(set, store, &volume) {
+            let of_seed = |store: &StoreId| seed::parse_shared_name(set, *store, &volume);
+            let of_instance = |store: &StoreId| parse_volume_name(*store, set, &volume);
+            if let Some(revision) = stores.iter().find_map(of_seed) {
                 seen.seeds.push((revision, volume));
-            } else if parse_volume_name(store, set, &volume).is_some_and(|id| !named.contains(&id)) {
+            } else if stores
+                .iter()
+                .find_map(of_instance)
+                .is_some_and(|id| !named.contains(&id))
+            {
                 seen.leftovers.push(volume);
             }
         }

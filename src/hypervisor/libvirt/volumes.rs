@@ -26,13 +26,16 @@ pub fn make(pool: &StoragePool, volume: &Volume<'_>) -> Result<StorageVol> {
     let doing = || format!("making the volume {}", volume.name);
     let xml = domain_xml::volume(volume)
         .map_err(|e| HypervisorError::new(FaultKind::Other, doing(), e.to_string()))?;
-    match StorageVol::create_xml(pool, &xml, 0) {
-        Err(e) if code(&e) == ErrorNumber::StorageVolExist => {
-            delete(pool, volume.name)?;
-            StorageVol::create_xml(pool, &xml, 0).map_err(|e| fault(&e, doing()))
-        }
-        made => made.map_err(|e| fault(&e, doing())),
+    let first = match StorageVol::create_xml(pool, &xml, 0) {
+        Ok(made) => return Ok(made),
+        Err(e) => fault(&e, doing()),
+    };
+    // The drivers have different numbers for "it is there already": looking is surer than reading the error.
+    if pool.lookup_storage_vol_by_name(volume.name).is_err() {
+        return Err(first);
     }
+    delete(pool, volume.name)?;
+    StorageVol::create_xml(pool, &xml, 0).map_err(|e| fault(&e, doing()))
 }
 
 /// Deletes a volume; one that is gone is fine.
