@@ -24,6 +24,8 @@ use crate::plan::action::{InstanceRef, InstanceSpec};
 
 /// ACPI's button is pressed again after so long: a guest that was still booting did not hear the first time.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// How often a guest that did not hear is looked at for its agent.
+const LOOK_FOR_AGENT: Duration = Duration::from_secs(1);
 /// How often a guest that shuts down is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -419,21 +421,28 @@ fn write_metadata(domain: &Domain, meta: &Metadata, doing: impl Fn() -> String) 
 fn ask_to_shut_down(domain: &Domain, patience: Duration, pulse: &Pulse) {
     let began = Instant::now();
     let mut pressed: Option<Instant> = None;
+    let mut agent_heard = false;
+    let mut looked = began;
     while began.elapsed() < patience && !pulse.is_cancelled() {
         match domain.is_active() {
             Ok(true) => pulse.beat(),
-            Ok(false) => return,
-            // The host is judged by the call that follows.
-            Err(_) => return,
+            // An error here is judged by the call that follows.
+            Ok(false) | Err(_) => return,
         }
-        if pressed.is_none_or(|at| at.elapsed() >= PRESS_AGAIN) {
-            pressed = Some(Instant::now());
-            let agent = agent_is_connected(domain)
-                && domain
+        let due = pressed.is_none_or(|at| at.elapsed() >= PRESS_AGAIN);
+        // A guest that was still booting is asked again as soon as its agent is there.
+        if due || (!agent_heard && looked.elapsed() >= LOOK_FOR_AGENT) {
+            looked = Instant::now();
+            let agent = agent_is_connected(domain);
+            if agent && (due || !agent_heard) {
+                agent_heard = domain
                     .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
                     .is_ok();
-            if !agent {
+                pressed = Some(Instant::now());
+            }
+            if due && !agent_heard {
                 let _ = domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN);
+                pressed = Some(Instant::now());
             }
             pulse.beat();
         }
