@@ -140,6 +140,12 @@ fn safe(what: &str, value: &str) -> Result<(), HostUriError> {
     Ok(())
 }
 
+/// Whether the URI goes through an ssh program, which must never ask for a password on a terminal.
+pub fn is_ssh(uri: &str) -> bool {
+    uri.split_once("://")
+        .is_some_and(|(scheme, _)| scheme.ends_with("+ssh"))
+}
+
 /// One form for URIs that mean one host: host names without case, no trailing slash, parameters that only say how to
 /// connect left out.
 pub fn normal(uri: &str) -> String {

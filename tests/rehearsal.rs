@@ -12,35 +12,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use jiff::Timestamp;
-use support::{Stage, wait_for};
+use support::{Runs as _, Stage, steps, wait_for};
 use vmss::store::sqlite::Sqlite;
 use vmss::store::{Holder, Store as _};
-
-/// The steps of a plan as "host verb subject", sorted.
-fn steps(value: &serde_json::Value) -> BTreeSet<String> {
-    let all = value
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|v| v.as_array().cloned().unwrap_or_else(|| vec![v.clone()]));
-    all.map(|s| {
-        let action = &s["action"];
-        let subject = ["id", "digest", "volume"]
-            .iter()
-            .find_map(|k| {
-                action
-                    .get(k)
-                    .or_else(|| action.get("instance").and_then(|i| i.get(k)))
-            })
-            .unwrap();
-        format!(
-            "{} {} {subject}",
-            s["host"].as_str().unwrap(),
-            action["do"].as_str().unwrap()
-        )
-    })
-    .collect()
-}
 
 #[test]
 fn scaling_keeps_balance_and_ids_and_does_exactly_what_was_planned() {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::commands::Context;
 use crate::converge::look;
 use crate::error::{Exit, Result};
-use crate::inventory::{Instance, Phase, Power};
+use crate::inventory::{Instance, Phase, Power, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::observe::ask_all;
 use crate::plan::action::InstanceRef;
@@ -50,7 +50,13 @@ pub struct Line {
 /// Lists the instances.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
-    let lines = lines(ctx.world, &mut target.record);
+    let (lines, unseen) = lines(ctx.world, &mut target.record);
+    for (host, reason) in &unseen {
+        ctx.world.stderr.line(format!(
+            "{} host {host} was not seen: {reason}",
+            ctx.style.warn("warning:")
+        ));
+    }
     if ctx.is_json() {
         ctx.json(&lines);
         return Ok(Exit::Converged);
@@ -94,8 +100,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     Ok(Exit::Converged)
 }
 
-/// The set's instances by id: those seen, and those known to be on hosts that could not be seen.
-pub fn lines(world: &World, record: &mut Record) -> Vec<Line> {
+/// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and those hosts.
+pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
     let set = record.applied.clone();
     let inventory = look(world, &set, record);
     record.absorb(&inventory);
@@ -133,7 +139,11 @@ pub fn lines(world: &World, record: &mut Record) -> Vec<Line> {
         }
     }
     lines.sort_by_key(|l| l.id);
-    lines
+    let unseen = inventory.hosts.iter().filter_map(|h| match &h.view {
+        View::Unseen { reason } => Some((h.name.clone(), reason.clone())),
+        View::Seen(_) => None,
+    });
+    (lines, unseen.collect())
 }
 
 fn state(instance: &Instance) -> &'static str {

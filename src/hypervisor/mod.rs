@@ -6,7 +6,6 @@
 
 pub mod domain_xml;
 pub mod libvirt;
-pub mod metadata_xml;
 pub mod seed;
 
 use std::net::IpAddr;

@@ -9,6 +9,8 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+pub mod simulation;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -268,22 +270,30 @@ impl Stage {
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// A folder with a definition and a store, in which vmss is run.
+pub trait Runs {
+    /// The folder.
+    fn folder(&self) -> &Path;
+    /// The store's file name.
+    fn store_name(&self) -> &str;
 
     /// The vmss binary, in the folder of the definition.
-    pub fn command(&self, args: &str) -> Command {
+    fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmss"));
         command
             .args(args.split_whitespace())
-            .current_dir(self.folder.path())
-            .env("VMSS_STATE", self.path(&self.store))
-            .env("VMSS_CACHE", self.path("cache"))
+            .current_dir(self.folder())
+            .env("VMSS_STATE", self.folder().join(self.store_name()))
+            .env("VMSS_CACHE", self.folder().join("cache"))
             .env_remove("VMSS_FILE")
             .stdin(Stdio::null());
         command
     }
 
     /// Runs vmss to its end.
-    pub fn vmss(&self, args: &str) -> Ran {
+    fn vmss(&self, args: &str) -> Ran {
         let Output {
             status,
             stdout,
@@ -298,24 +308,40 @@ impl Stage {
 
     /// Runs vmss and expects an exit code.
     #[track_caller]
-    pub fn expect(&self, exit: i32, args: &str) -> Ran {
+    fn expect(&self, exit: i32, args: &str) -> Ran {
         let ran = self.vmss(args);
         assert_eq!(ran.exit, exit, "vmss {args}\n{}\n{}", ran.stdout, ran.stderr);
         ran
     }
 
-    /// Runs vmss and kills it with SIGKILL right after it has told `lines` events. Whether it was killed before its end.
-    pub fn kill_after(&self, args: &str, lines: usize) -> bool {
-        let mut child = self
-            .command(args)
-            .args(["--progress", "json"])
+    /// Runs vmss and kills it with SIGKILL right after it has told so many events. Whether it was killed before its end.
+    fn kill_after(&self, args: &str, lines: usize) -> bool
+    where
+        Self: Sized,
+    {
+        let mut told = 0;
+        self.kill_when(args, move |_| {
+            told += 1;
+            told >= lines
+        })
+    }
+
+    /// Runs vmss and kills it with SIGKILL right after the first event that `now` picks. Whether it was killed before its
+    /// end.
+    fn kill_when(&self, args: &str, mut now: impl FnMut(&str) -> bool) -> bool
+    where
+        Self: Sized,
+    {
+        let mut child = (self.command(args).args(["--progress", "json"]))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-        for _ in 0..lines {
-            if told.next().is_none() {
+        for line in BufReader::new(child.stderr.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+        {
+            if now(&line) {
                 break;
             }
         }
@@ -324,7 +350,44 @@ impl Stage {
         child.wait().unwrap();
         alive
     }
+}
 
+impl Runs for Stage {
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+    fn store_name(&self) -> &str {
+        &self.store
+    }
+}
+
+/// The steps of a plan, or of what was done, as "host verb subject", sorted.
+pub fn steps(value: &serde_json::Value) -> std::collections::BTreeSet<String> {
+    let all = value
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|v| v.as_array().cloned().unwrap_or_else(|| vec![v.clone()]));
+    all.map(|s| {
+        let action = &s["action"];
+        let subject = ["id", "digest", "volume"]
+            .iter()
+            .find_map(|k| {
+                action
+                    .get(k)
+                    .or_else(|| action.get("instance").and_then(|i| i.get(k)))
+            })
+            .unwrap();
+        format!(
+            "{} {} {subject}",
+            s["host"].as_str().unwrap(),
+            action["do"].as_str().unwrap()
+        )
+    })
+    .collect()
+}
+
+impl Stage {
     /// Instances per daemon, by name.
     pub fn domains(&self) -> Vec<Vec<String>> {
         self.daemons.iter().map(Daemon::domains).collect()

@@ -1,151 +1,365 @@
-//! Connections: opened when first needed, reopened when dead, never waited for beyond the deadline.
+//! One line to a host's libvirt: opened when first needed, opened again when it broke, never waited for longer than
+//! the deadline, and never given more calls at once than libvirtd serves of one client.
 
-use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
+use std::fmt::Display;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use virt::connect::Connect;
-use virt::error::{Error, ErrorNumber};
-use virt::{error, event};
+use virt::error::{Error, clear_error_callback};
+use virt::event::{event_register_default_impl, event_run_default_impl};
 
-use crate::hypervisor::{FaultKind, HypervisorError};
+use super::fault::Fault;
+use super::traits::Traits;
+use crate::hosturi;
+use crate::hypervisor::{FaultKind, HypervisorError, Pulse};
 
-/// A place for one connection.
-pub struct Slot {
+/// Calls a connection carries at once: libvirtd serves 5 of one client, and keepalive needs one of them.
+pub const MOST_CALLS: u32 = 4;
+
+/// An open connection. Closed on a thread of its own, because closing is a call too and the daemon may hang.
+pub struct Open {
+    connect: Option<Connect>,
+    permits: Permits,
+    traits: OnceLock<Traits>,
+}
+
+impl Open {
+    fn connect(&self) -> &Connect {
+        self.connect
+            .as_ref()
+            .expect("it is taken out only when the whole is dropped")
+    }
+
+    fn is_alive(&self) -> bool {
+        // Answered by the client library alone.
+        self.connect().is_alive().unwrap_or(false)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let connect = self.connect.take();
+        // Without a thread to be had the connection stays open until the process ends: better than to hang here.
+        let closing = thread::Builder::new().name("vmss-close".to_owned());
+        let keep = Arc::new(Mutex::new(connect));
+        let close = Arc::clone(&keep);
+        if closing.spawn(move || drop(lock(&close).take())).is_err() {
+            std::mem::forget(keep);
+        }
+    }
+}
+
+/// A host's connection and how it is made.
+pub struct Line {
     uri: String,
     timeout: Duration,
-    connection: Mutex<Option<Arc<Connect>>>,
+    calls: u32,
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
-impl Slot {
-    /// A connection to `uri`, none yet.
-    pub fn new(uri: &str, timeout: Duration) -> Self {
+#[derive(Default)]
+struct State {
+    open: Option<Arc<Open>>,
+    opening: bool,
+    attempts: u64,
+    failure: Option<HypervisorError>,
+}
+
+impl Line {
+    /// A line that nobody has used yet.
+    pub fn new(uri: &str, timeout: Duration, calls: u32) -> Self {
         Self {
-            uri: with_defaults(uri),
+            uri: uri.to_owned(),
             timeout,
-            connection: Mutex::new(None),
+            calls: calls.clamp(1, MOST_CALLS),
+            state: Mutex::default(),
+            changed: Condvar::new(),
         }
     }
 
-    /// The connection, opened if there is none or it is dead.
-    pub fn get(&self) -> Result<Arc<Connect>, HypervisorError> {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = &*connection
-            && open.is_alive().unwrap_or(false)
-        {
-            return Ok(Arc::clone(open));
+    /// A session on the open connection; opens it if need be. Who comes while another opens it waits for that one's
+    /// outcome, so that a hung host costs one deadline and not one each.
+    pub fn session<'p>(&self, pulse: &'p Pulse) -> Result<Session<'p>, HypervisorError> {
+        let open = self.open()?;
+        pulse.beat();
+        Ok(Session { open, pulse })
+    }
+
+    fn open(&self) -> Result<Arc<Open>, HypervisorError> {
+        let mut state = lock(&self.state);
+        while state.opening {
+            let attempt = state.attempts;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if state.attempts != attempt
+                && let Some(failure) = &state.failure
+            {
+                return Err(failure.clone());
+            }
         }
-        let open = Arc::new(open(&self.uri, self.timeout)?);
-        *connection = Some(Arc::clone(&open));
-        Ok(open)
+        match &state.open {
+            Some(open) if open.is_alive() => return Ok(Arc::clone(open)),
+            _ => state.open = None,
+        }
+        state.opening = true;
+        drop(state);
+        let outcome = self.dial();
+        let mut state = lock(&self.state);
+        state.opening = false;
+        state.attempts += 1;
+        state.failure = outcome.as_ref().err().cloned();
+        state.open = outcome.as_ref().ok().cloned();
+        self.changed.notify_all();
+        outcome
+    }
+
+    /// `virConnectOpen` on a thread that is left behind at the deadline: a stopped daemon accepts and never answers.
+    fn dial(&self) -> Result<Arc<Open>, HypervisorError> {
+        let doing = format!("connecting to {}", self.uri);
+        hosturi::check(&self.uri)
+            .map_err(|e| HypervisorError::new(FaultKind::Denied, &doing, e.to_string()))?;
+        start_event_loop();
+        let uri = with_no_tty(&self.uri);
+        let keepalive = i32::try_from((self.timeout.as_secs() / 6).max(1)).unwrap_or(i32::MAX);
+        let (send, receive) = mpsc::channel();
+        thread::Builder::new()
+            .name("vmss-connect".to_owned())
+            .spawn(move || {
+                let opened = Connect::open(Some(&uri)).map_err(|e| Fault::new("", &e, true));
+                if let Ok(connect) = &opened {
+                    // Drivers inside this process have no daemon to keep alive, and say so.
+                    let _ = connect.set_keep_alive(keepalive, 3);
+                }
+                // Nobody listens any more if the deadline has passed: then the connection is dropped here.
+                let _ = send.send(opened);
+            })
+            .map_err(|e| HypervisorError::new(FaultKind::Other, &doing, e.to_string()))?;
+        // A little less than the caller's own patience, so that it hears the reason and not only the silence.
+        match receive.recv_timeout(self.timeout.mul_f64(0.8)) {
+            Ok(Ok(connect)) => Ok(Arc::new(Open {
+                connect: Some(connect),
+                permits: Permits::new(self.calls),
+                traits: OnceLock::new(),
+            })),
+            Ok(Err(fault)) => {
+                let kind = match fault.error.kind {
+                    FaultKind::Denied => FaultKind::Denied,
+                    _ => FaultKind::Unreachable,
+                };
+                Err(HypervisorError::new(kind, doing, fault.error.message))
+            }
+            Err(_) => Err(HypervisorError::new(
+                FaultKind::TimedOut,
+                doing,
+                format!("no answer within {} s", self.timeout.mul_f64(0.8).as_secs()),
+            )),
+        }
     }
 }
 
-/// ssh must never ask on the terminal of a cron job.
-fn with_defaults(uri: &str) -> String {
-    if uri.contains("+ssh:") && !uri.contains("no_tty=") {
-        let joint = if uri.contains('?') { '&' } else { '?' };
-        return format!("{uri}{joint}no_tty=1");
+/// ssh must never ask on a terminal: nobody may be there, and a progress bar is.
+fn with_no_tty(uri: &str) -> String {
+    if !hosturi::is_ssh(uri) || uri.contains("no_tty=") {
+        return uri.to_owned();
     }
-    uri.to_owned()
+    let mark = if uri.contains('?') { '&' } else { '?' };
+    format!("{uri}{mark}no_tty=1")
 }
 
-/// The event loop must be registered before the first connection and run ever after, or keepalive does nothing and an
-/// idle connection dies. libvirt's own printing of errors would write over progress bars.
-fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        error::clear_error_callback();
-        if event::event_register_default_impl().is_ok() {
-            // Without the thread there is no keepalive: deadlines still hold, only later.
-            let _ = thread::Builder::new()
-                .name("libvirt-events".into())
-                .spawn(|| while event::event_run_default_impl().is_ok() {});
+/// libvirt's own loop, which carries keepalive. Registered before any connection is opened, and run for as long as
+/// the process lives: registered and not run, an idle connection dies after 45 s.
+fn start_event_loop() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        // Or libvirt prints to stderr, over a progress bar.
+        clear_error_callback();
+        if event_register_default_impl().is_err() {
+            return;
         }
+        let _ = thread::Builder::new().name("vmss-events".to_owned()).spawn(|| {
+            loop {
+                if event_run_default_impl().is_err() {
+                    thread::sleep(Duration::from_secs(1));
+                }
+            }
+        });
     });
 }
 
-/// Opens a connection on a thread that is left behind if it takes too long: opening can hang in the daemon, in ssh, in
-/// the network, and none of them can be told to stop.
-fn open(uri: &str, timeout: Duration) -> Result<Connect, HypervisorError> {
-    prepare();
-    let doing = format!("connecting to {uri}");
-    let (tx, rx) = mpsc::channel();
-    let target = uri.to_owned();
-    let opening = move || {
-        let opened = Connect::open(Some(&target)).inspect(|connection| {
-            // A daemon that does not answer is dropped after four missed beats, within the deadline of a call.
-            let interval = i32::try_from(timeout.as_secs() / 6).unwrap_or(5).max(1);
-            // The test driver has no keepalive: it is in this process, or behind a daemon that is only a test.
-            let _ = connection.set_keep_alive(interval, 4);
-        });
-        // Nobody may be waiting any more.
-        let _ = tx.send(opened);
-    };
-    if let Err(e) = thread::Builder::new().name("libvirt-open".into()).spawn(opening) {
-        return Err(HypervisorError::new(FaultKind::Other, doing, e.to_string()));
+/// One method's use of a connection.
+pub struct Session<'p> {
+    open: Arc<Open>,
+    pulse: &'p Pulse,
+}
+
+impl Session<'_> {
+    /// One libvirt call (or a few quick ones): waits for its turn, beats the pulse when it has returned.
+    pub fn call<T>(
+        &self,
+        doing: impl Display,
+        call: impl FnOnce(&Connect) -> Result<T, Error>,
+    ) -> Result<T, Fault> {
+        let turn = self.open.permits.take();
+        let result = call(self.open.connect());
+        drop(turn);
+        self.pulse.beat();
+        result.map_err(|e| self.fault(doing, &e))
     }
-    match rx.recv_timeout(timeout) {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(e)) => {
-            let mut error = fault(&e, doing);
-            if !matches!(error.kind, FaultKind::Denied) {
-                error.kind = FaultKind::Unreachable;
-            }
-            Err(error)
+
+    /// What libvirt said while `doing`; anything it says on a connection that broke means that it broke.
+    pub fn fault(&self, doing: impl Display, error: &Error) -> Fault {
+        Fault::new(doing, error, self.open.is_alive())
+    }
+
+    /// A call that may rightly take longer than the deadline of one (copying a volume): the pulse goes on beating for
+    /// as long as is plausible. A host that dies meanwhile is noticed by keepalive, which ends the call.
+    pub fn long_call<T>(
+        &self,
+        doing: impl Display,
+        plausible: Duration,
+        call: impl FnOnce(&Connect) -> Result<T, Error>,
+    ) -> Result<T, Fault> {
+        let (done, ended) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let tick = Duration::from_millis(500);
+                let mut spent = Duration::ZERO;
+                while spent < plausible && ended.recv_timeout(tick) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    self.pulse.beat();
+                    spent += tick;
+                }
+            });
+            let result = self.call(doing, call);
+            drop(done);
+            result
+        })
+    }
+
+    /// What the daemon is and can do; asked once per connection.
+    pub fn traits(&self) -> Result<&Traits, HypervisorError> {
+        if let Some(traits) = self.open.traits.get() {
+            return Ok(traits);
         }
-        Err(_) => Err(HypervisorError::new(
-            FaultKind::TimedOut,
-            doing,
-            format!("no answer within {} s", timeout.as_secs_f64()),
-        )),
+        let traits = Traits::read(self)?;
+        Ok(self.open.traits.get_or_init(|| traits))
+    }
+
+    /// The pulse of the action this session serves.
+    pub fn pulse(&self) -> &Pulse {
+        self.pulse
+    }
+
+    /// A safe point: an error once the operator has asked to stop.
+    pub fn safe_point(&self, doing: impl Display) -> Result<(), HypervisorError> {
+        if self.pulse.is_cancelled() {
+            return Err(cancelled(doing));
+        }
+        Ok(())
     }
 }
 
-/// The number of an error; one that the crate does not know is an internal error for us too.
-pub fn code(e: &Error) -> ErrorNumber {
-    e.code().unwrap_or(ErrorNumber::InternalError)
+/// Stopped because the operator asked.
+pub fn cancelled(doing: impl Display) -> HypervisorError {
+    HypervisorError::new(FaultKind::Cancelled, doing.to_string(), "stopped on request")
 }
 
-/// What a libvirt error means.
-pub fn fault(e: &Error, doing: impl Into<String>) -> HypervisorError {
-    let message = e.message().trim().to_owned();
-    let lower = message.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
-    let kind = match code(e) {
-        ErrorNumber::NoConnect | ErrorNumber::Rpc | ErrorNumber::InvalidConn => FaultKind::Unreachable,
-        ErrorNumber::AuthFailed
-        | ErrorNumber::AuthCancelled
-        | ErrorNumber::AuthUnavailable
-        | ErrorNumber::AccessDenied
-        | ErrorNumber::OperationDenied => FaultKind::Denied,
-        ErrorNumber::NoStoragePool | ErrorNumber::NoNetwork | ErrorNumber::NoInterface => FaultKind::Missing,
-        ErrorNumber::NoSupport | ErrorNumber::ConfigUnsupported | ErrorNumber::ArgumentUnsupported => {
-            FaultKind::Unsupported
+/// A counting semaphore.
+struct Permits {
+    free: Mutex<u32>,
+    returned: Condvar,
+}
+
+impl Permits {
+    fn new(free: u32) -> Self {
+        Self {
+            free: Mutex::new(free),
+            returned: Condvar::new(),
         }
-        ErrorNumber::OperationTimeout | ErrorNumber::AgentUnresponsive => FaultKind::TimedOut,
-        _ if says(&["no space left", "disk full", "disk quota"]) => FaultKind::NoSpace,
-        _ if says(&["permission denied", "authentication failed"]) => FaultKind::Denied,
-        _ if says(&[
-            "client socket is closed",
-            "connection reset",
-            "broken pipe",
-            "keepalive",
-            "end of file",
-            "cannot recv",
-        ]) =>
-        {
-            FaultKind::Unreachable
+    }
+
+    fn take(&self) -> Turn<'_> {
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
-        _ if says(&[
-            "cannot get interface mtu",
-            "no such device",
-            "network is not active",
-        ]) =>
-        {
-            FaultKind::Missing
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Permits);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.returned.notify_one();
+    }
+}
+
+/// Locks, whatever a thread that panicked left: no invariant of ours spans a lock.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ssh_never_asks_on_a_terminal() {
+        assert_eq!(with_no_tty("qemu+ssh://a/system"), "qemu+ssh://a/system?no_tty=1");
+        assert_eq!(
+            with_no_tty("qemu+ssh://a/system?mode=auto"),
+            "qemu+ssh://a/system?mode=auto&no_tty=1"
+        );
+        for same in ["qemu+ssh://a/system?no_tty=0", "qemu:///system"] {
+            assert_eq!(with_no_tty(same), same);
         }
-        _ => FaultKind::Other,
-    };
-    HypervisorError::new(kind, doing, message)
+    }
+
+    #[test]
+    fn a_refused_uri_is_never_opened() {
+        let line = Line::new("qemu+ext:///system?command=/bin/false", Duration::from_secs(5), 4);
+        let error = line.session(&Pulse::silent()).err().map(|e| e.kind);
+        assert_eq!(error, Some(FaultKind::Denied));
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_unreachable() {
+        let line = Line::new(
+            "qemu+unix:///system?socket=/nonexistent/libvirt-sock",
+            Duration::from_secs(5),
+            4,
+        );
+        let error = line.session(&Pulse::silent()).err().map(|e| e.kind);
+        assert_eq!(error, Some(FaultKind::Unreachable));
+    }
+
+    #[test]
+    fn a_daemon_that_never_answers_is_left_behind_at_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libvirt-sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let uri = format!("qemu+unix:///system?socket={}", path.display());
+        let line = Line::new(&uri, Duration::from_secs(1), 4);
+        let began = std::time::Instant::now();
+        let error = line.session(&Pulse::silent()).err().map(|e| e.kind);
+        assert_eq!(error, Some(FaultKind::TimedOut));
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn no_more_calls_at_once_than_permits() {
+        let permits = Arc::new(Permits::new(2));
+        let (one, two) = (permits.take(), permits.take());
+        let third = Arc::clone(&permits);
+        let waiting = thread::spawn(move || drop(third.take()));
+        thread::sleep(Duration::from_millis(30));
+        assert!(!waiting.is_finished(), "the third must wait");
+        drop(one);
+        waiting.join().unwrap();
+        drop(two);
+    }
 }

@@ -1,319 +1,315 @@
-//! Images on a host: content-addressed, protected, never half.
-//!
-//! libvirt can't rename a volume, so an image is whole when a marker volume of its name with `.ok` lies beside it. Each
-//! store has copies of its own, so that an unmarked one can only be left over from this store's own broken attempt.
+//! Images in the pool: named by content and store, marked once they were read back and found right, never
+//! overwritten, never deleted while anything is backed by them. libvirt itself protects none of this.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 
-use virt::connect::Connect;
-use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 
-use crate::hypervisor::domain_xml::Volume;
-use crate::hypervisor::libvirt::connection::fault;
-use crate::hypervisor::libvirt::{Libvirt, Result, volumes};
-use crate::hypervisor::{FaultKind, HypervisorError, LocalImage, Pulse, Pushed, Stage, StoredImage};
+use super::connection::{Session, cancelled};
+use super::transfer;
+use super::users::{self, Users};
+use super::volume_xml;
+use super::volumes::Pool;
+use crate::hypervisor::domain_xml::metadata::digest;
+use crate::hypervisor::{FaultKind, HypervisorError, LocalImage, Pushed, Stage, StoredImage};
 use crate::model::{ImageDigest, ImageFormat};
 use crate::names::StoreId;
 use crate::units::Bytes;
 
+/// Ending of the empty volume that says: this copy is whole. Its presence is what a pool's list shows without a
+/// call per volume.
 const MARK: &str = ".ok";
 
-/// Name of this store's copy of an image.
-fn volume_name(digest: &ImageDigest, store: StoreId, format: ImageFormat) -> String {
-    format!(
-        "vmss-base-{}-{}.{}",
-        digest.0,
-        &store.0.simple().to_string()[..8],
-        format.as_str()
-    )
+/// A copy's volume: which image, in which format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The volume's name.
+    pub name: String,
+    /// The image.
+    pub digest: ImageDigest,
+    /// The file's format.
+    pub format: ImageFormat,
 }
 
-/// The image whose copy a volume is, by its name.
-fn parse_name(name: &str) -> Option<(ImageDigest, ImageFormat)> {
-    let rest = name.strip_prefix("vmss-base-")?;
-    let (digest, rest) = rest.split_once('-')?;
-    let (_, extension) = rest.split_once('.')?;
-    let format = match extension {
-        "qcow2" => ImageFormat::Qcow2,
-        "raw" => ImageFormat::Raw,
-        _ => return None,
-    };
-    (digest.len() == 64).then(|| (ImageDigest(digest.to_owned()), format))
-}
-
-/// Digests of the whole images among the volumes of these names.
-pub fn whole(names: &[String]) -> BTreeSet<ImageDigest> {
-    let marks: BTreeSet<&str> = names.iter().filter_map(|n| n.strip_suffix(MARK)).collect();
-    names
-        .iter()
-        .filter(|n| marks.contains(n.as_str()))
-        .filter_map(|n| parse_name(n))
-        .map(|(digest, _)| digest)
-        .collect()
-}
-
-/// Digests of images of which only remains are there: copies of `stores` without their mark, marks without their copy.
-pub fn remains(names: &[String], stores: &[StoreId]) -> BTreeSet<ImageDigest> {
-    let whole = whole(names);
-    names
-        .iter()
-        .filter_map(|n| copy_of(n, stores))
-        .filter(|digest| !whole.contains(digest))
-        .collect()
-}
-
-/// The image of which a volume is the copy, or the mark of a copy, that one of `stores` has sent.
-fn copy_of(name: &str, stores: &[StoreId]) -> Option<ImageDigest> {
-    let plain = name.strip_suffix(MARK).unwrap_or(name);
-    let (digest, format) = parse_name(plain)?;
-    stores
-        .iter()
-        .any(|store| volume_name(&digest, *store, format) == plain)
-        .then_some(digest)
-}
-
-/// A whole copy of the image in the pool: its volume and its format.
-pub fn find(pool: &StoragePool, digest: &ImageDigest) -> Result<Option<(StorageVol, ImageFormat)>> {
-    let names = super::observe::volume_names(pool)?;
-    for name in &names {
-        let Some((found, format)) = parse_name(name) else {
-            continue;
-        };
-        if &found == digest && names.contains(&format!("{name}{MARK}")) {
-            let doing = format!("looking for the image {}", digest.short());
-            return Ok(Some((
-                pool.lookup_storage_vol_by_name(name)
-                    .map_err(|e| fault(&e, doing))?,
-                format,
-            )));
+impl Base {
+    /// The name of a store's copy: two stores never write to one volume.
+    pub fn new(digest: &ImageDigest, format: ImageFormat, store: StoreId) -> Self {
+        let tag = &store.0.simple().to_string()[..8];
+        Self {
+            name: format!("vmss-base-{}-{tag}.{}", digest.0, format.as_str()),
+            digest: digest.clone(),
+            format,
         }
     }
-    Ok(None)
+
+    /// Reads a volume's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("vmss-base-")?;
+        let (stem, extension) = rest.split_once('.')?;
+        let (hex, tag) = stem.split_once('-')?;
+        let format = [ImageFormat::Qcow2, ImageFormat::Raw]
+            .into_iter()
+            .find(|f| f.as_str() == extension)?;
+        let tagged = tag.len() == 8 && tag.bytes().all(|b| b.is_ascii_hexdigit());
+        let digest = digest(hex).filter(|_| tagged)?;
+        Some(Self {
+            name: name.to_owned(),
+            digest,
+            format,
+        })
+    }
+
+    /// Whether one of `stores` has sent it.
+    pub fn is_of(&self, stores: &[StoreId]) -> bool {
+        stores
+            .iter()
+            .any(|store| Self::new(&self.digest, self.format, *store) == *self)
+    }
+
+    /// The name of its mark.
+    pub fn mark(&self) -> String {
+        format!("{}{MARK}", self.name)
+    }
 }
 
-impl Libvirt {
-    pub(super) fn push(&self, local: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
-        let connection = self.work.get()?;
-        let pool = self.pool(&connection)?;
-        pulse.beat();
-        let image = &local.image;
-        if find(&pool, &image.digest)?.is_some() {
+/// Whether a volume's name is an image's or its mark's.
+pub fn is_image_volume(name: &str) -> bool {
+    Base::parse(name.strip_suffix(MARK).unwrap_or(name)).is_some()
+}
+
+/// The copies in a list of names, each with whether it is whole.
+pub fn copies(names: &BTreeSet<String>) -> impl Iterator<Item = (Base, bool)> + '_ {
+    names.iter().filter_map(|name| {
+        let copy = Base::parse(name)?;
+        let whole = names.contains(&copy.mark());
+        Some((copy, whole))
+    })
+}
+
+/// A whole copy of the image, the store's own first. That one is looked up by name; others need the pool's list.
+pub fn whole(
+    pool: &Pool<'_, '_>,
+    image: &ImageDigest,
+    format: ImageFormat,
+    store: StoreId,
+) -> Result<Option<Base>, HypervisorError> {
+    let own = Base::new(image, format, store);
+    if still_whole(pool, &own)? {
+        return Ok(Some(own));
+    }
+    let names = pool.names()?;
+    Ok(copies(&names)
+        .find(|(copy, whole)| *whole && copy.digest == *image)
+        .map(|(copy, _)| copy))
+}
+
+/// See [`crate::hypervisor::Hypervisor::push_image`].
+pub fn push(pool: &Pool<'_, '_>, local: &LocalImage, store: StoreId) -> Result<Pushed, HypervisorError> {
+    let image = &local.image;
+    if whole(pool, &image.digest, image.format, store)?.is_some() {
+        return Ok(Pushed::Present);
+    }
+    // On a shared folder another host's daemon may have written the copy: this one doesn't know until it looks.
+    if pool.place()?.0 == "netfs" {
+        pool.refresh();
+        if whole(pool, &image.digest, image.format, store)?.is_some() {
             return Ok(Pushed::Present);
         }
-        pulse.stage(Stage::Upload);
-        let name = volume_name(&image.digest, store, image.format);
-        let length = image.file_size.0;
-        // Declared raw and as long as the file: what is sent is the file, not the disk in it.
-        let volume = volumes::make(
-            &pool,
-            &Volume {
-                name: &name,
-                format: "raw",
-                capacity: length,
-                backing: None,
-            },
-        )?;
-        if let Err(e) = self.fill_image(&connection, &volume, local, pulse) {
-            // Best done at once; if it fails, the next push replaces the unmarked remains.
-            let _ = volumes::delete(&pool, &name);
-            return Err(e);
-        }
-        let mark = format!("{name}{MARK}");
-        volumes::make(
-            &pool,
-            &Volume {
-                name: &mark,
-                format: "raw",
-                capacity: 0,
-                backing: None,
-            },
-        )?;
-        Ok(Pushed::Sent)
     }
-
-    fn fill_image(
-        &self,
-        connection: &Connect,
-        volume: &StorageVol,
-        local: &LocalImage,
-        pulse: &Pulse,
-    ) -> Result<()> {
-        let image = &local.image;
-        if self.is_rehearsal(connection)? {
-            return Ok(());
+    let copy = Base::new(&image.digest, image.format, store);
+    if let Some(left) = pool.find(&copy.name)? {
+        let users = users::of(pool, std::slice::from_ref(&copy))?;
+        if users.is_read(&copy) {
+            // Its mark was lost, and writing to it would destroy every disk it backs.
+            verify(pool, &left, &copy, image.file_size)?;
+            mark(pool, &copy)?;
+            return Ok(Pushed::Present);
         }
-        let doing = format!("sending the image {}", image.digest.short());
-        let file = File::open(&local.path).map_err(|e| {
-            HypervisorError::new(
-                FaultKind::Missing,
-                doing.clone(),
-                format!("{}: {e}", local.path.display()),
-            )
-        })?;
-        volumes::upload(connection, volume, &file, image.file_size.0, &doing, pulse)?;
-        pulse.stage(Stage::Verify);
-        let doing = format!("reading back the image {}", image.digest.short());
-        let found = volumes::digest(connection, volume, image.file_size.0, &doing, pulse)?;
-        if found != image.digest.0 {
-            let message = format!(
-                "the host has {found} where {} was sent: it was deleted again",
-                image.digest.0
-            );
-            return Err(HypervisorError::new(FaultKind::Corrupt, doing, message));
-        }
-        Ok(())
+        pool.delete(&copy.name)?;
     }
-
-    pub(super) fn stored_images(&self) -> Result<Vec<StoredImage>> {
-        let connection = self.look.get()?;
-        let pool = self.pool(&connection)?;
-        let names = super::observe::volume_names(&pool)?;
-        let wholes: BTreeSet<&String> = names
-            .iter()
-            .filter(|n| names.contains(&format!("{n}{MARK}")))
-            .collect();
-        let users = users(&connection, &pool)?;
-        let mut images = Vec::new();
-        for name in &names {
-            let Some((digest, _)) = parse_name(name) else {
-                continue;
-            };
-            let doing = || format!("looking at the image {name}");
-            let volume = pool
-                .lookup_storage_vol_by_name(name)
-                .map_err(|e| fault(&e, doing()))?;
-            let info = volume.info().map_err(|e| fault(&e, doing()))?;
-            let path = volumes::path(&volume, name)?;
-            let mut of = users.by_path.get(&path).cloned().unwrap_or_default();
-            of.extend(users.by_digest.get(&digest).cloned().unwrap_or_default());
-            of.sort_unstable();
-            of.dedup();
-            images.push(StoredImage {
-                digest,
-                volume: name.clone(),
-                allocation: Bytes(info.allocation),
-                whole: wholes.contains(name),
-                users: of,
-            });
-        }
-        images.sort_by(|a, b| (&a.digest, &a.volume).cmp(&(&b.digest, &b.volume)));
-        Ok(images)
+    pool.delete(&copy.mark())?;
+    let sent = send(pool, local, &copy);
+    if sent.is_err() {
+        // Without its mark nobody takes it for whole; deleting it only gives the space back.
+        let _ = pool.delete(&copy.name);
     }
-
-    pub(super) fn remove_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
-        let connection = self.work.get()?;
-        let pool = self.pool(&connection)?;
-        // A copy goes before its mark: what a cut leaves is a mark without a copy, which nobody takes for an image.
-        let mut ours: Vec<String> = (super::observe::volume_names(&pool)?.into_iter())
-            .filter(|n| copy_of(n, stores).as_ref() == Some(digest))
-            .collect();
-        ours.sort_by_key(|n| n.ends_with(MARK));
-        for name in ours {
-            if let Ok(volume) = pool.lookup_storage_vol_by_name(&name) {
-                // Right before the deletion, and domains of any set and store count: each names its image from the
-                // moment it is defined, which is before its overlay is made.
-                let path = volumes::path(&volume, &name)?;
-                let users = users(&connection, &pool)?;
-                if users.by_path.contains_key(&path) || users.by_digest.contains_key(digest) {
-                    return Ok(false);
-                }
-                volumes::delete(&pool, &name)?;
-            }
-        }
-        Ok(true)
-    }
+    sent.map(|()| Pushed::Sent)
 }
 
-/// Who needs which image.
-struct Users {
-    by_path: BTreeMap<String, Vec<String>>,
-    by_digest: BTreeMap<ImageDigest, Vec<String>>,
+fn send(pool: &Pool<'_, '_>, local: &LocalImage, copy: &Base) -> Result<(), HypervisorError> {
+    let session = pool.session();
+    let length = local.image.file_size.0;
+    session.pulse().stage(Stage::Upload);
+    // Declared raw and of the file's own length, so that the daemon makes an empty file of exactly that length; what
+    // format the bytes are is seen at its next look, and said outright wherever a disk is backed by it.
+    let volume = pool.create(&copy.name, volume_xml::raw(&copy.name, length))?;
+    if session.traits()?.simulated {
+        return mark(pool, copy);
+    }
+    let doing = pool.doing(&format!("sending {} as volume", local.path.display()), &copy.name);
+    let mut file = File::open(&local.path)
+        .map_err(|e| HypervisorError::new(FaultKind::Missing, &doing, format!("opening the file: {e}")))?;
+    transfer::upload_file(session, &volume, &mut file, length, &doing)?;
+    verify(pool, &volume, copy, local.image.file_size)?;
+    if session.pulse().is_cancelled() {
+        return Err(cancelled(doing));
+    }
+    mark(pool, copy)
 }
 
-fn users(connection: &Connect, pool: &StoragePool) -> Result<Users> {
-    let mut users = Users {
-        by_path: BTreeMap::new(),
-        by_digest: BTreeMap::new(),
-    };
-    let doing = "looking who uses the images";
-    for volume in pool.list_all_volumes(0).map_err(|e| fault(&e, doing))? {
-        let Ok(name) = volume.name() else { continue };
-        // A volume that went away meanwhile needs nothing.
-        let Ok(xml) = volume.xml_desc(0) else { continue };
-        if let Some(path) = backing_path(&xml) {
-            users.by_path.entry(path).or_default().push(name);
-        }
+fn verify(
+    pool: &Pool<'_, '_>,
+    volume: &StorageVol,
+    copy: &Base,
+    length: Bytes,
+) -> Result<(), HypervisorError> {
+    let session = pool.session();
+    if session.traits()?.simulated {
+        return Ok(());
     }
-    for domain in connection.list_all_domains(0).map_err(|e| fault(&e, doing))? {
-        let Some(meta) = super::observe::metadata(&domain) else {
+    session.pulse().stage(Stage::Verify);
+    let doing = pool.doing("reading back volume", &copy.name);
+    let (hex, read) = transfer::digest(session, volume, length.0, &doing)?;
+    if hex == copy.digest.0 && read == length.0 {
+        return Ok(());
+    }
+    Err(HypervisorError::new(
+        FaultKind::Corrupt,
+        doing,
+        format!(
+            "{read} bytes with SHA-256 {hex} came back, {} with {} were sent",
+            length.0, copy.digest.0
+        ),
+    ))
+}
+
+fn mark(pool: &Pool<'_, '_>, copy: &Base) -> Result<(), HypervisorError> {
+    pool.replace(&copy.mark(), volume_xml::raw(&copy.mark(), 0))
+        .map(|_| ())
+}
+
+/// See [`crate::hypervisor::Hypervisor::images`].
+pub fn list(pool: &Pool<'_, '_>) -> Result<Vec<StoredImage>, HypervisorError> {
+    let names = pool.names()?;
+    let found: Vec<(Base, bool)> = copies(&names).collect();
+    let only: Vec<Base> = found.iter().map(|(copy, _)| copy.clone()).collect();
+    let users = users::of(pool, &only)?;
+    let mut images = Vec::new();
+    for (copy, whole) in found {
+        let Some(volume) = pool.find(&copy.name)? else {
             continue;
         };
-        users
-            .by_digest
-            .entry(meta.image)
-            .or_default()
-            .push(domain.name().unwrap_or_default());
+        let info = pool
+            .session()
+            .call(pool.doing("looking at volume", &copy.name), |_| volume.info())?;
+        images.push(StoredImage {
+            allocation: Bytes(info.allocation),
+            users: users.names(&copy),
+            digest: copy.digest,
+            volume: copy.name,
+            whole,
+        });
     }
-    Ok(users)
+    Ok(images)
 }
 
-/// The path of the volume that this one is an overlay on.
-fn backing_path(xml: &str) -> Option<String> {
-    let document = roxmltree::Document::parse(xml).ok()?;
-    let store = document.descendants().find(|n| n.has_tag_name("backingStore"))?;
-    let path = store.children().find(|n| n.has_tag_name("path"))?.text()?;
-    Some(path.to_owned())
+/// See [`crate::hypervisor::Hypervisor::delete_image`].
+///
+/// The mark goes first: who defines an instance after that finds no whole copy, who defined one before is seen among
+/// the users. If there are any, the mark comes back.
+pub fn delete(pool: &Pool<'_, '_>, image: &ImageDigest, stores: &[StoreId]) -> Result<bool, HypervisorError> {
+    let names = pool.names()?;
+    let found: Vec<(Base, bool)> = copies(&names)
+        .filter(|(c, _)| c.digest == *image && c.is_of(stores))
+        .collect();
+    let only: Vec<Base> = found.iter().map(|(copy, _)| copy.clone()).collect();
+    let used = |users: &Users| only.iter().any(|c| !users.nobody(c));
+    if used(&users::of(pool, &only)?) {
+        return Ok(false);
+    }
+    for (copy, _) in &found {
+        pool.delete(&copy.mark())?;
+    }
+    let users = users::of(pool, &only)?;
+    let mut all = true;
+    for (copy, whole) in &found {
+        if users.nobody(copy) {
+            pool.delete(&copy.name)?;
+        } else {
+            all = false;
+            if *whole {
+                mark(pool, copy)?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Makes the daemon see a copy's format before it is cloned in full: `createXMLFrom` converts from what it believes.
+pub fn settle_format(pool: &Pool<'_, '_>, copy: &Base) -> Result<StorageVol, HypervisorError> {
+    let missing = || {
+        HypervisorError::new(
+            FaultKind::Missing,
+            pool.doing("looking up image", &copy.name),
+            "it has gone",
+        )
+    };
+    for attempt in 0..2 {
+        let volume = pool.find(&copy.name)?.ok_or_else(missing)?;
+        let seen = pool.describe(&volume)?;
+        let format = seen.path(["target", "format"]).and_then(|f| f.get("type"));
+        if format == Some(copy.format.as_str()) || attempt == 1 || pool.session().traits()?.simulated {
+            return Ok(volume);
+        }
+        pool.refresh();
+    }
+    Err(missing())
+}
+
+/// Whether a copy and its mark are both there.
+pub fn still_whole(pool: &Pool<'_, '_>, copy: &Base) -> Result<bool, HypervisorError> {
+    Ok(pool.find(&copy.mark())?.is_some() && pool.find(&copy.name)?.is_some())
+}
+
+/// The path of a copy.
+pub fn path(session: &Session<'_>, volume: &StorageVol) -> Result<String, HypervisorError> {
+    Ok(session.call("asking for an image's path", |_| volume.path())?)
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
-    use crate::plan::testing::{OTHER_STORE, STORE};
 
     #[test]
-    fn only_a_marked_image_is_whole() {
-        let digest = ImageDigest("ab".repeat(32));
-        let name = volume_name(&digest, STORE, ImageFormat::Qcow2);
-        assert_eq!(parse_name(&name), Some((digest.clone(), ImageFormat::Qcow2)));
-        assert!(whole(std::slice::from_ref(&name)).is_empty());
-        assert_eq!(
-            whole(&[name.clone(), format!("{name}{MARK}")]),
-            BTreeSet::from([digest])
+    fn another_stores_copy_is_not_ours() {
+        let digest = ImageDigest("0f".repeat(32));
+        let (ours, theirs) = (
+            StoreId(Uuid::from_u128(5 << 100)),
+            StoreId(Uuid::from_u128(6 << 100)),
         );
-        assert!(whole(&["vmss-base-x.ok".into(), "other.qcow2".into()]).is_empty());
+        let copy = Base::new(&digest, ImageFormat::Raw, ours);
+        assert!(copy.is_of(&[theirs, ours]) && !copy.is_of(&[theirs]));
     }
 
     #[test]
-    fn remains_are_those_of_our_own_stores() {
-        let digest = ImageDigest("ab".repeat(32));
-        let name = volume_name(&digest, STORE, ImageFormat::Raw);
-        let ours = BTreeSet::from([digest]);
-        assert_eq!(
-            remains(std::slice::from_ref(&name), &[STORE]),
-            ours,
-            "a copy without its mark"
-        );
-        assert_eq!(
-            remains(&[format!("{name}{MARK}")], &[STORE]),
-            ours,
-            "a mark without its copy"
-        );
-        assert!(remains(&[name.clone(), format!("{name}{MARK}")], &[STORE]).is_empty());
-        assert!(
-            remains(&[name], &[OTHER_STORE]).is_empty(),
-            "another store may be sending it just now"
-        );
-    }
-
-    #[test]
-    fn the_backing_path_is_read_as_it_is_written() {
-        let xml = "<volume><target><path>/me</path></target><backingStore><path>/a &amp; b</path></backingStore></volume>";
-        assert_eq!(backing_path(xml).as_deref(), Some("/a & b"));
-        assert_eq!(
-            backing_path("<volume><target><path>/me</path></target></volume>"),
-            None
-        );
+    fn names_are_read_as_they_are_written() {
+        let digest = ImageDigest("0f".repeat(32));
+        for format in [ImageFormat::Qcow2, ImageFormat::Raw] {
+            let copy = Base::new(&digest, format, StoreId(Uuid::from_u128(5)));
+            assert_eq!(Base::parse(&copy.name), Some(copy.clone()));
+            assert!(is_image_volume(&copy.name) && is_image_volume(&copy.mark()));
+            assert_eq!(Base::parse(&copy.mark()), None, "a mark is no copy");
+        }
+        for other in [
+            "vmss-base-x-00000000.raw",
+            "debian.qcow2",
+            "web-1-00000000-os.qcow2",
+            "vmss-base-",
+        ] {
+            assert!(!is_image_volume(other), "{other}");
+        }
     }
 }

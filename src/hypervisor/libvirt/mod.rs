@@ -1,33 +1,44 @@
-//! `Hypervisor` over libvirt. All of the virt crate and all raw calls stay in this folder.
+//! A real host: libvirt behind [`Hypervisor`]. Pools, volumes, XML and flags stay below this line.
 //!
-//! A rehearsal host (libvirt's test driver) is served too: domains and volumes live in its memory, nothing is uploaded.
+//! Against libvirt's simulation (`test:///default`, `test+unix://…`) everything works but what moves bytes: an image
+//! is then a volume without content and its mark, a seed a volume without content. That is for rehearsals and tests.
 
+mod addresses;
 mod check;
 mod connection;
+mod create;
+mod delete;
+mod domains;
+mod fault;
 mod images;
-mod lifecycle;
 mod observe;
+mod raw;
+mod seeds;
+mod sets;
+mod traits;
+mod transfer;
+mod users;
+mod volume_xml;
 mod volumes;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::hypervisor::{
-    Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, StoredImage,
+use super::{
+    FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, StoredImage,
 };
 use crate::inventory::HostSeen;
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
+use connection::Line;
+use volumes::Pool;
 
-use connection::Slot;
-
-type Result<T> = std::result::Result<T, HypervisorError>;
-
-/// All hosts reachable by libvirt; each is connected to once, for as long as the process lives.
+/// Opens libvirt hosts: each is connected to once, for as long as the process lives.
 #[derive(Default)]
 pub struct LibvirtHosts {
     open: Mutex<HashMap<(String, String), Arc<Libvirt>>>,
@@ -35,93 +46,125 @@ pub struct LibvirtHosts {
 
 impl Hosts for LibvirtHosts {
     fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (host.uri.clone(), host.pool.clone());
-        Arc::clone(
-            open.entry(key)
-                .or_insert_with(|| Arc::new(Libvirt::new(host, limits))),
-        ) as Arc<dyn Hypervisor>
+        let mut open = connection::lock(&self.open);
+        let known = open
+            .entry(key)
+            .or_insert_with(|| Arc::new(Libvirt::new(host, limits)));
+        Arc::clone(known) as Arc<dyn Hypervisor>
     }
 }
 
-/// One libvirt host.
+/// One libvirt host, with two connections: one for work and one for looking, so that a host that is busy creating
+/// still answers what it has.
 pub struct Libvirt {
-    name: Label,
     pool: String,
-    /// For calls that change something, and may take their time.
-    work: Slot,
-    /// For looking: never waits behind work, since libvirtd serves few calls of one connection at once.
-    look: Slot,
-    /// Shared seeds whose content was found right by this process.
-    seeds: Mutex<std::collections::HashSet<String>>,
-    /// Held while a shared seed is made, so that two instances do not both make it.
-    seed_making: Mutex<()>,
+    work: Line,
+    look: Line,
+    seeds: seeds::Checked,
+    cached_disks: AtomicBool,
 }
 
 impl Libvirt {
-    fn new(host: &Host, limits: &Limits) -> Self {
+    /// The host; nothing is opened yet.
+    pub fn new(host: &Host, limits: &Limits) -> Self {
+        let line = || Line::new(&host.uri, limits.call_timeout, limits.calls_per_host);
         Self {
-            name: host.name.clone(),
             pool: host.pool.clone(),
-            work: Slot::new(&host.uri, limits.call_timeout),
-            look: Slot::new(&host.uri, limits.call_timeout),
-            seeds: Mutex::default(),
-            seed_making: Mutex::default(),
+            work: line(),
+            look: line(),
+            seeds: seeds::Checked::default(),
+            cached_disks: AtomicBool::new(false),
         }
     }
 }
 
 impl Hypervisor for Libvirt {
-    fn facts(&self) -> Result<HostFacts> {
-        self.host_facts()
+    fn facts(&self) -> Result<HostFacts, HypervisorError> {
+        let pulse = Pulse::silent();
+        observe::facts(&self.look.session(&pulse)?, &self.pool)
     }
 
-    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
-        self.look_at(set, stores)
+    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError> {
+        let pulse = Pulse::silent();
+        observe::observe(&self.look.session(&pulse)?, &self.pool, set, stores)
     }
 
-    fn sets(&self) -> Result<Vec<(Label, StoreId)>> {
-        self.all_sets()
+    fn sets(&self) -> Result<Vec<(Label, StoreId)>, HypervisorError> {
+        let pulse = Pulse::silent();
+        sets::sets(&self.look.session(&pulse)?)
     }
 
-    fn push_image(&self, image: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
-        self.push(image, store, pulse)
+    fn push_image(
+        &self,
+        image: &LocalImage,
+        store: StoreId,
+        pulse: &Pulse,
+    ) -> Result<Pushed, HypervisorError> {
+        let session = self.work.session(pulse)?;
+        images::push(&Pool::open(&session, &self.pool)?, image, store)
     }
 
-    fn images(&self) -> Result<Vec<StoredImage>> {
-        self.stored_images()
+    fn images(&self) -> Result<Vec<StoredImage>, HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.look.session(&pulse)?;
+        images::list(&Pool::open(&session, &self.pool)?)
     }
 
-    fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
-        self.remove_image(digest, stores)
+    fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool, HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.work.session(&pulse)?;
+        images::delete(&Pool::open(&session, &self.pool)?, digest, stores)
     }
 
-    fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<()> {
-        self.make(spec, model, pulse)
+    fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<(), HypervisorError> {
+        create::create(self, &self.work.session(pulse)?, spec, model)
     }
 
-    fn start(&self, instance: &InstanceRef) -> Result<()> {
-        self.start_ours(instance)
+    fn start(&self, instance: &InstanceRef) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        create::start(&self.work.session(&pulse)?, instance)
     }
 
-    fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
-        self.unmake(instance, shutdown, pulse)
+    fn delete(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        delete::delete(self, &self.work.session(pulse)?, instance, shutdown)
     }
 
-    fn delete_volume(&self, name: &str) -> Result<()> {
-        let pool = self.pool(&*self.work.get()?)?;
-        volumes::delete(&pool, name)
+    fn delete_volume(&self, name: &str) -> Result<(), HypervisorError> {
+        if images::is_image_volume(name) {
+            // Others' disks may be backed by it: images go by `delete_image`, which looks.
+            return Err(HypervisorError::new(
+                FaultKind::NotOurs,
+                format!("deleting volume {name}"),
+                "it is an image's",
+            ));
+        }
+        let pulse = Pulse::silent();
+        let session = self.work.session(&pulse)?;
+        seeds::forget(&self.seeds, name);
+        Pool::open(&session, &self.pool)?.delete(name)
     }
 
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>> {
-        self.find_addresses(instance)
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError> {
+        let pulse = Pulse::silent();
+        addresses::addresses(&self.look.session(&pulse)?, instance)
     }
 
-    fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize> {
-        self.take_over(set, from, to)
+    fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize, HypervisorError> {
+        let pulse = Pulse::silent();
+        sets::adopt(&self.work.session(&pulse)?, set, from, to)
     }
 
     fn check(&self, model: &Model) -> Vec<Finding> {
-        self.check_all(model)
+        let pulse = Pulse::silent();
+        match self.look.session(&pulse) {
+            Ok(session) => check::check(&session, &self.pool, model),
+            Err(error) => vec![check::unreachable(error)],
+        }
     }
 }

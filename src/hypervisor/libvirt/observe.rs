@@ -1,277 +1,264 @@
-//! Looking at a host: facts, the set's instances, who manages them, addresses.
+//! Looking: one list of the pool, one of the domains, then a call or two for each domain that runs or is ours.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
-use virt::connect::Connect;
-use virt::domain::{Domain, DomainState};
-use virt::error::ErrorNumber;
-use virt::storage_pool::StoragePool;
+use virt::domain::{Domain, DomainShutoffReason, DomainState, DomainStateReason};
+use virt::enumutil::Enum;
 use virt::sys;
 
-use crate::hypervisor::libvirt::connection::{code, fault};
-use crate::hypervisor::libvirt::{Libvirt, Result, images};
-use crate::hypervisor::{FaultKind, HostFacts, HypervisorError, metadata_xml, seed};
-use crate::inventory::{HostSeen, Instance, Metadata, Power};
+use super::connection::Session;
+use super::domains;
+use super::fault::optional;
+use super::images;
+use super::traits::version;
+use super::volumes::Pool;
+use crate::hypervisor::seed::parse_shared_name;
+use crate::hypervisor::{FaultKind, HostFacts, HypervisorError};
+use crate::inventory::{HostSeen, Instance, Power};
 use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
-use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
-/// The facts in a domain's metadata, if vmss wrote any.
-pub fn metadata(domain: &Domain) -> Option<Metadata> {
-    let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).ok()?;
-    metadata_xml::parse(&domain.metadata(kind, Some(metadata_xml::NAMESPACE), 0).ok()?)
+/// What is promised to domains.
+#[derive(Default)]
+struct Promised {
+    vcpus: u32,
+    memory: Bytes,
+    running: u32,
 }
 
-/// Names of all volumes of a pool. The names come with the list: one call.
-pub fn volume_names(pool: &StoragePool) -> Result<Vec<String>> {
-    let doing = "listing the volumes of the pool";
-    let volumes = pool.list_all_volumes(0).map_err(|e| fault(&e, doing))?;
-    volumes
-        .iter()
-        .map(|v| v.name().map_err(|e| fault(&e, doing)))
-        .collect()
-}
-
-fn power(state: DomainState) -> Power {
-    match state {
-        DomainState::Running | DomainState::Blocked | DomainState::NoState => Power::Running,
-        DomainState::Paused | DomainState::PMSuspended => Power::Paused,
-        DomainState::Shutdown => Power::ShuttingDown,
-        DomainState::Shutoff => Power::Off,
-        DomainState::Crashed => Power::Crashed,
+impl Promised {
+    fn add(&mut self, other: &Self) {
+        self.vcpus = self.vcpus.saturating_add(other.vcpus);
+        self.memory = self.memory + other.memory;
+        self.running += other.running;
     }
 }
 
-/// "9.0.0" of libvirt's 9000000.
-fn version(number: u32) -> String {
-    format!(
-        "{}.{}.{}",
-        number / 1_000_000,
-        number / 1000 % 1000,
-        number % 1000
-    )
-}
+/// Calls in flight while looking: one less than a connection carries, so that a second look isn't kept waiting.
+const WORKERS: usize = 3;
 
-impl Libvirt {
-    /// The host's pool.
-    pub(super) fn pool(&self, connection: &Connect) -> Result<StoragePool> {
-        connection
-            .lookup_storage_pool_by_name(&self.pool)
-            .map_err(|e| fault(&e, format!("looking for the pool {} of {}", self.pool, self.name)))
-    }
+/// Fewer domains than this are looked at by one thread.
+const WORTH_A_THREAD: usize = 16;
 
-    /// Whether the host is libvirt's test driver.
-    pub(super) fn is_rehearsal(&self, connection: &Connect) -> Result<bool> {
-        let kind = connection
-            .driver_type()
-            .map_err(|e| fault(&e, "asking for the driver"))?;
-        Ok(kind.eq_ignore_ascii_case("test"))
-    }
-
-    pub(super) fn host_facts(&self) -> Result<HostFacts> {
-        let c = self.look.get()?;
-        let doing = |what: &str| format!("asking {} for {what}", self.name);
-        let node = c.node_info().map_err(|e| fault(&e, doing("its size")))?;
-        let pool = self.pool(&c)?.info().map_err(|e| fault(&e, doing("its pool")))?;
-        let kind = c.driver_type().map_err(|e| fault(&e, doing("its driver")))?;
-        let hypervisor = c.hyp_version().map(version).unwrap_or_default();
-        let mut facts = HostFacts {
-            hostname: c.hostname().map_err(|e| fault(&e, doing("its name")))?,
-            libvirt: version(c.lib_version().map_err(|e| fault(&e, doing("its version")))?),
-            hypervisor: format!("{kind} {hypervisor}"),
-            kvm: c
-                .capabilities()
-                .is_ok_and(|xml| xml.contains("<domain type='kvm'")),
-            cpus: node.cpus,
-            memory: Bytes(node.memory << 10),
-            used_vcpus: 0,
-            used_memory: Bytes(0),
-            running: 0,
-            pool_size: Bytes(pool.capacity),
-            pool_free: Bytes(pool.available),
-        };
-        for domain in c
-            .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            .map_err(|e| fault(&e, doing("its domains")))?
-        {
-            // A domain that ends meanwhile uses nothing.
-            let Ok(info) = domain.info() else { continue };
-            facts.running += 1;
-            facts.used_vcpus += info.nr_virt_cpu;
-            facts.used_memory = facts.used_memory + Bytes(info.max_mem << 10);
-        }
-        Ok(facts)
-    }
-
-    pub(super) fn look_at(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
-        let c = self.look.get()?;
-        let doing = |what: &str| format!("looking at {what} of {}", self.name);
-        // Volumes before domains: one that is made in between has its domain in the later list, and is no leftover.
-        let pool = self.pool(&c)?;
-        let volumes = volume_names(&pool)?;
-        let space = pool.info().map_err(|e| fault(&e, doing("the pool")))?;
-        let node = c.node_info().map_err(|e| fault(&e, doing("the size")))?;
-        let mut seen = HostSeen {
-            cpus: node.cpus,
-            memory: Bytes(node.memory << 10),
-            used_vcpus: 0,
-            used_memory: Bytes(0),
-            pool_free: Bytes(space.available),
-            bases: images::whole(&volumes),
-            remains: images::remains(&volumes, stores),
-            instances: Vec::new(),
-            foreign: Vec::new(),
-            leftovers: Vec::new(),
-            seeds: Vec::new(),
-        };
-        let mut named: std::collections::HashSet<InstanceId> = std::collections::HashSet::new();
-        for domain in c
-            .list_all_domains(0)
-            .map_err(|e| fault(&e, doing("the domains")))?
-        {
-            let name = domain.name().map_err(|e| fault(&e, doing("a domain")))?;
-            let info = match domain.info() {
-                Ok(info) => info,
-                // It was deleted while the list was read.
-                Err(e) if code(&e) == ErrorNumber::NoDomain => continue,
-                Err(e) => return Err(fault(&e, doing(&format!("the domain {name}")))),
-            };
-            let power = power(info.state.unwrap_or(DomainState::NoState));
-            let id = parse_instance_name(set, &name);
-            named.extend(id);
-            let meta = id.and_then(|_| metadata(&domain));
-            let ours = match (id, meta) {
-                (Some(id), Some(meta)) if &meta.set == set && meta.id == id => {
-                    let uuid = domain
-                        .uuid()
-                        .map_err(|e| fault(&e, doing(&format!("the domain {name}"))))?;
-                    seen.instances.push(Instance {
-                        id,
-                        uuid,
-                        power,
-                        meta,
-                    });
-                    true
-                }
-                (Some(id), _) => {
-                    seen.foreign.push(id);
-                    false
-                }
-                (None, _) => false,
-            };
-            if ours || !matches!(power, Power::Off | Power::Crashed) {
-                seen.used_vcpus += info.nr_virt_cpu;
-                seen.used_memory = seen.used_memory + Bytes(info.max_mem << 10);
-            }
-        }
-        for volume in volumes {
-            let of_seed = |store: &StoreId| seed::parse_shared_name(set, *store, &volume);
-            let of_instance = |store: &StoreId| parse_volume_name(*store, set, &volume);
-            if let Some(revision) = stores.iter().find_map(of_seed) {
-                seen.seeds.push((revision, volume));
-            } else if stores
-                .iter()
-                .find_map(of_instance)
-                .is_some_and(|id| !named.contains(&id))
-            {
-                seen.leftovers.push(volume);
-            }
-        }
-        Ok(seen)
-    }
-
-    pub(super) fn all_sets(&self) -> Result<Vec<(Label, StoreId)>> {
-        let c = self.look.get()?;
-        let domains = c
-            .list_all_domains(0)
-            .map_err(|e| fault(&e, format!("looking at the domains of {}", self.name)))?;
-        let mut sets: Vec<_> = domains
+/// See [`crate::hypervisor::Hypervisor::observe`].
+pub fn observe(
+    session: &Session<'_>,
+    pool: &str,
+    set: &Label,
+    stores: &[StoreId],
+) -> Result<HostSeen, HypervisorError> {
+    let pool = Pool::open(session, pool)?;
+    // Volumes before domains: an instance that another process is making has its domain before its volumes, so a
+    // volume in this list without a domain in the next has none.
+    let volumes = pool.names()?;
+    let (cpus, memory) = node(session)?;
+    let mut seen = HostSeen {
+        cpus,
+        memory,
+        used_vcpus: 0,
+        used_memory: Bytes(0),
+        pool_free: room(&pool)?.1,
+        bases: images::copies(&volumes)
+            .filter(|(_, whole)| *whole)
+            .map(|(copy, _)| copy.digest)
+            .collect(),
+        remains: images::copies(&volumes)
+            .filter(|(copy, whole)| !whole && copy.is_of(stores))
+            .map(|(copy, _)| copy.digest)
+            .collect(),
+        instances: Vec::new(),
+        foreign: Vec::new(),
+        leftovers: Vec::new(),
+        seeds: volumes
             .iter()
-            .filter_map(metadata)
-            .map(|m| (m.set, m.store))
-            .collect();
-        sets.sort_unstable();
-        sets.dedup();
-        Ok(sets)
-    }
-
-    /// The domain of `instance`, found by UUID and proved to be ours; `None` if it is gone.
-    pub(super) fn ours(
-        &self,
-        connection: &Connect,
-        instance: &InstanceRef,
-    ) -> Result<Option<(Domain, Metadata)>> {
-        let doing = || format!("looking for {} on {}", instance.name, self.name);
-        let domain = match connection.lookup_domain_by_uuid(instance.uuid) {
-            Ok(domain) => domain,
-            Err(e) if code(&e) == ErrorNumber::NoDomain => return Ok(None),
-            Err(e) => return Err(fault(&e, doing())),
-        };
-        match metadata(&domain) {
-            Some(meta)
-                if meta.set == instance.set && meta.store == instance.store && meta.id == instance.id =>
-            {
-                Ok(Some((domain, meta)))
-            }
-            _ => Err(HypervisorError::new(
-                FaultKind::NotOurs,
-                doing(),
-                "the domain with its UUID does not say that it is this instance; it was left untouched",
-            )),
+            .filter_map(|name| {
+                let revision = stores
+                    .iter()
+                    .find_map(|store| parse_shared_name(*store, set, name))?;
+                Some((revision, name.clone()))
+            })
+            .collect(),
+    };
+    let mut promised = Promised::default();
+    let mut taken = BTreeSet::new();
+    for sight in side_by_side(&all(session)?, |domain| sight(session, set, domain))? {
+        promised.add(&sight.promised);
+        taken.extend(sight.id);
+        match (sight.id, sight.instance) {
+            (_, Some(instance)) => seen.instances.push(instance),
+            (Some(id), None) if !sight.gone => seen.foreign.push(id),
+            _ => {}
         }
     }
-
-    pub(super) fn find_addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>> {
-        /// Seconds a guest agent may take.
-        const PATIENCE: i32 = 3;
-        let c = self.look.get()?;
-        let Some((domain, _)) = self.ours(&c, instance)? else {
-            return Ok(Vec::new());
-        };
-        if agent_is_connected(&domain) {
-            // SAFETY: the pointer is that of a domain which lives longer than the call. Its failure only leaves the
-            // default patience in force.
-            let _ = unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), PATIENCE, 0) };
-            if let Some(found) = ask(&domain, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT) {
-                return Ok(found);
-            }
-        }
-        let sources = [
-            sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-            sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-        ];
-        Ok(sources
-            .into_iter()
-            .find_map(|source| ask(&domain, source))
-            .unwrap_or_default())
-    }
-}
-
-/// Addresses that one source knows; `None` if it knows none, or can't be asked.
-fn ask(domain: &Domain, source: sys::virDomainInterfaceAddressesSource) -> Option<Vec<IpAddr>> {
-    let interfaces = domain.interface_addresses(source, 0).ok()?;
-    let mut found: Vec<IpAddr> = (interfaces.iter())
-        .filter(|i| i.hwaddr.as_deref().is_some_and(|mac| mac != "00:00:00:00:00:00"))
-        .flat_map(|i| &i.addrs)
-        .filter_map(|a| a.addr.parse().ok())
-        .filter(|a| match a {
-            IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
-            IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
+    seen.leftovers = volumes
+        .into_iter()
+        .filter(|name| {
+            let id = stores
+                .iter()
+                .find_map(|store| parse_volume_name(*store, set, name));
+            id.is_some_and(|id| !taken.contains(&id))
         })
         .collect();
-    found.sort_unstable();
-    found.dedup();
-    (!found.is_empty()).then_some(found)
+    // Threads answer in any order; whoever reads an inventory shall not see that.
+    seen.instances.sort_by_key(|i| i.id);
+    seen.foreign.sort();
+    (seen.used_vcpus, seen.used_memory) = (promised.vcpus, promised.memory);
+    Ok(seen)
 }
 
-/// Whether the guest's agent has opened its channel: asking one that has not would block until its time-out.
-pub fn agent_is_connected(domain: &Domain) -> bool {
-    let Ok(xml) = domain.xml_desc(0) else { return false };
-    let Ok(document) = roxmltree::Document::parse(&xml) else {
-        return false;
+/// Domains of every kind; their names, UUIDs and whether they run come with the list.
+pub fn all(session: &Session<'_>) -> Result<Vec<Domain>, HypervisorError> {
+    Ok(session.call("listing domains", |c| c.list_all_domains(0))?)
+}
+
+/// Looks at domains with several calls in flight: most of a call is waiting for its answer. Results in any order.
+fn side_by_side<T: Send>(
+    domains: &[Domain],
+    look: impl Fn(&Domain) -> Result<T, HypervisorError> + Sync,
+) -> Result<Vec<T>, HypervisorError> {
+    let share = domains.len().div_ceil(WORKERS).max(WORTH_A_THREAD);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = domains
+            .chunks(share)
+            .map(|part| scope.spawn(|| part.iter().map(&look).collect::<Result<Vec<T>, _>>()))
+            .collect();
+        let mut all = Vec::with_capacity(domains.len());
+        for worker in workers {
+            let part = worker.join().unwrap_or_else(|_| {
+                Err(HypervisorError::new(
+                    FaultKind::Other,
+                    "looking at domains",
+                    "a thread of vmss panicked",
+                ))
+            })?;
+            all.extend(part);
+        }
+        Ok(all)
+    })
+}
+
+/// One domain as far as it matters to a set.
+#[derive(Default)]
+struct Sight {
+    /// The instance whose name it has.
+    id: Option<InstanceId>,
+    /// The instance it is.
+    instance: Option<Instance>,
+    /// Whether it went while it was looked at.
+    gone: bool,
+    promised: Promised,
+}
+
+fn sight(session: &Session<'_>, set: &Label, domain: &Domain) -> Result<Sight, HypervisorError> {
+    let name = domain.name().unwrap_or_default();
+    let mut sight = Sight {
+        id: parse_instance_name(set, &name),
+        ..Sight::default()
     };
-    let mut targets = document.descendants().filter(|n| n.has_tag_name("target"));
-    targets.any(|n| {
-        n.attribute("name") == Some("org.qemu.guest_agent.0") && n.attribute("state") == Some("connected")
+    let meta = match sight.id {
+        None => None,
+        Some(id) => match domains::read(session, domain, &name) {
+            Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => {
+                sight.gone = true;
+                return Ok(sight);
+            }
+            other => other?.filter(|m| m.set == *set && m.id == id),
+        },
+    };
+    if meta.is_none() && domain.id().is_none() {
+        return Ok(sight);
+    }
+    let Some((power, promised)) = look(session, domain, &name)? else {
+        sight.gone = true;
+        return Ok(sight);
+    };
+    sight.promised = promised;
+    if let (Some(meta), Ok(uuid)) = (meta, domain.uuid()) {
+        sight.instance = Some(Instance {
+            id: meta.id,
+            uuid,
+            power,
+            meta,
+        });
+    }
+    Ok(sight)
+}
+
+/// A domain's power and what it was promised; `None` if it has gone.
+fn look(
+    session: &Session<'_>,
+    domain: &Domain,
+    name: &str,
+) -> Result<Option<(Power, Promised)>, HypervisorError> {
+    let doing = format_args!("looking at domain {name}");
+    let Some(info) = optional(session.call(doing, |_| domain.info()), sys::VIR_ERR_NO_DOMAIN)? else {
+        return Ok(None);
+    };
+    let promised = Promised {
+        vcpus: info.nr_virt_cpu,
+        memory: Bytes(info.max_mem.saturating_mul(1024)),
+        running: u32::from(domain.id().is_some()),
+    };
+    let power = match info.state.known() {
+        Some(DomainState::Paused | DomainState::PMSuspended) => Power::Paused,
+        Some(DomainState::Shutdown) => Power::ShuttingDown,
+        Some(DomainState::Crashed) => Power::Crashed,
+        Some(DomainState::Shutoff) => {
+            // Only one that is off needs the second question: why.
+            let state = session.call(format_args!("looking at domain {name}"), |_| domain.state());
+            let crashed = matches!(
+                optional(state, sys::VIR_ERR_NO_DOMAIN)?,
+                Some((_, Enum::Known(DomainStateReason::Shutoff(reason)))) if reason.is(DomainShutoffReason::Crashed)
+            );
+            if crashed { Power::Crashed } else { Power::Off }
+        }
+        _ => Power::Running,
+    };
+    Ok(Some((power, promised)))
+}
+
+fn node(session: &Session<'_>) -> Result<(u32, Bytes), HypervisorError> {
+    let node = session.call("asking for CPUs and memory", |c| c.node_info())?;
+    Ok((node.cpus, Bytes(node.memory.saturating_mul(1024))))
+}
+
+/// Size and free space of the pool, as of its last change or refresh.
+fn room(pool: &Pool<'_, '_>) -> Result<(Bytes, Bytes), HypervisorError> {
+    let info = pool
+        .session()
+        .call(format_args!("looking at pool {}", pool.name), |_| {
+            pool.handle.info()
+        })?;
+    Ok((Bytes(info.capacity), Bytes(info.available)))
+}
+
+/// See [`crate::hypervisor::Hypervisor::facts`].
+pub fn facts(session: &Session<'_>, pool: &str) -> Result<HostFacts, HypervisorError> {
+    let pool = Pool::open(session, pool)?;
+    let traits = session.traits()?;
+    let hostname = session.call("asking for the host's name", |c| c.hostname())?;
+    let (cpus, memory) = node(session)?;
+    let (pool_size, pool_free) = room(&pool)?;
+    let mut running = all(session)?;
+    running.retain(|d| d.id().is_some());
+    let mut promised = Promised::default();
+    for (_, of_one) in side_by_side(&running, |d| look(session, d, &d.name().unwrap_or_default()))?
+        .into_iter()
+        .flatten()
+    {
+        promised.add(&of_one);
+    }
+    Ok(HostFacts {
+        hostname,
+        libvirt: version(traits.libvirt),
+        hypervisor: format!("{} {}", traits.hypervisor.0, version(traits.hypervisor.1)),
+        kvm: traits.kvm(),
+        cpus,
+        memory,
+        used_vcpus: promised.vcpus,
+        used_memory: promised.memory,
+        running: promised.running,
+        pool_size,
+        pool_free,
     })
 }

@@ -1,0 +1,107 @@
+//! Domains that are ours, told from others by what their own metadata says.
+
+use virt::domain::Domain;
+use virt::sys;
+
+use super::connection::Session;
+use super::fault::{Fault, optional};
+use crate::hypervisor::domain_xml::metadata::{self, NAMESPACE, PREFIX};
+use crate::hypervisor::{FaultKind, HypervisorError};
+use crate::inventory::{Metadata, Phase};
+use crate::plan::action::InstanceRef;
+
+/// `VIR_DOMAIN_METADATA_ELEMENT` in the type that the crate's calls take.
+const ELEMENT: i32 = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+
+/// A domain whose metadata names the set, store and id that were asked for.
+pub struct Owned {
+    /// libvirt's handle.
+    pub domain: Domain,
+    /// What its metadata says.
+    pub meta: Metadata,
+}
+
+/// The instance's domain by UUID; `None` if there is none.
+///
+/// # Errors
+/// `NotOurs` if the domain's metadata names another owner or none.
+pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owned>, HypervisorError> {
+    let doing = format!("looking up domain {}", instance.name);
+    let uuid = instance.uuid.to_string();
+    let found = session.call(&doing, |c| c.lookup_domain_by_uuid_string(&uuid));
+    let Some(domain) = optional(found, sys::VIR_ERR_NO_DOMAIN)? else {
+        return Ok(None);
+    };
+    let Some(meta) = read(session, &domain, &instance.name)? else {
+        return Err(not_ours(&doing, "it has no metadata that vmss understands"));
+    };
+    if (&meta.set, meta.store, meta.id) != (&instance.set, instance.store, instance.id) {
+        return Err(not_ours(
+            &doing,
+            &format!(
+                "its metadata says it is {}-{} of store {}",
+                meta.set, meta.id, meta.store
+            ),
+        ));
+    }
+    Ok(Some(Owned { domain, meta }))
+}
+
+/// Refuses if a domain of that name is there: it has another UUID, so it is somebody else's.
+pub fn refuse_namesake(session: &Session<'_>, name: &str) -> Result<(), HypervisorError> {
+    let doing = format!("looking up domain {name}");
+    let found = session.call(&doing, |c| c.lookup_domain_by_name(name));
+    match optional(found, sys::VIR_ERR_NO_DOMAIN)? {
+        None => Ok(()),
+        Some(_) => Err(not_ours(
+            &doing,
+            "a domain of that name is there and isn't this instance",
+        )),
+    }
+}
+
+/// The domain's metadata; `None` if it has none, or none that is understood.
+pub fn read(session: &Session<'_>, domain: &Domain, name: &str) -> Result<Option<Metadata>, Fault> {
+    let text = session.call(format_args!("reading metadata of domain {name}"), |_| {
+        domain.metadata(ELEMENT, Some(NAMESPACE), 0)
+    });
+    match text {
+        Ok(xml) => Ok(metadata::parse(&xml).ok()),
+        Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN_METADATA) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Writes the metadata, to the running domain and to its definition alike.
+pub fn write(session: &Session<'_>, domain: &Domain, meta: &Metadata) -> Result<(), HypervisorError> {
+    let name = crate::names::instance_name(&meta.set, meta.id);
+    let doing = format!("writing metadata of domain {name}");
+    let xml = metadata::element(meta)
+        .to_xml()
+        .map_err(|e| HypervisorError::new(FaultKind::Other, &doing, e.to_string()))?;
+    let set = |flags: u32| {
+        session.call(&doing, |_| {
+            domain.set_metadata(ELEMENT, Some(&xml), Some(PREFIX), Some(NAMESPACE), flags)
+        })
+    };
+    let both = sys::VIR_DOMAIN_AFFECT_LIVE | sys::VIR_DOMAIN_AFFECT_CONFIG;
+    match set(both) {
+        // It is off, so it has a definition only.
+        Err(fault) if fault.is(sys::VIR_ERR_OPERATION_INVALID) => Ok(set(sys::VIR_DOMAIN_AFFECT_CONFIG)?),
+        other => Ok(other?),
+    }
+}
+
+/// Writes a new phase.
+pub fn mark(session: &Session<'_>, owned: &mut Owned, phase: Phase) -> Result<(), HypervisorError> {
+    if owned.meta.phase == phase {
+        return Ok(());
+    }
+    owned.meta.phase = phase;
+    write(session, &owned.domain, &owned.meta)
+}
+
+/// Somebody else's: left alone.
+pub fn not_ours(doing: &str, why: &str) -> HypervisorError {
+    HypervisorError::new(FaultKind::NotOurs, doing, format!("{why}; it was left untouched"))
+}

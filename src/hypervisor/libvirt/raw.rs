@@ -1,0 +1,154 @@
+//! What the `virt` crate lacks or does wrong, called directly. The only unsafe code of vmss.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::ptr;
+
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::stream::Stream;
+use virt::sys;
+
+/// What a sparse download gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes, now in the buffer.
+    Data(usize),
+    /// So many zeroes that weren't sent.
+    Hole(u64),
+    /// The end.
+    End,
+}
+
+/// Tells the other side to skip `length` bytes.
+pub fn send_hole(stream: &Stream, length: u64) -> Result<(), Error> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    // SAFETY: the stream's pointer is valid for as long as `stream` is borrowed.
+    match unsafe { sys::virStreamSendHole(stream.as_ptr(), length, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// Receives bytes or the length of a hole.
+pub fn receive(stream: &Stream, buffer: &mut [u8]) -> Result<Received, Error> {
+    // SAFETY: the stream is valid as above; at most `buffer.len()` bytes are written to `buffer`.
+    let got = unsafe {
+        sys::virStreamRecvFlags(
+            stream.as_ptr(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            sys::VIR_STREAM_RECV_STOP_AT_HOLE,
+        )
+    };
+    match got {
+        0 => Ok(Received::End),
+        -3 => {
+            let mut length = 0;
+            // SAFETY: the stream is valid as above; `length` outlives the call.
+            match unsafe { sys::virStreamRecvHole(stream.as_ptr(), &mut length, 0) } {
+                0 => Ok(Received::Hole(u64::try_from(length).unwrap_or(0))),
+                _ => Err(Error::last_error()),
+            }
+        }
+        n => usize::try_from(n)
+            .map(Received::Data)
+            .map_err(|_| Error::last_error()),
+    }
+}
+
+/// Sets how long libvirt waits for the guest agent's answers, in seconds. Before libvirt 5.10 there is no such call
+/// and its own five seconds hold.
+pub fn set_agent_timeout(domain: &Domain, seconds: i32) -> Result<(), Error> {
+    // SAFETY: the domain's pointer is valid for as long as `domain` is borrowed.
+    match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// A network card with what it is addressed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its MAC, as its source writes it; a loopback device may have none.
+    pub mac: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A domain's addresses by one source (agent, lease, ARP). The crate's own call leaks what libvirt returns.
+pub fn interface_addresses(domain: &Domain, source: u32) -> Result<Vec<Card>, Error> {
+    let mut list: *mut sys::virDomainInterfacePtr = ptr::null_mut();
+    // SAFETY: the domain is valid as above; libvirt sets `list` to an array of as many pointers as it returns.
+    let count = unsafe { sys::virDomainInterfaceAddresses(domain.as_ptr(), &mut list, source, 0) };
+    let Ok(count) = usize::try_from(count) else {
+        return Err(Error::last_error());
+    };
+    let mut cards = Vec::with_capacity(count);
+    for n in 0..count {
+        // SAFETY: n is below the count returned; each entry is a valid structure until it is freed, once, here.
+        unsafe {
+            let card = *list.add(n);
+            cards.push(read_card(card));
+            sys::virDomainInterfaceFree(card);
+        }
+    }
+    // SAFETY: the array itself is the caller's to free; free accepts null.
+    unsafe { libc::free(list.cast()) };
+    Ok(cards)
+}
+
+/// # Safety
+/// `card` is a valid structure as libvirt returns it.
+unsafe fn read_card(card: sys::virDomainInterfacePtr) -> Card {
+    // SAFETY: the caller's promise; `addrs` is an array of `naddrs` structures, their strings end in NUL or are null.
+    unsafe {
+        let count = usize::try_from((*card).naddrs).unwrap_or(0);
+        let addresses = (0..count)
+            .filter_map(|n| text((*(*card).addrs.add(n)).addr)?.parse().ok())
+            .collect();
+        Card {
+            mac: text((*card).hwaddr),
+            addresses,
+        }
+    }
+}
+
+/// # Safety
+/// `pointer` is null or a string that ends in NUL.
+unsafe fn text(pointer: *const std::ffi::c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}
+
+/// Where data begins at or after `offset`; `None` if only a hole follows.
+pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    seek(file, offset, libc::SEEK_DATA)
+}
+
+/// Where a hole begins at or after `offset`; every file has one at its end.
+pub fn next_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    seek(file, offset, libc::SEEK_HOLE)
+}
+
+fn seek(file: &File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
+    let offset = libc::off64_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    let at = unsafe { libc::lseek64(file.as_raw_fd(), offset, whence) };
+    match u64::try_from(at) {
+        Ok(at) => Ok(Some(at)),
+        Err(_) => {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::ENXIO) => Ok(None),
+                _ => Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! All sets on a host: which there are, and handing one over to another store.
+
+use std::collections::BTreeSet;
+
+use virt::domain::Domain;
+use virt::sys;
+
+use super::connection::Session;
+use super::domains;
+use super::observe::all;
+use crate::hypervisor::HypervisorError;
+use crate::inventory::Metadata;
+use crate::names::{Label, StoreId, parse_instance_name};
+
+/// Every vmss instance on the host with its metadata.
+fn instances(session: &Session<'_>) -> Result<Vec<(Domain, Metadata)>, HypervisorError> {
+    let mut found = Vec::new();
+    for domain in all(session)? {
+        let name = domain.name().unwrap_or_default();
+        // No instance's name is without a hyphen, and most other people's are.
+        if !name.contains('-') {
+            continue;
+        }
+        match domains::read(session, &domain, &name) {
+            Ok(Some(meta)) if parse_instance_name(&meta.set, &name) == Some(meta.id) => {
+                found.push((domain, meta));
+            }
+            Ok(_) => {}
+            Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => {}
+            Err(fault) => return Err(fault.error),
+        }
+    }
+    Ok(found)
+}
+
+/// See [`crate::hypervisor::Hypervisor::sets`].
+pub fn sets(session: &Session<'_>) -> Result<Vec<(Label, StoreId)>, HypervisorError> {
+    let all: BTreeSet<_> = instances(session)?
+        .into_iter()
+        .map(|(_, meta)| (meta.set, meta.store))
+        .collect();
+    Ok(all.into_iter().collect())
+}
+
+/// See [`crate::hypervisor::Hypervisor::adopt`].
+pub fn adopt(
+    session: &Session<'_>,
+    set: &Label,
+    from: StoreId,
+    to: StoreId,
+) -> Result<usize, HypervisorError> {
+    let mut changed = 0;
+    for (domain, mut meta) in instances(session)? {
+        if meta.set == *set && meta.store == from {
+            meta.store = to;
+            domains::write(session, &domain, &meta)?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}

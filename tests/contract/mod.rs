@@ -1,0 +1,236 @@
+//! What every [`Hypervisor`] must do, as named situations. Run against libvirt's simulation, against a real host, and
+//! against the fake, so that what scenarios learn from the fake holds on libvirt.
+
+#![allow(
+    dead_code,
+    reason = "each test program that includes the contract uses a part of it"
+)]
+
+mod images;
+mod instances;
+mod owners;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+use vmss::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, Pulse};
+use vmss::inventory::{HostSeen, Instance};
+use vmss::model::{DataDisk, Model, NicSource, UserData};
+use vmss::names::{InstanceId, Label, StoreId, instance_uuid, mac_address};
+use vmss::plan::action::{InstanceRef, InstanceSpec};
+use vmss::units::Bytes;
+
+/// What a situation has to work with: a store and a set of its own on a host where it is alone, or at least the
+/// only one to use that set's name.
+#[derive(Clone)]
+pub struct Fixture {
+    /// The store.
+    pub store: StoreId,
+    /// The set.
+    pub set: Label,
+    /// A model that the host can run.
+    pub model: Model,
+    /// The model's image as a file.
+    pub image: LocalImage,
+}
+
+impl Fixture {
+    /// A fixture for a host that runs instances of `model`, of the image in `image`. Its set is named for the
+    /// situation, its store is new.
+    pub fn new(situation: &str, model: &Model, image: &LocalImage) -> Self {
+        let store = StoreId(Uuid::new_v4());
+        let tail = &store.0.simple().to_string()[..6];
+        let name: String = situation.replace('_', "-").chars().take(24).collect();
+        Self {
+            store,
+            set: label(&format!("{}-{tail}", name.trim_end_matches('-'))),
+            model: model.clone(),
+            image: image.clone(),
+        }
+    }
+
+    /// An instance of the fixture's model.
+    pub fn spec(&self, id: u64) -> InstanceSpec {
+        self.spec_of(id, &self.model)
+    }
+
+    /// An instance of another model.
+    pub fn spec_of(&self, id: u64, model: &Model) -> InstanceSpec {
+        let id = InstanceId(id);
+        let cards = model.networks.len();
+        InstanceSpec {
+            set: self.set.clone(),
+            store: self.store,
+            id,
+            uuid: instance_uuid(self.store, &self.set, id),
+            host: label("kvm1"),
+            fault_domain: label("rack-a"),
+            revision: 1,
+            model_hash: model.hash(),
+            image: model.image.digest.clone(),
+            created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
+            macs: (0..cards).map(|n| mac_address(&self.set, id, n)).collect(),
+            addresses: vec![None; cards],
+        }
+    }
+
+    /// The fixture's model with user data.
+    pub fn with_user_data(&self, text: &str) -> Model {
+        Model {
+            user_data: Some(UserData {
+                template: text.to_owned(),
+                vars: [("role".to_owned(), "web".to_owned())].into(),
+            }),
+            ..self.model.clone()
+        }
+    }
+
+    /// The fixture's model with data disks.
+    pub fn with_disks(&self, names: &[&str]) -> Model {
+        let disk = |name: &&str| DataDisk {
+            name: label(name),
+            size: Bytes::mib(64),
+        };
+        Model {
+            data_disks: names.iter().map(disk).collect(),
+            ..self.model.clone()
+        }
+    }
+
+    /// What the host shows of the fixture's set.
+    pub fn seen(&self, host: &dyn Hypervisor) -> HostSeen {
+        host.observe(&self.set, &[self.store]).expect("the host is there")
+    }
+
+    /// The one instance with that id.
+    pub fn instance(&self, host: &dyn Hypervisor, id: u64) -> Option<Instance> {
+        let mut found = self.seen(host).instances;
+        found.retain(|i| i.id == InstanceId(id));
+        assert!(found.len() < 2, "id {id} is there twice");
+        found.pop()
+    }
+
+    /// Sends the image.
+    pub fn push(&self, host: &dyn Hypervisor) {
+        host.push_image(&self.image, self.store, &Pulse::silent())
+            .expect("the image goes to the pool");
+    }
+
+    /// Makes an instance of the fixture's model, its image first.
+    pub fn create(&self, host: &dyn Hypervisor, id: u64) -> InstanceRef {
+        let model = self.model.clone();
+        self.create_of(host, id, &model)
+    }
+
+    /// Makes an instance of another model.
+    pub fn create_of(&self, host: &dyn Hypervisor, id: u64, model: &Model) -> InstanceRef {
+        self.push(host);
+        let spec = self.spec_of(id, model);
+        host.create(&spec, model, &Pulse::silent())
+            .unwrap_or_else(|e| panic!("creating {}: {e}", spec.name()));
+        spec.reference()
+    }
+
+    /// Deletes an instance without asking its guest.
+    pub fn delete(&self, host: &dyn Hypervisor, instance: &InstanceRef) {
+        host.delete(instance, Duration::ZERO, &Pulse::silent())
+            .unwrap_or_else(|e| panic!("deleting {}: {e}", instance.name));
+    }
+
+    /// Leaves nothing of the situation behind.
+    pub fn clean(&self, host: &dyn Hypervisor) {
+        for instance in self.seen(host).instances {
+            let reference = InstanceRef {
+                set: self.set.clone(),
+                store: instance.meta.store,
+                id: instance.id,
+                name: format!("{}-{}", self.set, instance.id),
+                uuid: instance.uuid,
+            };
+            self.delete(host, &reference);
+        }
+        let seen = self.seen(host);
+        for volume in seen
+            .leftovers
+            .iter()
+            .chain(seen.seeds.iter().map(|(_, name)| name))
+        {
+            host.delete_volume(volume).expect("a volume of ours goes");
+        }
+        host.delete_image(&self.model.image.digest, &[self.store])
+            .expect("nothing uses the image any more, or somebody else's does");
+    }
+}
+
+/// A situation: its name and what must hold in it.
+pub type Situation = (&'static str, fn(&dyn Hypervisor, &Fixture));
+
+macro_rules! situations {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        /// Every situation of the contract.
+        pub const SITUATIONS: &[Situation] = &[$((stringify!($name), $module::$name)),*];
+    };
+}
+
+situations![
+    instances::a_host_without_the_set_shows_nothing_of_it,
+    instances::a_created_instance_runs_and_tells_its_facts,
+    instances::creating_again_changes_nothing,
+    instances::without_its_image_nothing_is_created,
+    instances::a_cancelled_create_is_undone_by_delete,
+    instances::a_cancelled_create_is_finished_by_create,
+    instances::a_create_cancelled_at_any_stage_can_be_undone_and_finished,
+    instances::deleting_leaves_nothing_and_may_be_repeated,
+    instances::starting_what_runs_or_is_gone,
+    instances::several_at_once,
+    instances::disks_and_seed_go_with_their_instance,
+    instances::a_shared_seed_is_seen_and_outlives_its_instances,
+    instances::what_is_promised_is_counted,
+    instances::news_come_in_order,
+    instances::facts_and_check,
+    images::an_image_is_sent_once,
+    images::an_image_in_use_stays,
+    images::an_image_of_another_store_serves_too,
+    images::an_image_volume_is_not_deleted_as_a_leftover,
+    images::an_image_is_never_taken_from_under_an_instance,
+    owners::another_stores_instance_is_left_alone,
+    owners::another_stores_instance_is_shown_as_such,
+    owners::adopted_instances_obey_their_new_store,
+    owners::sets_are_listed_with_their_stores,
+];
+
+/// Runs every situation on `host`, each with a set of its own, and cleans up after it.
+pub fn run(host: &dyn Hypervisor, model: &Model, image: &LocalImage) {
+    for (name, situation) in SITUATIONS {
+        let began = std::time::Instant::now();
+        let fixture = Fixture::new(name, model, image);
+        situation(host, &fixture);
+        fixture.clean(host);
+        let seen = fixture.seen(host);
+        assert!(
+            seen.instances.is_empty() && seen.leftovers.is_empty() && seen.seeds.is_empty(),
+            "{name} left something: {seen:?}"
+        );
+        println!("{name}: {:.2?}", began.elapsed());
+    }
+}
+
+/// A label.
+pub fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+/// A network card on a libvirt network.
+pub fn on_network(name: &str) -> vmss::model::Nic {
+    vmss::model::Nic {
+        source: NicSource::Network(name.to_owned()),
+        addresses: None,
+        gateway: None,
+        dns: Vec::new(),
+    }
+}
+
+/// The kind of the failure that is expected.
+pub fn kind<T: std::fmt::Debug>(result: Result<T, HypervisorError>) -> FaultKind {
+    result.expect_err("this must fail").kind
+}

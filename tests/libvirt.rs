@@ -1,0 +1,705 @@
+//! vmss on libvirt: the contract on its simulation, what only libvirt has, and the contract on a real host if one is
+//! given (`VMSS_TEST_HOST_URI`, see below).
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
+
+mod contract;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use contract::{Fixture, label, on_network};
+use support::simulation::Simulation;
+use virt::sys;
+use vmss::hypervisor::libvirt::Libvirt;
+use vmss::hypervisor::{FaultKind, Hypervisor, LocalImage, Pulse};
+use vmss::inventory::{Phase, Power};
+use vmss::model::*;
+use vmss::names::{InstanceId, volume_name};
+use vmss::scaleset::{Host, Limits};
+use vmss::units::Bytes;
+
+fn connect(uri: &str, pool: &str, call_timeout: Duration) -> Libvirt {
+    let host = Host {
+        name: label("kvm1"),
+        uri: uri.to_owned(),
+        pool: pool.to_owned(),
+    };
+    let limits = Limits {
+        calls_per_host: 4,
+        starts_per_host: 2,
+        call_timeout,
+    };
+    Libvirt::new(&host, &limits)
+}
+
+/// A host of the simulation; its pool is named so by libvirt.
+fn simulated(simulation: &Simulation) -> Libvirt {
+    connect(&simulation.uri(), "default-pool", Duration::from_secs(10))
+}
+
+fn image(digest: &str, format: ImageFormat, length: u64) -> Image {
+    Image {
+        digest: ImageDigest(digest.to_owned()),
+        format,
+        virtual_size: Bytes::mib(64),
+        file_size: Bytes(length),
+    }
+}
+
+fn model(image: Image) -> Model {
+    Model {
+        image,
+        vcpus: 1,
+        memory: Bytes::mib(64),
+        disk: Bytes::mib(128),
+        clone: Clone::Linked,
+        cpu: Cpu::Maximum,
+        virtualization: Virtualization::Qemu,
+        firmware: Firmware::Bios,
+        user_data: None,
+        networks: vec![on_network("default")],
+        data_disks: Vec::new(),
+    }
+}
+
+fn sample() -> (Model, LocalImage) {
+    let image = image(&"a1".repeat(32), ImageFormat::Qcow2, 1 << 20);
+    let local = LocalImage {
+        path: "/nonexistent".into(),
+        image: image.clone(),
+    };
+    (model(image), local)
+}
+
+#[test]
+fn the_contract_holds_on_the_simulation() {
+    let simulation = Simulation::start();
+    let (model, image) = sample();
+    contract::run(&simulated(&simulation), &model, &image);
+}
+
+#[test]
+fn every_kind_of_instance_is_accepted() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    type Variant = (&'static str, fn(&mut Model));
+    let variants: [Variant; 6] = [
+        ("full", |m| m.clone = Clone::Full),
+        ("uefi", |m| m.firmware = Firmware::Uefi),
+        ("kvm", |m| m.virtualization = Virtualization::Kvm),
+        ("named", |m| m.cpu = Cpu::Named("Skylake-Server".to_owned())),
+        ("cards", |m| {
+            m.networks = vec![on_network("default"), on_network("default")]
+        }),
+        ("none", |m| m.networks.clear()),
+    ];
+    for (name, change) in variants {
+        let mut model = model.clone();
+        change(&mut model);
+        let fixture = Fixture::new(name, &model, &image);
+        fixture.create(&host, 1);
+        fixture.clean(&host);
+    }
+}
+
+#[test]
+fn an_instance_that_is_off_is_seen_so_and_started() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("off", &model, &image);
+    let instance = fixture.create(&host, 1);
+    let domain = simulation.holder.lookup_domain_by_name(&instance.name).unwrap();
+    domain.destroy().unwrap();
+    assert_eq!(fixture.instance(&host, 1).unwrap().power, Power::Off);
+    host.start(&instance).unwrap();
+    assert_eq!(fixture.instance(&host, 1).unwrap().power, Power::Running);
+    domain.suspend().unwrap();
+    assert_eq!(fixture.instance(&host, 1).unwrap().power, Power::Paused);
+}
+
+/// A domain as somebody else would define it.
+fn define(simulation: &Simulation, name: &str, metadata: &str) {
+    let xml = format!(
+        "<domain type='test'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os>\
+         <metadata>{metadata}</metadata></domain>"
+    );
+    simulation.holder.define_domain_xml(&xml).unwrap();
+}
+
+#[test]
+fn a_namesake_is_foreign_and_left_alone() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("foreign", &model, &image);
+    let name = |id: u64| format!("{}-{id}", fixture.set);
+    define(&simulation, &name(1), "");
+    define(
+        &simulation,
+        &name(2),
+        "<v:instance xmlns:v='https://vmss.dev/xmlns/instance/1' set='x'/>",
+    );
+    define(&simulation, &format!("{}-0", fixture.set), "");
+    let seen = fixture.seen(&host);
+    assert!(seen.instances.is_empty());
+    let mut foreign = seen.foreign;
+    foreign.sort();
+    assert_eq!(foreign, [InstanceId(1), InstanceId(2)]);
+    fixture.push(&host);
+    let outcome = host.create(&fixture.spec(1), &model, &Pulse::silent());
+    assert_eq!(contract::kind(outcome), FaultKind::NotOurs);
+    assert!(simulation.holder.lookup_domain_by_name(&name(1)).is_ok());
+}
+
+fn volume(simulation: &Simulation, name: &str) {
+    let pool = simulation
+        .holder
+        .lookup_storage_pool_by_name("default-pool")
+        .unwrap();
+    let xml = format!("<volume><name>{name}</name><capacity>1048576</capacity></volume>");
+    virt::storage_vol::StorageVol::create_xml(&pool, &xml, 0).unwrap();
+}
+
+#[test]
+fn only_our_own_volumes_without_a_domain_are_leftovers() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("leftover", &model, &image);
+    fixture.create(&host, 1);
+    let spec = fixture.spec(7);
+    let ours = volume_name(&spec.set, spec.id, spec.uuid, "os", "qcow2");
+    volume(&simulation, &ours);
+    volume(&simulation, &format!("{}-8-00000000-os.qcow2", fixture.set));
+    volume(&simulation, "debian.qcow2");
+    assert_eq!(fixture.seen(&host).leftovers, std::slice::from_ref(&ours));
+    host.delete_volume(&ours).unwrap();
+    assert!(fixture.seen(&host).leftovers.is_empty());
+}
+
+#[test]
+fn an_image_without_its_mark_is_sent_again() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("unmarked", &model, &image);
+    fixture.push(&host);
+    let pool = simulation
+        .holder
+        .lookup_storage_pool_by_name("default-pool")
+        .unwrap();
+    let stored = host.images().unwrap().remove(0);
+    let mark = pool
+        .lookup_storage_vol_by_name(&format!("{}.ok", stored.volume))
+        .unwrap();
+    mark.delete(0).unwrap();
+    assert!(!host.images().unwrap()[0].whole);
+    assert!(fixture.seen(&host).bases.is_empty());
+    let outcome = host.create(&fixture.spec(1), &model, &Pulse::silent());
+    assert_eq!(contract::kind(outcome), FaultKind::Missing);
+    fixture.push(&host);
+    assert!(host.images().unwrap()[0].whole);
+}
+
+#[test]
+fn a_note_that_someone_edited_deletes_nobodys_disk() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("edited", &model, &image);
+    let instance = fixture.create(&host, 1);
+    volume(&simulation, "precious.qcow2");
+    let domain = simulation.holder.lookup_domain_by_name(&instance.name).unwrap();
+    let (kind, uri) = (
+        i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap(),
+        Some("https://vmss.dev/xmlns/instance/1"),
+    );
+    let text = domain.metadata(kind, uri, 0).unwrap();
+    let volumes = fixture.instance(&host, 1).unwrap().meta.volumes;
+    let text = text.replace(&volumes[0], "precious.qcow2");
+    domain
+        .set_metadata(kind, Some(&text), Some("vmss"), uri, 3)
+        .unwrap();
+    fixture.delete(&host, &instance);
+    let pool = simulation
+        .holder
+        .lookup_storage_pool_by_name("default-pool")
+        .unwrap();
+    assert!(pool.lookup_storage_vol_by_name("precious.qcow2").is_ok());
+}
+
+#[test]
+fn a_missing_pool_or_network_is_named() {
+    let simulation = Simulation::start();
+    let (mut model, image) = sample();
+    let host = connect(&simulation.uri(), "nowhere", Duration::from_secs(10));
+    let fixture = Fixture::new("missing", &model, &image);
+    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    assert_eq!(error.kind, FaultKind::Missing, "{error}");
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    model.networks[0] = on_network("no-such-network");
+    let findings = host.check(&model);
+    for what in ["pool nowhere", "network no-such-network"] {
+        let finding = findings.iter().find(|f| f.what == what).unwrap();
+        assert!(finding.result.is_err(), "{finding:?}");
+    }
+}
+
+#[test]
+fn a_stopped_daemon_ends_calls_within_the_deadline() {
+    let simulation = Simulation::start();
+    let (model, image) = sample();
+    let deadline = Duration::from_secs(6);
+    let host = connect(&simulation.uri(), "default-pool", deadline);
+    let fixture = Fixture::new("stopped", &model, &image);
+    fixture.create(&host, 1);
+    fixture.seen(&host);
+    simulation.signal(libc::SIGSTOP);
+    let began = Instant::now();
+    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    assert_eq!(
+        error.kind,
+        FaultKind::Unreachable,
+        "keepalive breaks the call: {error}"
+    );
+    assert!(began.elapsed() < deadline, "{:?}", began.elapsed());
+    let began = Instant::now();
+    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    assert_eq!(
+        error.kind,
+        FaultKind::TimedOut,
+        "a new connection gets no answer: {error}"
+    );
+    assert!(began.elapsed() < deadline, "{:?}", began.elapsed());
+    simulation.signal(libc::SIGCONT);
+    assert_eq!(fixture.seen(&host).instances.len(), 1, "and it is there again");
+}
+
+#[test]
+fn a_thousand_domains_are_seen_quickly() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("thousand", &model, &image);
+    let text = {
+        let instance = fixture.create(&host, 1);
+        let domain = simulation.holder.lookup_domain_by_name(&instance.name).unwrap();
+        let uri = Some("https://vmss.dev/xmlns/instance/1");
+        domain
+            .metadata(i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap(), uri, 0)
+            .unwrap()
+    };
+    for id in 2..=1000 {
+        let note = text
+            .replacen(
+                "<instance ",
+                "<v:instance xmlns:v='https://vmss.dev/xmlns/instance/1' ",
+                1,
+            )
+            .replace("</instance>", "</v:instance>")
+            .replace("id=\"1\"", &format!("id=\"{id}\""))
+            .replace("id='1'", &format!("id='{id}'"));
+        define(&simulation, &format!("{}-{id}", fixture.set), &note);
+    }
+    let began = Instant::now();
+    let seen = fixture.seen(&host);
+    let took = began.elapsed();
+    println!("1,000 instances observed in {took:.2?}");
+    assert_eq!((seen.instances.len(), seen.foreign.len()), (1000, 0));
+    assert!(seen.instances.iter().all(|i| i.meta.phase == Phase::Ready));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+/// The contract, and what only a real host can show, on the host that `VMSS_TEST_HOST_URI` names, in the pool that
+/// `VMSS_TEST_HOST_POOL` names (default `default`). Instances go on the bridge `VMSS_TEST_HOST_BRIDGE` (default `br0`)
+/// and boot `VMSS_TEST_HOST_IMAGE`, a qcow2 file with an agent in it; without one an image that boots nothing is made.
+mod real {
+    use super::*;
+    use sha2::{Digest as _, Sha256};
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    struct Real {
+        host: Libvirt,
+        model: Model,
+        image: LocalImage,
+        boots: bool,
+        _folder: tempfile::TempDir,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the environment chooses what is tested")]
+    fn variable(name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|v| !v.is_empty())
+    }
+
+    fn real() -> Option<Real> {
+        let Some(uri) = variable("VMSS_TEST_HOST_URI") else {
+            println!("VMSS_TEST_HOST_URI is not set: no real host is tested");
+            return None;
+        };
+        let pool = variable("VMSS_TEST_HOST_POOL").unwrap_or_else(|| "default".to_owned());
+        let bridge = variable("VMSS_TEST_HOST_BRIDGE").unwrap_or_else(|| "br0".to_owned());
+        let given = variable("VMSS_TEST_HOST_IMAGE").map(PathBuf::from);
+        let folder = tempfile::tempdir().unwrap();
+        let path = given.clone().unwrap_or_else(|| blank(folder.path()));
+        let image = look_at(&path);
+        let mut model = model(image.clone());
+        model.memory = Bytes::mib(128);
+        model.disk = Bytes(image.virtual_size.0 + (8 << 20));
+        model.networks[0].source = NicSource::Bridge(bridge);
+        Some(Real {
+            host: connect(&uri, &pool, Duration::from_secs(30)),
+            model,
+            image: LocalImage { path, image },
+            boots: given.is_some(),
+            _folder: folder,
+        })
+    }
+
+    fn blank(folder: &Path) -> PathBuf {
+        let (raw, path) = (folder.join("blank.raw"), folder.join("blank.qcow2"));
+        std::fs::write(&raw, [7; 3 << 20]).unwrap();
+        let run = Command::new("qemu-img")
+            .args(["convert", "-O", "qcow2"])
+            .args([&raw, &path])
+            .status()
+            .unwrap();
+        assert!(run.success());
+        path
+    }
+
+    fn look_at(path: &Path) -> Image {
+        let bytes = std::fs::read(path).unwrap();
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let qcow2 = bytes.starts_with(b"QFI\xfb");
+        let size = if qcow2 {
+            u64::from_be_bytes(bytes[24..32].try_into().unwrap())
+        } else {
+            bytes.len() as u64
+        };
+        let format = if qcow2 {
+            ImageFormat::Qcow2
+        } else {
+            ImageFormat::Raw
+        };
+        Image {
+            virtual_size: Bytes(size),
+            ..image(&digest, format, bytes.len() as u64)
+        }
+    }
+
+    #[test]
+    fn the_contract_holds_on_a_real_host() {
+        let Some(real) = real() else { return };
+        contract::run(&real.host, &real.model, &real.image);
+    }
+
+    #[test]
+    fn every_kind_of_instance_starts() {
+        let Some(real) = real() else { return };
+        type Variant = (&'static str, fn(&mut Model));
+        let variants: [Variant; 4] = [
+            ("full", |m| m.clone = Clone::Full),
+            ("host-model", |m| m.cpu = Cpu::HostModel),
+            ("named", |m| m.cpu = Cpu::Named("qemu64".to_owned())),
+            ("none", |m| m.networks.clear()),
+        ];
+        for (name, change) in variants {
+            let mut model = real.model.clone();
+            change(&mut model);
+            let fixture = Fixture::new(name, &model, &real.image);
+            fixture.create(&real.host, 1);
+            fixture.clean(&real.host);
+        }
+    }
+
+    #[test]
+    fn a_sparse_raw_image_arrives_whole() {
+        use std::io::{Seek as _, SeekFrom, Write as _};
+        let Some(real) = real() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sparse.raw");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for at in [0, 5 << 20, (9 << 20) + 512, 40 << 20] {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(&[9; 300_000]).unwrap();
+        }
+        // Ends in a hole, at no round length.
+        file.set_len((64 << 20) + 4096 * 3).unwrap();
+        let image = look_at(&path);
+        let local = LocalImage {
+            path,
+            image: image.clone(),
+        };
+        for clone in [Clone::Linked, Clone::Full] {
+            let mut model = model(image.clone());
+            model.clone = clone;
+            model.networks.clear();
+            let fixture = Fixture::new("sparse", &model, &local);
+            fixture.push(&real.host);
+            let stored = real.host.images().unwrap();
+            let stored = stored.iter().find(|i| i.digest == image.digest).unwrap();
+            assert!(
+                stored.allocation < Bytes::mib(8),
+                "its holes stay holes: {stored:?}"
+            );
+            fixture.create(&real.host, 1);
+            fixture.clean(&real.host);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_was_announced_is_never_whole() {
+        let Some(real) = real() else { return };
+        let mut model = real.model.clone();
+        model.image.digest = ImageDigest("5".repeat(64));
+        let local = LocalImage {
+            image: model.image.clone(),
+            ..real.image.clone()
+        };
+        let fixture = Fixture::new("corrupt", &model, &local);
+        let sent = real.host.push_image(&local, fixture.store, &Pulse::silent());
+        assert_eq!(contract::kind(sent), FaultKind::Corrupt);
+        assert!(
+            !real
+                .host
+                .images()
+                .unwrap()
+                .iter()
+                .any(|i| i.digest == model.image.digest)
+        );
+    }
+
+    #[test]
+    fn a_cancelled_upload_leaves_nothing() {
+        let Some(real) = real() else { return };
+        let mut model = real.model.clone();
+        model.image.digest = ImageDigest("6".repeat(64));
+        let local = LocalImage {
+            image: model.image.clone(),
+            ..real.image.clone()
+        };
+        let fixture = Fixture::new("cancelled", &model, &local);
+        let pulse = Pulse::silent();
+        pulse.cancel();
+        let sent = real.host.push_image(&local, fixture.store, &pulse);
+        assert_eq!(contract::kind(sent), FaultKind::Cancelled);
+        assert!(
+            !real
+                .host
+                .images()
+                .unwrap()
+                .iter()
+                .any(|i| i.digest == model.image.digest)
+        );
+    }
+
+    #[test]
+    fn a_shared_seed_that_was_cut_short_is_written_again() {
+        let Some(real) = real() else { return };
+        let fixture = Fixture::new("seed", &real.model, &real.image);
+        let model = fixture.with_user_data("#cloud-config\n");
+        fixture.create_of(&real.host, 1, &model);
+        let name = fixture.seen(&real.host).seeds[0].1.clone();
+        let pool = variable("VMSS_TEST_HOST_POOL").unwrap_or_else(|| "default".to_owned());
+        let uri = variable("VMSS_TEST_HOST_URI").unwrap();
+        let connection = virt::connect::Connect::open(Some(&uri)).unwrap();
+        let volume = || {
+            let pool = connection.lookup_storage_pool_by_name(&pool).unwrap();
+            pool.lookup_storage_vol_by_name(&name).unwrap()
+        };
+        let whole = read(&connection, &volume());
+        volume().wipe(0).unwrap();
+        assert_ne!(read(&connection, &volume()), whole);
+        // Another process, as it were: this one has already looked.
+        let again = connect(&uri, &pool, Duration::from_secs(30));
+        fixture.create_of(&again, 2, &model);
+        assert_eq!(read(&connection, &volume()), whole);
+        fixture.clean(&again);
+    }
+
+    fn read(connection: &virt::connect::Connect, volume: &virt::storage_vol::StorageVol) -> Vec<u8> {
+        let stream = virt::stream::Stream::new(connection, 0).unwrap();
+        volume.download(&stream, 0, 0, 0).unwrap();
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            match usize::try_from(stream.recv(&mut buffer).unwrap()).unwrap() {
+                0 => break,
+                n => bytes.extend_from_slice(&buffer[..n]),
+            }
+        }
+        stream.finish().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_guest_tells_its_address_and_shuts_down_when_asked() {
+        let Some(real) = real() else { return };
+        if !real.boots {
+            println!("VMSS_TEST_HOST_IMAGE is not set: no guest is booted");
+            return;
+        }
+        let fixture = Fixture::new("guest", &real.model, &real.image);
+        let began = Instant::now();
+        let instance = fixture.create(&real.host, 1);
+        let addresses = loop {
+            let found = real.host.addresses(&instance).unwrap();
+            if !found.is_empty() {
+                break found;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "the guest never told its address"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        println!("{addresses:?} after {:.2?}", began.elapsed());
+        let began = Instant::now();
+        real.host
+            .delete(&instance, Duration::from_secs(60), &Pulse::silent())
+            .unwrap();
+        println!("shut down and deleted in {:.2?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(50),
+            "it shut down by itself, and was not switched off"
+        );
+        fixture.clean(&real.host);
+    }
+
+    #[test]
+    fn a_missing_bridge_is_named_and_can_be_undone() {
+        let Some(real) = real() else { return };
+        let mut model = real.model.clone();
+        model.networks[0].source = NicSource::Bridge("vmss-none0".to_owned());
+        let fixture = Fixture::new("bridge", &model, &real.image);
+        fixture.push(&real.host);
+        let spec = fixture.spec(1);
+        let error = real.host.create(&spec, &model, &Pulse::silent()).unwrap_err();
+        assert_eq!(error.kind, FaultKind::Missing, "{error}");
+        assert!(error.message.contains("vmss-none0"), "{error}");
+        let half = fixture.instance(&real.host, 1).unwrap();
+        assert_eq!((half.meta.phase, half.power), (Phase::Creating, Power::Off));
+        fixture.clean(&real.host);
+    }
+
+    /// `VMSS_TEST_HOST_ADDRESS`, such as `10.0.0.60/24`, is given to the guest.
+    #[test]
+    fn a_guest_takes_the_address_it_is_given() {
+        let Some(real) = real() else { return };
+        let Some(given) = variable("VMSS_TEST_HOST_ADDRESS").filter(|_| real.boots) else {
+            return;
+        };
+        let (address, prefix) = given.split_once('/').unwrap();
+        let address: std::net::Ipv4Addr = address.parse().unwrap();
+        let mut model = real.model.clone();
+        model.networks[0].addresses = Some(vmss::scaleset::AddressRange {
+            first: address,
+            last: address,
+            prefix: prefix.parse().unwrap(),
+        });
+        let fixture = Fixture::new("fixed", &model, &real.image);
+        fixture.push(&real.host);
+        let mut spec = fixture.spec(1);
+        spec.addresses = vec![Some(address)];
+        real.host.create(&spec, &model, &Pulse::silent()).unwrap();
+        assert_eq!(
+            fixture.instance(&real.host, 1).unwrap().meta.addresses,
+            [Some(address)]
+        );
+        let began = Instant::now();
+        loop {
+            let found = real.host.addresses(&spec.reference()).unwrap();
+            if found.contains(&address.into()) {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(120), "it has {found:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        fixture.clean(&real.host);
+    }
+
+    /// A host of the same daemon with another pool, if it has one of that name.
+    fn with_pool(pool: &str) -> Option<Libvirt> {
+        let uri = variable("VMSS_TEST_HOST_URI")?;
+        let host = connect(&uri, pool, Duration::from_secs(30));
+        host.facts().ok().map(|_| host)
+    }
+
+    /// On a pool `vmss-test-small` of less than 16 MiB, if there is one.
+    #[test]
+    fn a_full_pool_is_said_to_be_full() {
+        let Some(real) = real() else { return };
+        let Some(host) = with_pool("vmss-test-small") else {
+            return;
+        };
+        let fixture = Fixture::new("small", &real.model, &real.image);
+        let sent = host.push_image(&real.image, fixture.store, &Pulse::silent());
+        assert_eq!(contract::kind(sent), FaultKind::NoSpace);
+        assert!(host.images().unwrap().is_empty(), "what was sent is gone again");
+    }
+
+    /// On a pool `vmss-test-ramfs` on a file system without `O_DIRECT`, if there is one.
+    #[test]
+    fn a_file_system_without_direct_io_is_used_through_the_page_cache() {
+        let Some(real) = real() else { return };
+        let Some(host) = with_pool("vmss-test-ramfs") else {
+            return;
+        };
+        let model = Model {
+            data_disks: vec![DataDisk {
+                name: label("logs"),
+                size: Bytes::mib(64),
+            }],
+            ..real.model.clone()
+        };
+        let fixture = Fixture::new("ramfs", &model, &real.image);
+        fixture.create(&host, 1);
+        fixture.create(&host, 2);
+        fixture.clean(&host);
+    }
+
+    /// Not a test of behaviour: how long creating and deleting take, four at a time.
+    #[test]
+    fn how_fast() {
+        let Some(real) = real() else { return };
+        let fixture = Fixture::new("fast", &real.model, &real.image);
+        let began = Instant::now();
+        fixture.push(&real.host);
+        println!("push of {}: {:.2?}", real.image.image.file_size, began.elapsed());
+        let run = |what: &str, job: &(dyn Fn(u64) + Sync)| {
+            let began = Instant::now();
+            let next = std::sync::atomic::AtomicU64::new(1);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        loop {
+                            let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            if id > 12 {
+                                break;
+                            }
+                            job(id);
+                        }
+                    });
+                }
+            });
+            println!("{what} 12: {:.2?}", began.elapsed());
+        };
+        run("create", &|id| {
+            let spec = fixture.spec(id);
+            real.host.create(&spec, &real.model, &Pulse::silent()).unwrap();
+        });
+        let began = Instant::now();
+        assert_eq!(fixture.seen(&real.host).instances.len(), 12);
+        println!("observe 12 running: {:.2?}", began.elapsed());
+        run("delete", &|id| {
+            fixture.delete(&real.host, &fixture.spec(id).reference())
+        });
+        fixture.clean(&real.host);
+    }
+}
