@@ -1,0 +1,187 @@
+//! The planner alone: no host, no store. Three sizes, to show that time grows as n log n.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a bench prints its figures"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+use vmss::inventory::{HostSeen, HostView, Inventory, View};
+use vmss::model::{Clone, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization};
+use vmss::names::{InstanceId, Label, StoreId};
+use vmss::plan::forecast::obey;
+use vmss::plan::{Experience, Situation, plan};
+use vmss::record::{Life, Record, Revision};
+use vmss::scaleset::{
+    FaultDomain, Host, ImageSource, Instance, Limits, Placement, ScaleIn, ScaleInPolicy, ScaleSet, Spread,
+    State,
+};
+use vmss::units::Bytes;
+
+fn label(text: String) -> Label {
+    Label::new(text).unwrap()
+}
+
+fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
+    let model = Model {
+        image: Image {
+            digest: ImageDigest("ab".repeat(32)),
+            format: ImageFormat::Qcow2,
+            virtual_size: Bytes::gib(2),
+            file_size: Bytes::mib(400),
+        },
+        vcpus: 1,
+        memory: Bytes::mib(128),
+        disk: Bytes::gib(2),
+        clone: Clone::Linked,
+        cpu: Cpu::HostModel,
+        virtualization: Virtualization::Auto,
+        firmware: Firmware::Bios,
+        user_data: None,
+        networks: vec![],
+        data_disks: vec![],
+    };
+    let per_domain = hosts / 10;
+    let fault_domains = (0..10).map(|d| FaultDomain {
+        name: label(format!("d{d}")),
+        hosts: (0..per_domain)
+            .map(|h| Host {
+                name: label(format!("d{d}h{h}")),
+                uri: format!("test:///d{d}h{h}"),
+                pool: "default".into(),
+            })
+            .collect(),
+    });
+    let set = ScaleSet {
+        name: label("web".into()),
+        capacity: instances,
+        image: ImageSource::File {
+            path: PathBuf::from("/i"),
+            sha256: None,
+        },
+        instance: Instance {
+            vcpus: 1,
+            memory: model.memory,
+            disk: None,
+            clone: model.clone,
+            cpu: model.cpu.clone(),
+            virtualization: model.virtualization,
+            firmware: model.firmware,
+            user_data: None,
+            vars: BTreeMap::new(),
+            networks: vec![],
+            data_disks: vec![],
+        },
+        fault_domains: fault_domains.collect(),
+        placement: Placement {
+            spread: Spread::BestEffort,
+            max_skew: 1,
+            vcpu_overcommit: 16.0,
+            memory_reserve: Bytes::gib(1),
+            pool_reserve: Bytes::gib(1),
+        },
+        limits: Limits {
+            calls_per_host: 4,
+            starts_per_host: 2,
+            call_timeout: Duration::from_secs(30),
+        },
+        scale_in: ScaleIn {
+            policy: ScaleInPolicy::Default,
+            shutdown: Duration::ZERO,
+        },
+        state: State { path: None },
+    };
+    let seen = HostSeen {
+        cpus: 128,
+        memory: Bytes::gib(2048),
+        used_vcpus: 0,
+        used_memory: Bytes(0),
+        pool_free: Bytes::gib(1 << 14),
+        bases: BTreeSet::from([model.image.digest.clone()]),
+        remains: BTreeSet::new(),
+        instances: vec![],
+        foreign: vec![],
+        leftovers: vec![],
+        seeds: vec![],
+    };
+    let inventory = Inventory {
+        hosts: set
+            .hosts()
+            .map(|(_, h)| HostView {
+                name: h.name.clone(),
+                view: View::Seen(seen.clone()),
+            })
+            .collect(),
+    };
+    let record = Record {
+        store: StoreId(Uuid::from_u128(7)),
+        former: vec![],
+        capacity: instances,
+        life: Life::Wanted,
+        keep_images: false,
+        next_id: InstanceId(1),
+        models: vec![Revision {
+            number: 1,
+            hash: model.hash(),
+            created_at: Timestamp::UNIX_EPOCH,
+            model,
+        }],
+        applied: set.clone(),
+        definition: PathBuf::from("/d"),
+        created_at: Timestamp::UNIX_EPOCH,
+        known: BTreeMap::new(),
+    };
+    (set, record, inventory)
+}
+
+/// The shortest of three runs: the others were disturbed.
+fn timed<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
+    let mut best: Option<(Duration, T)> = None;
+    for _ in 0..3 {
+        let began = Instant::now();
+        let value = work();
+        let took = began.elapsed();
+        if best.as_ref().is_none_or(|(b, _)| took < *b) {
+            best = Some((took, value));
+        }
+    }
+    best.unwrap()
+}
+
+fn main() {
+    println!(
+        "{:>10} {:>6} {:>14} {:>14} {:>14}",
+        "instances", "hosts", "create all", "nothing to do", "scale to half"
+    );
+    for (instances, hosts) in [(10_000, 100), (100_000, 300), (1_000_000, 1000)] {
+        let (set, mut record, mut inventory) = scene(instances, hosts);
+        let experience = Experience::default();
+        let situation = |record: &Record, inventory: &Inventory| {
+            let s = Situation {
+                set: &set,
+                record,
+                inventory,
+                experience: &experience,
+                now: Timestamp::UNIX_EPOCH,
+            };
+            plan(s)
+        };
+        let (create, made) = timed(|| situation(&record, &inventory));
+        assert_eq!(made.steps.len(), instances as usize);
+        let model = record.current().model.clone();
+        obey(&mut inventory, &made.steps, |_| Some(&model));
+        drop(made);
+        record.absorb(&inventory);
+        let (idle, none) = timed(|| situation(&record, &inventory));
+        assert!(none.steps.is_empty());
+        record.capacity = instances / 2;
+        let (half, gone) = timed(|| situation(&record, &inventory));
+        assert_eq!(gone.steps.len(), instances as usize / 2);
+        println!("{instances:>10} {hosts:>6} {create:>14.3?} {idle:>14.3?} {half:>14.3?}");
+    }
+}
