@@ -15,7 +15,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -101,10 +101,11 @@ pub fn plan(s: Situation<'_>) -> Plan {
                 placement::scale_out(s, &fleet, wanted - counted, why.into(), &mut steps, &mut waits);
             } else if seen > wanted {
                 let why: Arc<str> = format!("capacity is {wanted}, {} there", are(seen)).into();
-                for victim in scale_in::victims(s, &fleet, seen - wanted) {
-                    steps.retain(|step| step.action.instance() != Some(victim.id));
-                    steps.push(victim.delete(s, why.clone()));
-                }
+                let victims = scale_in::victims(s, &fleet, seen - wanted);
+                // What goes is not started first.
+                let going: HashSet<InstanceId> = victims.iter().map(|v| v.id).collect();
+                steps.retain(|step| step.action.instance().is_none_or(|id| !going.contains(&id)));
+                steps.extend(victims.iter().map(|victim| victim.delete(s, why.clone())));
             }
         }
     }

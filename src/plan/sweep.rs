@@ -1,6 +1,6 @@
 //! Sweeping: what interrupted runs left behind, and what nothing needs any more.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::inventory::{HostSeen, Phase};
@@ -41,6 +41,10 @@ pub(super) fn half_made(s: Situation<'_>, steps: &mut Vec<Step>) {
 /// Volumes that no instance owns, and shared seeds that no instance of the host reads once `steps` are done.
 pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>) {
     let mut sweeps = Vec::new();
+    let mut by_host: HashMap<&Label, Vec<&Step>> = HashMap::new();
+    for step in &*steps {
+        by_host.entry(&step.host).or_default().push(step);
+    }
     for (host, seen) in seen_hosts(s) {
         for volume in &seen.leftovers {
             sweeps.push(Step {
@@ -54,7 +58,8 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>) {
         if seen.seeds.is_empty() {
             continue;
         }
-        let here = || steps.iter().filter(|step| &step.host == host);
+        let none = Vec::new();
+        let here = || by_host.get(host).unwrap_or(&none).iter();
         let leaving: HashSet<_> = here()
             .filter(|step| matches!(step.action, Action::Delete { .. }))
             .filter_map(|step| step.action.instance())

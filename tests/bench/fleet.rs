@@ -21,6 +21,7 @@ use vmss::store::Store as _;
 use vmss::store::sqlite::Sqlite;
 
 /// Runs vmss to its end: how long it took, and the most memory it held.
+#[expect(clippy::zombie_processes, reason = "wait4 reaps it, and tells what it used")]
 fn measured(stage: &Stage, args: &str) -> (Duration, u64) {
     let began = Instant::now();
     let child = stage

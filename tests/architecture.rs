@@ -1,0 +1,143 @@
+//! Holds the rings of ARCHITECTURE.md: which file may import what.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on should panic where it stands"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The ring of a module, by its path below `src/`: 0 core, 1 effects, 2 shell.
+fn ring(module: &str) -> usize {
+    let top = module.split("::").next().unwrap();
+    match top {
+        "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
+        | "event" | "resolve" | "hosturi" => 0,
+        "world" | "observe" | "execute" | "converge" | "hypervisor" | "store" | "images" | "image_file"
+        | "download" => 1,
+        "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
+        other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
+    }
+}
+
+/// What a lower ring takes from a higher one, each with its reason in ARCHITECTURE.md.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // Plain data: the stages and kinds of failure that an event tells.
+    ("event", "hypervisor"),
+    // Checking a template is pure; it lives with the seed that renders it.
+    ("resolve", "hypervisor"),
+    // The loop ends in the edge's error, which chooses the exit code.
+    ("converge", "error"),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every file with its module's name and its text without tests.
+fn modules() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    (files.into_iter())
+        .filter(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            name != "tests" && name != "testing" && name != "samples"
+        })
+        .map(|path| {
+            let relative = path.strip_prefix(&root).unwrap().with_extension("");
+            let module = relative.to_str().unwrap().replace('/', "::").replace("::mod", "");
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            (module, text)
+        })
+        .collect()
+}
+
+/// The top modules of this crate that a text names.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .flat_map(|rest| {
+            // `crate::{a, b::c}` names several.
+            let inner = rest.strip_prefix('{').unwrap_or(rest);
+            let end = inner.find(['}', ';']).unwrap_or(inner.len());
+            let parts: Vec<&str> = if rest.starts_with('{') {
+                inner[..end].split(',').collect()
+            } else {
+                vec![inner]
+            };
+            parts.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .map(|part| {
+            part.trim()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
+        .filter(|name: &String| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn a_ring_imports_only_from_its_own_or_lower_rings() {
+    for (module, text) in modules() {
+        for import in imports(&text) {
+            let top = module.split("::").next().unwrap();
+            if EXCEPTIONS.contains(&(top, import.as_str())) {
+                continue;
+            }
+            assert!(
+                ring(&import) <= ring(&module),
+                "{module} imports {import}, which is in a higher ring"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_core_has_no_effects() {
+    const FORBIDDEN: &[&str] = &[
+        "virt::",
+        "anyhow",
+        "clap::",
+        "std::env",
+        "std::fs",
+        "std::net::Tcp",
+        "std::process",
+        "std::thread",
+        "std::time::Instant",
+        "SystemTime",
+        "std::io",
+        "indicatif",
+        "rusqlite",
+        "println!",
+        "eprintln!",
+    ];
+    for (module, text) in modules().into_iter().filter(|(m, _)| ring(m) == 0) {
+        for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            for word in FORBIDDEN {
+                assert!(!line.contains(word), "{module} has an effect: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn libvirt_stays_in_its_folder() {
+    for (module, text) in modules() {
+        let inside = module.starts_with("hypervisor::libvirt");
+        for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            let named = line.contains("virt::") && !line.contains("libvirt::");
+            assert!(inside || !named, "{module} uses the virt crate: {line}");
+        }
+    }
+}
