@@ -1,6 +1,6 @@
 //! The inventory: what was seen on the hosts at one moment, and what could not be seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -22,6 +22,15 @@ impl Inventory {
     /// The host of that name.
     pub fn host(&self, name: &Label) -> Option<&HostView> {
         self.hosts.iter().find(|h| &h.name == name)
+    }
+
+    /// Names of the hosts that were seen.
+    pub fn seen_hosts(&self) -> HashSet<&Label> {
+        self.hosts
+            .iter()
+            .filter(|h| h.seen().is_some())
+            .map(|h| &h.name)
+            .collect()
     }
 
     /// Every instance that was seen.

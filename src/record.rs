@@ -137,7 +137,8 @@ impl Record {
     /// instances, a host that did not keeps what was known of it. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
         let mut known = self.known.clone();
-        known.retain(|_, k| inventory.host(&k.host).is_none_or(|h| h.seen().is_none()));
+        let seen = inventory.seen_hosts();
+        known.retain(|_, k| !seen.contains(&k.host));
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
                 if instance.meta.store == self.store {

@@ -335,11 +335,8 @@ mod real {
         std::env::var(name).ok().filter(|v| !v.is_empty())
     }
 
-    fn real() -> Option<Real> {
-        let Some(uri) = variable("VMSS_TEST_HOST_URI") else {
-            println!("VMSS_TEST_HOST_URI is not set: no real host is tested");
-            return None;
-        };
+    fn real() -> Real {
+        let uri = variable("VMSS_TEST_HOST_URI").expect("tests/run names a host of the lab");
         let pool = variable("VMSS_TEST_HOST_POOL").unwrap_or_else(|| "default".to_owned());
         let bridge = variable("VMSS_TEST_HOST_BRIDGE").unwrap_or_else(|| "br0".to_owned());
         let given = variable("VMSS_TEST_HOST_IMAGE").map(PathBuf::from);
@@ -350,13 +347,13 @@ mod real {
         model.memory = Bytes::mib(128);
         model.disk = Bytes(image.virtual_size.0 + (8 << 20));
         model.networks[0].source = NicSource::Bridge(bridge);
-        Some(Real {
+        Real {
             host: connect(&uri, &pool, Duration::from_secs(30)),
             model,
             image: LocalImage { path, image },
             boots: given.is_some(),
             _folder: folder,
-        })
+        }
     }
 
     fn blank(folder: &Path) -> PathBuf {
@@ -395,14 +392,16 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn the_contract_holds_on_a_real_host() {
-        let Some(real) = real() else { return };
+        let real = real();
         contract::run(&real.host, &real.model, &real.image);
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn every_kind_of_instance_starts() {
-        let Some(real) = real() else { return };
+        let real = real();
         type Variant = (&'static str, fn(&mut Model));
         let variants: [Variant; 4] = [
             ("full", |m| m.clone = Clone::Full),
@@ -420,9 +419,10 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_sparse_raw_image_arrives_whole() {
         use std::io::{Seek as _, SeekFrom, Write as _};
-        let Some(real) = real() else { return };
+        let real = real();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sparse.raw");
         let mut file = std::fs::File::create(&path).unwrap();
@@ -455,8 +455,9 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_file_that_is_not_what_was_announced_is_never_whole() {
-        let Some(real) = real() else { return };
+        let real = real();
         let mut model = real.model.clone();
         model.image.digest = ImageDigest("5".repeat(64));
         let local = LocalImage {
@@ -477,8 +478,9 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_cancelled_upload_leaves_nothing() {
-        let Some(real) = real() else { return };
+        let real = real();
         let mut model = real.model.clone();
         model.image.digest = ImageDigest("6".repeat(64));
         let local = LocalImage {
@@ -501,8 +503,9 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_shared_seed_that_was_cut_short_is_written_again() {
-        let Some(real) = real() else { return };
+        let real = real();
         let fixture = Fixture::new("seed", &real.model, &real.image);
         let model = fixture.with_user_data("#cloud-config\n");
         fixture.create_of(&real.host, 1, &model);
@@ -539,8 +542,9 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_guest_tells_its_address_and_shuts_down_when_asked() {
-        let Some(real) = real() else { return };
+        let real = real();
         if !real.boots {
             println!("VMSS_TEST_HOST_IMAGE is not set: no guest is booted");
             return;
@@ -573,8 +577,9 @@ mod real {
     }
 
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_missing_bridge_is_named_and_can_be_undone() {
-        let Some(real) = real() else { return };
+        let real = real();
         let mut model = real.model.clone();
         model.networks[0].source = NicSource::Bridge("vmss-none0".to_owned());
         let fixture = Fixture::new("bridge", &model, &real.image);
@@ -590,8 +595,9 @@ mod real {
 
     /// `VMSS_TEST_HOST_ADDRESS`, such as `10.0.0.60/24`, is given to the guest.
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_guest_takes_the_address_it_is_given() {
-        let Some(real) = real() else { return };
+        let real = real();
         let Some(given) = variable("VMSS_TEST_HOST_ADDRESS").filter(|_| real.boots) else {
             return;
         };
@@ -624,33 +630,33 @@ mod real {
         fixture.clean(&real.host);
     }
 
-    /// A host of the same daemon with another pool, if it has one of that name.
-    fn with_pool(pool: &str) -> Option<Libvirt> {
-        let uri = variable("VMSS_TEST_HOST_URI")?;
+    /// The same host with another pool.
+    fn with_pool(pool: &str) -> Libvirt {
+        let uri = variable("VMSS_TEST_HOST_URI").expect("tests/run names a host of the lab");
         let host = connect(&uri, pool, Duration::from_secs(30));
-        host.facts().ok().map(|_| host)
+        host.facts()
+            .unwrap_or_else(|e| panic!("tests/run makes the pool {pool}: {e}"));
+        host
     }
 
-    /// On a pool `vmss-test-small` of less than 16 MiB, if there is one.
+    /// On a pool `vmss-test-small` of less than 16 MiB.
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_full_pool_is_said_to_be_full() {
-        let Some(real) = real() else { return };
-        let Some(host) = with_pool("vmss-test-small") else {
-            return;
-        };
+        let real = real();
+        let host = with_pool("vmss-test-small");
         let fixture = Fixture::new("small", &real.model, &real.image);
         let sent = host.push_image(&real.image, fixture.store, &Pulse::silent());
         assert_eq!(contract::kind(sent), FaultKind::NoSpace);
         assert!(host.images().unwrap().is_empty(), "what was sent is gone again");
     }
 
-    /// On a pool `vmss-test-ramfs` on a file system without `O_DIRECT`, if there is one.
+    /// On a pool `vmss-test-ramfs` on a file system without `O_DIRECT`.
     #[test]
+    #[ignore = "needs a real host: tests/run"]
     fn a_file_system_without_direct_io_is_used_through_the_page_cache() {
-        let Some(real) = real() else { return };
-        let Some(host) = with_pool("vmss-test-ramfs") else {
-            return;
-        };
+        let real = real();
+        let host = with_pool("vmss-test-ramfs");
         let model = Model {
             data_disks: vec![DataDisk {
                 name: label("logs"),
@@ -662,44 +668,5 @@ mod real {
         fixture.create(&host, 1);
         fixture.create(&host, 2);
         fixture.clean(&host);
-    }
-
-    /// Not a test of behaviour: how long creating and deleting take, four at a time.
-    #[test]
-    fn how_fast() {
-        let Some(real) = real() else { return };
-        let fixture = Fixture::new("fast", &real.model, &real.image);
-        let began = Instant::now();
-        fixture.push(&real.host);
-        println!("push of {}: {:.2?}", real.image.image.file_size, began.elapsed());
-        let run = |what: &str, job: &(dyn Fn(u64) + Sync)| {
-            let began = Instant::now();
-            let next = std::sync::atomic::AtomicU64::new(1);
-            std::thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        loop {
-                            let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                            if id > 12 {
-                                break;
-                            }
-                            job(id);
-                        }
-                    });
-                }
-            });
-            println!("{what} 12: {:.2?}", began.elapsed());
-        };
-        run("create", &|id| {
-            let spec = fixture.spec(id);
-            real.host.create(&spec, &real.model, &Pulse::silent()).unwrap();
-        });
-        let began = Instant::now();
-        assert_eq!(fixture.seen(&real.host).instances.len(), 12);
-        println!("observe 12 running: {:.2?}", began.elapsed());
-        run("delete", &|id| {
-            fixture.delete(&real.host, &fixture.spec(id).reference())
-        });
-        fixture.clean(&real.host);
     }
 }

@@ -245,9 +245,10 @@ impl<'a> Fleet<'a> {
                 }
             }
         }
-        members.sort_unstable_by_key(|m| (m.id, m.host.clone()));
+        members.sort_unstable_by(|a, b| (a.id, a.host).cmp(&(b.id, b.host)));
+        let seen = s.inventory.seen_hosts();
         let absent = (s.record.known.iter())
-            .filter(|(_, k)| k.confirmed && s.inventory.host(&k.host).is_none_or(|h| h.seen().is_none()))
+            .filter(|(_, k)| k.confirmed && !seen.contains(&k.host))
             .map(|(id, k)| {
                 (
                     *id,

@@ -32,7 +32,7 @@ fn host_style() -> ProgressStyle {
 
 fn bytes_style() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{prefix:<14} [{bar:24}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}  {eta:>4} left  {msg}",
+        "{prefix:<14} [{bar:24}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12} {wide_msg}",
     )
     .unwrap_or_else(|_| ProgressStyle::default_bar())
     .progress_chars("=> ")
@@ -121,7 +121,7 @@ impl Listener for Bars {
                 stage,
             } => {
                 if matches!(stage, Stage::Upload | Stage::Verify) {
-                    let text = format!("{} image {subject}", stage_words(*stage));
+                    let text = format!("{} {subject}", stage_words(*stage));
                     if let Some((bar, ..)) = state.transfers.get(number) {
                         bar.reset();
                         bar.set_message(text);
