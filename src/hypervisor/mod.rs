@@ -5,6 +5,7 @@
 //! safe point once the pulse is cancelled. No method panics on what a host answers.
 
 pub mod domain_xml;
+pub mod fake;
 pub mod libvirt;
 pub mod seed;
 

@@ -3,6 +3,8 @@
 
 #![allow(
     dead_code,
+    clippy::print_stdout,
+    clippy::unwrap_used,
     reason = "each test program that includes the contract uses a part of it"
 )]
 

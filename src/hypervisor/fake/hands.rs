@@ -1,0 +1,153 @@
+//! What a test does to the fleet by its own hand: faults, looks inside, and what others do behind vmss's back.
+//!
+//! # Panics
+//! All of these panic on a host, domain or volume that is not there: a test names only what it made.
+
+use uuid::Uuid;
+
+use super::machine::{Content, Domain, FakeHost, ImageCopy, Machine, Volume};
+use super::{Fault, Fleet};
+use crate::inventory::Power;
+use crate::names::Label;
+use crate::units::Bytes;
+
+const ADDED: &str = "a test names only hosts, domains and volumes that are there";
+
+impl Machine {
+    /// Guests that were asked to go off have gone.
+    pub(super) fn guests_go_off(&mut self) {
+        for domain in self.domains.values_mut() {
+            if domain.power == Power::ShuttingDown {
+                domain.power = Power::Off;
+            }
+        }
+    }
+}
+
+impl Fleet {
+    /// Adds a host.
+    pub fn add_host(&self, name: &Label, made_of: FakeHost) {
+        self.shared
+            .change(|s| s.machines.insert(name.to_string(), Machine::new(made_of)));
+    }
+
+    fn machine<T>(&self, host: &str, change: impl FnOnce(&mut Machine) -> T) -> T {
+        self.shared
+            .change(|s| change(s.machines.get_mut(host).expect(ADDED)))
+    }
+
+    /// Brings a fault about.
+    pub fn inject(&self, host: &str, fault: Fault) {
+        self.machine(host, |m| m.faults.add(fault));
+    }
+
+    /// Takes all faults away. Calls that wait on the host go on.
+    pub fn heal(&self, host: &str) {
+        self.machine(host, |m| m.faults = Default::default());
+    }
+
+    /// The host has lost power and come back: healed, with every domain off.
+    pub fn reboot(&self, host: &str) {
+        self.machine(host, |m| {
+            m.faults = Default::default();
+            let all = m.domains.values_mut().chain(m.foreign.0.values_mut());
+            all.for_each(|d| d.power = Power::Off);
+        });
+    }
+
+    /// Domains of a host by name.
+    pub fn domains(&self, host: &str) -> Vec<Domain> {
+        self.machine(host, |m| m.domains.values().cloned().collect())
+    }
+
+    /// Volumes of a host by name, images aside.
+    pub fn volumes(&self, host: &str) -> Vec<Volume> {
+        self.machine(host, |m| m.volumes.values().cloned().collect())
+    }
+
+    /// Copies of images on a host, by the name of their volumes.
+    pub fn copies(&self, host: &str) -> Vec<ImageCopy> {
+        self.machine(host, |m| m.copies.values().cloned().collect())
+    }
+
+    /// Most calls that were in flight on a host at once.
+    pub fn most_in_flight(&self, host: &str) -> usize {
+        self.machine(host, |m| m.most_in_flight)
+    }
+
+    /// Somebody else's domain appears, running.
+    pub fn add_foreign_domain(&self, host: &str, name: &str, vcpus: u32, memory: Bytes) {
+        let domain = Domain {
+            name: name.to_owned(),
+            uuid: Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{name}.{host}").as_bytes()),
+            power: Power::Running,
+            vcpus,
+            memory,
+            meta: None,
+            macs: Vec::new(),
+            leases: Vec::new(),
+        };
+        self.machine(host, |m| {
+            m.foreign.0.insert(name.to_owned(), domain.clone());
+            m.domains.insert(name.to_owned(), domain);
+        });
+    }
+
+    /// Somebody else's volume appears.
+    pub fn add_foreign_volume(&self, host: &str, name: &str, allocation: Bytes) {
+        let volume = Volume {
+            name: name.to_owned(),
+            allocation,
+            content: Content::Foreign,
+            backing: None,
+        };
+        self.machine(host, |m| {
+            m.foreign.1.insert(name.to_owned(), volume.clone());
+            m.volumes.insert(name.to_owned(), volume);
+        });
+    }
+
+    /// A disk appears that is not in [`Self::audit`]'s snapshot of what is somebody else's: a leftover, if its name
+    /// says so.
+    pub fn add_volume(&self, host: &str, name: &str, allocation: Bytes) {
+        let volume = Volume {
+            name: name.to_owned(),
+            allocation,
+            content: Content::Disk,
+            backing: None,
+        };
+        self.machine(host, |m| m.volumes.insert(name.to_owned(), volume));
+    }
+
+    /// Somebody fills the pool to the brim, for everyone to see.
+    pub fn fill_pool(&self, host: &str) {
+        let free = self.machine(host, |m| m.pool_free());
+        self.add_foreign_volume(host, "ballast", free);
+    }
+
+    /// Somebody takes a domain away (destroys and undefines it); its volumes stay.
+    pub fn take_domain(&self, host: &str, name: &str) {
+        self.machine(host, |m| {
+            m.foreign.0.remove(name);
+            m.domains.remove(name).expect(ADDED);
+        });
+    }
+
+    /// Somebody deletes a volume.
+    pub fn take_volume(&self, host: &str, name: &str) {
+        self.machine(host, |m| {
+            m.foreign.1.remove(name);
+            m.volumes.remove(name).expect(ADDED);
+        });
+    }
+
+    /// Somebody switches a domain off, pauses it, or its guest crashes.
+    pub fn set_power(&self, host: &str, name: &str, power: Power) {
+        self.machine(host, |m| {
+            if let Some(as_added) = m.foreign.0.get_mut(name) {
+                as_added.power = power;
+            }
+            m.domains.get_mut(name).expect(ADDED).power = power;
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! One host, opened by one process.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::{Call, Result};
+use super::observe::problem;
+use super::shared::Shared;
+use super::{create, delete, images, observe};
+use crate::hypervisor::{Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, StoredImage};
+use crate::inventory::HostSeen;
+use crate::model::{ImageDigest, Model};
+use crate::names::{InstanceId, Label, StoreId};
+use crate::plan::action::{InstanceRef, InstanceSpec};
+
+pub(super) struct FakeHypervisor {
+    pub shared: Arc<Shared>,
+    pub name: String,
+    pub pool: String,
+    pub process: u64,
+}
+
+impl FakeHypervisor {
+    fn call<T>(&self, what: &str, body: impl FnOnce(&Call<'_>) -> Result<T>) -> Result<T> {
+        Call::run(&self.shared, (&self.name, self.process), what, (None, None), body)
+    }
+
+    fn action<T>(
+        &self,
+        what: &str,
+        pulse: &Pulse,
+        instance: Option<InstanceId>,
+        body: impl FnOnce(&Call<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let who = (self.name.as_str(), self.process);
+        Call::run(&self.shared, who, what, (Some(pulse), instance), body)
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn facts(&self) -> Result<HostFacts> {
+        self.call("facts", |c| {
+            c.look("facts", |m| Ok(observe::facts(m, &self.name)))
+        })
+    }
+
+    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
+        let what = format!("observe {set}");
+        self.call(&what, |c| c.look(&what, |m| Ok(observe::seen(m, set, stores))))
+    }
+
+    fn sets(&self) -> Result<Vec<(Label, StoreId)>> {
+        self.call("sets", |c| c.look("sets", |m| Ok(observe::sets(m))))
+    }
+
+    fn push_image(&self, image: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
+        let what = format!("push image {}", image.image.digest.short());
+        self.action(&what, pulse, None, |c| images::push(c, image, store))
+    }
+
+    fn images(&self) -> Result<Vec<StoredImage>> {
+        self.call("images", |c| c.look("images", |m| Ok(images::list(m))))
+    }
+
+    fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
+        let what = format!("delete image {}", digest.short());
+        self.call(&what, |c| images::delete(c, digest, stores))
+    }
+
+    fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<()> {
+        let what = format!("create {}", spec.name());
+        self.action(&what, pulse, Some(spec.id), |c| create::create(c, spec, model))
+    }
+
+    fn start(&self, instance: &InstanceRef) -> Result<()> {
+        let what = format!("start {}", instance.name);
+        let pulse = Pulse::silent();
+        self.action(&what, &pulse, Some(instance.id), |c| create::start(c, instance))
+    }
+
+    fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
+        let what = format!("delete {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            delete::delete(c, instance, shutdown)
+        })
+    }
+
+    fn delete_volume(&self, name: &str) -> Result<()> {
+        self.call(&format!("delete volume {name}"), |c| {
+            delete::delete_volume(c, name)
+        })
+    }
+
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>> {
+        let what = format!("addresses of {}", instance.name);
+        self.call(&what, |c| c.look(&what, |m| observe::addresses(m, instance)))
+    }
+
+    fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize> {
+        self.call(&format!("adopt {set}"), |c| observe::adopt(c, set, from, to))
+    }
+
+    fn check(&self, model: &Model) -> Vec<Finding> {
+        let found = self.call("check", |c| {
+            c.look("check", |m| Ok(observe::check(m, model, &self.pool)))
+        });
+        found.unwrap_or_else(|error| {
+            let text = error.to_string();
+            vec![Finding {
+                what: "connection".to_owned(),
+                result: problem(&text, "see that the host is up and its libvirtd runs"),
+            }]
+        })
+    }
+}

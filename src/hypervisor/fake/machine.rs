@@ -1,0 +1,227 @@
+//! What one host of the fake holds, and the rules its daemon would keep. Nothing here knows of faults or of time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::fault::Faults;
+use crate::inventory::{Metadata, Phase, Power};
+use crate::model::{ImageDigest, ImageFormat};
+use crate::names::{Label, StoreId};
+use crate::units::Bytes;
+
+/// What a host is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeHost {
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Memory in all.
+    pub memory: Bytes,
+    /// Size of its pool, which begins empty.
+    pub pool_size: Bytes,
+    /// Whether it offers hardware virtualisation.
+    pub kvm: bool,
+    /// Bridges and networks that are missing; every other one is there.
+    pub lacks: BTreeSet<String>,
+    /// How long its guests take to shut down, in virtual time.
+    pub shutdown_takes: Duration,
+}
+
+impl Default for FakeHost {
+    /// 8 CPUs, 16 GiB, a pool of 100 GiB, KVM, nothing missing, guests that are off at once.
+    fn default() -> Self {
+        Self {
+            cpus: 8,
+            memory: Bytes::gib(16),
+            pool_size: Bytes::gib(100),
+            kvm: true,
+            lacks: BTreeSet::new(),
+            shutdown_takes: Duration::ZERO,
+        }
+    }
+}
+
+/// A domain, ours or somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Whether it runs.
+    pub power: Power,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// vmss's note; `None`: it is somebody else's.
+    pub meta: Option<Metadata>,
+    /// MACs of its network cards.
+    pub macs: Vec<String>,
+    /// Addresses it got from somebody else than vmss.
+    pub leases: Vec<Ipv4Addr>,
+}
+
+impl Domain {
+    /// Whether it is switched on, be it paused.
+    pub const fn is_active(&self) -> bool {
+        !matches!(self.power, Power::Off | Power::Crashed)
+    }
+}
+
+/// A volume of the pool that is no image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Space it takes.
+    pub allocation: Bytes,
+    /// What is in it.
+    pub content: Content,
+    /// The volume it is an overlay on.
+    pub backing: Option<String>,
+}
+
+/// What is in a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A disk.
+    Disk,
+    /// One instance's seed.
+    Seed {
+        /// Whether it was written to the end.
+        whole: bool,
+    },
+    /// The seed that a revision's instances share.
+    SharedSeed {
+        /// Their set.
+        set: Label,
+        /// The store that had it made.
+        store: StoreId,
+        /// Their revision.
+        revision: u32,
+        /// Whether it was written to the end.
+        whole: bool,
+    },
+    /// Somebody else's.
+    Foreign,
+}
+
+/// A store's copy of an image: a volume, and a mark beside it that says that the volume was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageCopy {
+    /// Which image.
+    pub digest: ImageDigest,
+    /// The store that sent it.
+    pub store: StoreId,
+    /// Space it takes.
+    pub allocation: Bytes,
+    /// Whether the volume is there.
+    pub is_there: bool,
+    /// Whether the mark is there.
+    pub is_marked: bool,
+}
+
+impl ImageCopy {
+    /// Whether instances can be made of it.
+    pub const fn is_whole(&self) -> bool {
+        self.is_there && self.is_marked
+    }
+}
+
+/// What every image's volume begins with.
+const IMAGE: &str = "vmss-base-";
+
+/// The name of a store's copy of an image.
+pub(super) fn copy_name(digest: &ImageDigest, format: ImageFormat, store: StoreId) -> String {
+    let tag = &store.0.simple().to_string()[..8];
+    format!("{IMAGE}{}-{tag}.{}", digest.0, format.as_str())
+}
+
+/// Whether a volume's name is an image's.
+pub(super) fn is_copy_name(name: &str) -> bool {
+    name.starts_with(IMAGE)
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub made_of: FakeHost,
+    pub faults: Faults,
+    /// By name.
+    pub domains: BTreeMap<String, Domain>,
+    /// By name.
+    pub volumes: BTreeMap<String, Volume>,
+    /// By volume name.
+    pub copies: BTreeMap<String, ImageCopy>,
+    /// Somebody else's domains and volumes as they were when a test put them there.
+    pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
+    pub in_flight: usize,
+    pub most_in_flight: usize,
+}
+
+impl Machine {
+    pub fn new(made_of: FakeHost) -> Self {
+        Self {
+            made_of,
+            faults: Faults::default(),
+            domains: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            foreign: Default::default(),
+            in_flight: 0,
+            most_in_flight: 0,
+        }
+    }
+
+    pub fn pool_free(&self) -> Bytes {
+        let disks: Bytes = self.volumes.values().map(|v| v.allocation).sum();
+        let copies = self.copies.values().filter(|c| c.is_there);
+        let images: Bytes = copies.map(|c| c.allocation).sum();
+        self.made_of.pool_size.saturating_sub(disks + images)
+    }
+
+    pub fn by_uuid(&self, uuid: Uuid) -> Option<&Domain> {
+        self.domains.values().find(|d| d.uuid == uuid)
+    }
+
+    pub fn by_uuid_mut(&mut self, uuid: Uuid) -> Option<&mut Domain> {
+        self.domains.values_mut().find(|d| d.uuid == uuid)
+    }
+
+    /// The volume of a whole copy of the image, the store's own first.
+    pub fn whole_copy(&self, digest: &ImageDigest, store: StoreId) -> Option<&str> {
+        let whole = || {
+            self.copies
+                .iter()
+                .filter(|(_, c)| c.digest == *digest && c.is_whole())
+        };
+        whole()
+            .find(|(_, c)| c.store == store)
+            .or_else(|| whole().next())
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Volumes backed by a copy, the domains that own them, and domains that are being made of its image.
+    pub fn users(&self, copy: &str) -> Vec<String> {
+        let backed: BTreeSet<&str> = (self.volumes.values())
+            .filter(|v| v.backing.as_deref() == Some(copy))
+            .map(|v| v.name.as_str())
+            .collect();
+        let digest = self.copies.get(copy).map(|c| &c.digest);
+        let needs = |m: &Metadata| {
+            m.volumes.iter().any(|v| backed.contains(v.as_str()))
+                || (m.phase == Phase::Creating && Some(&m.image) == digest)
+        };
+        let domains = self
+            .domains
+            .values()
+            .filter(|d| d.meta.as_ref().is_some_and(needs));
+        let mut users: Vec<String> = domains.map(|d| d.name.clone()).collect();
+        users.extend(backed.iter().map(|v| (*v).to_owned()));
+        users.sort();
+        users
+    }
+}

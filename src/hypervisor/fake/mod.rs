@@ -1,0 +1,117 @@
+//! A whole fleet in memory, for tests that run whole commands: it does what [`Hypervisor`](super::Hypervisor) promises,
+//! step by step, and whatever can go wrong on a real host goes wrong here when a test asks for it.
+//!
+//! A *step* is one change of a host's state. It happens as a whole or not at all; between two of them a host may die,
+//! hang, or the process be killed. Steps of the whole fleet are counted ([`Fleet::steps`]), so that a test can kill the
+//! process at every one of them in turn.
+
+mod audit;
+mod call;
+mod clock;
+mod create;
+mod delete;
+mod fault;
+mod hands;
+mod host;
+mod images;
+mod machine;
+mod observe;
+mod shared;
+mod volumes;
+
+use std::sync::Arc;
+
+pub use clock::Clock;
+pub use fault::{Failure, Fault};
+pub use machine::{Content, Domain, FakeHost, ImageCopy, Volume};
+
+use super::{Hosts, Hypervisor};
+use crate::scaleset::{Host, Limits};
+use shared::{Doom, Shared};
+
+/// The fleet. Calls that still wait on a hung host when it is dropped fail then.
+#[derive(Default)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.shared.change(|s| s.is_closed = true);
+    }
+}
+
+impl Hosts for Fleet {
+    /// The host of that name; its URI means nothing here. One that was not added is unreachable.
+    fn host(&self, host: &Host, _: &Limits) -> Arc<dyn Hypervisor> {
+        Arc::new(host::FakeHypervisor {
+            shared: Arc::clone(&self.shared),
+            name: host.name.to_string(),
+            pool: host.pool.clone(),
+            process: self.shared.lock().process,
+        })
+    }
+}
+
+impl Fleet {
+    /// A fleet without hosts.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> Clock {
+        self.shared.clock.clone()
+    }
+
+    /// Every call so far, as it began: "kvm1: create web-3".
+    pub fn log(&self) -> Vec<String> {
+        self.shared.lock().log.clone()
+    }
+
+    /// Every step so far, as it was done: "kvm1: define web-3".
+    pub fn journal(&self) -> Vec<String> {
+        self.shared.lock().journal.clone()
+    }
+
+    /// How many steps were done so far.
+    pub fn steps(&self) -> usize {
+        self.shared.lock().journal.len()
+    }
+
+    /// Kills the process right after `steps` more steps; 0 kills it now. Every later call of that process fails with
+    /// "process killed", the call of that last step too, and the fleet stays as it is until [`Self::revive`].
+    pub fn kill_after(&self, steps: usize) {
+        self.shared.change(|s| {
+            s.doom = Some(Doom::After(s.journal.len() + steps));
+            s.is_killed |= steps == 0;
+        });
+    }
+
+    /// As [`Self::kill_after`], but at the last moment before the next step would be done: what the process writes
+    /// elsewhere between the two steps is written.
+    pub fn kill_before(&self, steps: usize) {
+        self.shared
+            .change(|s| s.doom = Some(Doom::Before(s.journal.len() + steps)));
+    }
+
+    /// Whether the process was killed: what else it would write must not be written either.
+    pub fn is_killed(&self) -> bool {
+        self.shared.lock().is_killed
+    }
+
+    /// Begins another process, if one was killed, and calls off a kill that has not happened. Hosts that were opened
+    /// before stay with the dead process; guests that were shutting down are off.
+    pub fn revive(&self) {
+        self.shared.change(|s| {
+            s.doom = None;
+            if !std::mem::take(&mut s.is_killed) {
+                return;
+            }
+            s.process += 1;
+            for machine in s.machines.values_mut() {
+                machine.guests_go_off();
+            }
+        });
+    }
+}

@@ -1,0 +1,174 @@
+//! What a host tells of itself.
+
+use std::collections::BTreeSet;
+
+use super::call::{Call, Result};
+use super::create::owned;
+use super::machine::{Content, Machine};
+use crate::hypervisor::{Finding, HostFacts, Problem, Stage};
+use crate::inventory::{HostSeen, Instance, Power};
+use crate::model::{Model, NicSource, Virtualization};
+use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
+use crate::plan::action::InstanceRef;
+use crate::units::Bytes;
+
+/// What is there of `set`; a volume is the set's if it proves itself to be one of `stores`'.
+pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSeen {
+    let mut seen = HostSeen {
+        cpus: machine.made_of.cpus,
+        memory: machine.made_of.memory,
+        used_vcpus: 0,
+        used_memory: Bytes(0),
+        pool_free: machine.pool_free(),
+        bases: (machine.copies.values())
+            .filter(|c| c.is_whole())
+            .map(|c| c.digest.clone())
+            .collect(),
+        remains: (machine.copies.values())
+            .filter(|c| !c.is_whole() && stores.contains(&c.store))
+            .map(|c| c.digest.clone())
+            .collect(),
+        instances: Vec::new(),
+        foreign: Vec::new(),
+        leftovers: Vec::new(),
+        seeds: Vec::new(),
+    };
+    let mut named: BTreeSet<InstanceId> = BTreeSet::new();
+    for domain in machine.domains.values() {
+        let id = parse_instance_name(set, &domain.name);
+        named.extend(id);
+        let meta = domain.meta.as_ref().filter(|m| &m.set == set && Some(m.id) == id);
+        if meta.is_some() || domain.is_active() {
+            seen.used_vcpus += domain.vcpus;
+            seen.used_memory = seen.used_memory + domain.memory;
+        }
+        match (id, meta) {
+            (Some(id), Some(meta)) => seen.instances.push(Instance {
+                id,
+                uuid: domain.uuid,
+                power: domain.power,
+                meta: meta.clone(),
+            }),
+            (Some(id), None) => seen.foreign.push(id),
+            (None, _) => {}
+        }
+    }
+    for volume in machine.volumes.values() {
+        let of = |s: &StoreId| parse_volume_name(*s, set, &volume.name);
+        match &volume.content {
+            Content::SharedSeed {
+                set: of,
+                store,
+                revision,
+                ..
+            } if of == set && stores.contains(store) => {
+                seen.seeds.push((*revision, volume.name.clone()));
+            }
+            _ if stores.iter().find_map(of).is_some_and(|id| !named.contains(&id)) => {
+                seen.leftovers.push(volume.name.clone());
+            }
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// Sets with instances here, and who manages them.
+pub(super) fn sets(machine: &Machine) -> Vec<(Label, StoreId)> {
+    let notes = machine.domains.values().filter_map(|d| d.meta.as_ref());
+    let sets: BTreeSet<_> = notes.map(|m| (m.set.clone(), m.store)).collect();
+    sets.into_iter().collect()
+}
+
+pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {
+    let running = || machine.domains.values().filter(|d| d.is_active());
+    HostFacts {
+        hostname: name.to_owned(),
+        libvirt: "9.0.0".to_owned(),
+        hypervisor: "QEMU 7.2.0".to_owned(),
+        kvm: machine.made_of.kvm,
+        cpus: machine.made_of.cpus,
+        memory: machine.made_of.memory,
+        used_vcpus: running().map(|d| d.vcpus).sum(),
+        used_memory: running().map(|d| d.memory).sum(),
+        running: u32::try_from(running().count()).unwrap_or(u32::MAX),
+        pool_size: machine.made_of.pool_size,
+        pool_free: machine.pool_free(),
+    }
+}
+
+/// Addresses that its network gave a running instance.
+pub(super) fn addresses(machine: &Machine, instance: &InstanceRef) -> Result<Vec<std::net::IpAddr>> {
+    let found = owned(
+        machine,
+        instance,
+        &format!("asking for the addresses of {}", instance.name),
+    )?;
+    let running = found.filter(|(domain, _)| domain.power == Power::Running);
+    Ok(running.map_or_else(Vec::new, |(domain, _)| {
+        domain.leases.iter().copied().map(Into::into).collect()
+    }))
+}
+
+pub(super) fn adopt(call: &Call<'_>, set: &Label, from: StoreId, to: StoreId) -> Result<usize> {
+    let looking = format!("looking for instances of {set}");
+    let theirs: Vec<String> = call.look(&looking, |m| {
+        let notes = m
+            .domains
+            .values()
+            .filter_map(|d| Some((&d.name, d.meta.as_ref()?)));
+        let theirs = notes.filter(|(_, meta)| &meta.set == set && meta.store == from);
+        Ok(theirs.map(|(name, _)| name.clone()).collect())
+    })?;
+    for name in &theirs {
+        call.step(Stage::Define, &format!("adopt {name}"), |m| {
+            if let Some(meta) = m.domains.get_mut(name).and_then(|d| d.meta.as_mut()) {
+                meta.store = to;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(theirs.len())
+}
+
+pub(super) fn check(machine: &Machine, model: &Model, pool: &str) -> Vec<Finding> {
+    let mut findings = vec![Finding {
+        what: format!("pool {pool}"),
+        result: if machine.pool_free() > model.image.file_size {
+            Ok(format!("{} free", machine.pool_free()))
+        } else {
+            problem("it is full", "make room, or use another pool")
+        },
+    }];
+    for nic in &model.networks {
+        let (kind, name) = match &nic.source {
+            NicSource::Bridge(name) => ("bridge", name),
+            NicSource::Network(name) => ("network", name),
+        };
+        findings.push(Finding {
+            what: format!("{kind} {name}"),
+            result: if machine.made_of.lacks.contains(name) {
+                problem("it is not there", "make it, or name another in instance.networks")
+            } else {
+                Ok("there".to_owned())
+            },
+        });
+    }
+    let needs_kvm = model.virtualization == Virtualization::Kvm;
+    findings.push(Finding {
+        what: "virtualization".to_owned(),
+        result: match machine.made_of.kvm {
+            true => Ok("KVM".to_owned()),
+            false if needs_kvm => problem("no KVM", "switch on virtualization in its firmware"),
+            false => Ok("emulation".to_owned()),
+        },
+    });
+    findings
+}
+
+pub(super) fn problem(problem: &str, remedy: &str) -> std::result::Result<String, Problem> {
+    Err(Problem {
+        problem: problem.to_owned(),
+        remedy: remedy.to_owned(),
+    })
+}

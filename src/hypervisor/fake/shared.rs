@@ -1,0 +1,109 @@
+//! The fleet's state, and what may stand between a call and a host.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::clock::Clock;
+use super::machine::Machine;
+use crate::hypervisor::{FaultKind, HypervisorError};
+
+/// What everyone who knows the fleet shares.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    pub clock: Clock,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// By name.
+    pub machines: BTreeMap<String, Machine>,
+    /// Every call, as it began.
+    pub log: Vec<String>,
+    /// Every step, as it was done.
+    pub journal: Vec<String>,
+    /// When the process is to be killed.
+    pub doom: Option<Doom>,
+    /// The process that hosts are opened in; grows when a killed one is followed by another.
+    pub process: u64,
+    /// Whether that process was killed.
+    pub is_killed: bool,
+    /// Whether the fleet was dropped.
+    pub is_closed: bool,
+}
+
+/// When the process is killed, by the number of the last step it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doom {
+    /// Right after that step.
+    After(usize),
+    /// When it is about to do the step after that one.
+    Before(usize),
+}
+
+impl State {
+    /// Notes a step that was done.
+    pub fn note(&mut self, host: &str, what: &str) {
+        self.journal.push(format!("{host}: {what}"));
+        if let Some(machine) = self.machines.get_mut(host) {
+            machine.faults.wear();
+        }
+        if self.doom == Some(Doom::After(self.journal.len())) {
+            self.is_killed = true;
+        }
+    }
+
+    /// Whether the process is killed instead of doing its next step.
+    pub fn is_doomed(&mut self) -> bool {
+        self.is_killed |= self.doom == Some(Doom::Before(self.journal.len()));
+        self.is_killed
+    }
+}
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state from outside, and wakes who waits for such a change.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let outcome = change(&mut self.lock());
+        self.changed.notify_all();
+        outcome
+    }
+
+    /// Wakes calls that wait on a hung host.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// The state, once `host` can be spoken to by `process`: waits while it hangs.
+    pub fn reach(
+        &self,
+        host: &str,
+        process: u64,
+        doing: &str,
+    ) -> Result<MutexGuard<'_, State>, HypervisorError> {
+        let unreachable = |why: &str| Err(HypervisorError::new(FaultKind::Unreachable, doing, why));
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return unreachable("the fleet is gone");
+            }
+            if state.is_killed || state.process != process {
+                return unreachable("process killed");
+            }
+            let Some(machine) = state.machines.get(host) else {
+                return unreachable("no route to host");
+            };
+            if machine.faults.down {
+                return unreachable("connection refused");
+            }
+            if !machine.faults.hangs {
+                return Ok(state);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The process is killed at every step in turn.
+
+use std::time::Duration;
+
+use vmss::hypervisor::fake::Fleet;
+use vmss::hypervisor::{FaultKind, Hypervisor, Pulse};
+use vmss::inventory::Phase;
+
+use crate::support::*;
+
+/// Kills `work` at every step, both right after it and right before the next one, and then does `after` in another
+/// process.
+fn at_every_step(
+    prepare: impl Fn(&dyn Hypervisor),
+    work: impl Fn(&dyn Hypervisor) -> Result<(), vmss::hypervisor::HypervisorError>,
+    after: impl Fn(&Fleet, &dyn Hypervisor, usize),
+) -> usize {
+    let (fleet, host) = one_host();
+    prepare(&*host);
+    let before = fleet.steps();
+    work(&*host).unwrap();
+    let steps = fleet.steps() - before;
+    for kill in [Fleet::kill_after, Fleet::kill_before] {
+        for step in 0..steps {
+            let (fleet, host) = one_host();
+            prepare(&*host);
+            let before = fleet.steps();
+            kill(&fleet, step);
+            let error = fails(work(&*host), FaultKind::Unreachable);
+            assert_eq!(error.message, "process killed");
+            assert!(fleet.is_killed());
+            assert_eq!(fleet.steps(), before + step, "nothing happens after the kill");
+            fails(host.sets(), FaultKind::Unreachable);
+            fleet.revive();
+            fails(host.sets(), FaultKind::Unreachable);
+            after(&fleet, &*open(&fleet, "kvm1"), step);
+        }
+    }
+    steps
+}
+
+fn nothing(_: &dyn Hypervisor) {}
+
+#[test]
+fn a_create_killed_anywhere_is_undone_by_delete() {
+    for model in [model(), templated()] {
+        let steps = at_every_step(
+            nothing,
+            |host| create_of(host, 1, &model),
+            |fleet, host, step| {
+                delete(host, 1).unwrap();
+                for (_, seed) in seen(host).seeds {
+                    host.delete_volume(&seed).unwrap();
+                }
+                assert_eq!(host.delete_image(&model.image.digest, &[STORE]), Ok(true));
+                let left = fleet.traces(&web(), &[STORE]);
+                assert!(left.is_empty(), "killed at step {step}: {left:?}");
+            },
+        );
+        assert_eq!(steps, 9);
+    }
+}
+
+#[test]
+fn a_create_killed_anywhere_is_finished_by_create() {
+    for model in [model(), templated()] {
+        at_every_step(
+            nothing,
+            |host| create_of(host, 1, &model),
+            |fleet, host, step| {
+                create_of(host, 1, &model).unwrap();
+                let wrong = audit(fleet);
+                assert!(wrong.is_empty(), "killed at step {step}: {wrong:?}");
+                assert_eq!(instance(host, 1).unwrap().meta.phase, Phase::Ready);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_delete_killed_anywhere_still_knows_whose_all_is_and_is_finished_by_delete() {
+    let gone = |host: &dyn Hypervisor| host.delete(&reference(1), Duration::from_secs(20), &Pulse::silent());
+    let steps = at_every_step(
+        |host| create_of(host, 1, &templated()).unwrap(),
+        gone,
+        |fleet, host, step| {
+            assert!(seen(host).leftovers.is_empty(), "killed at step {step}");
+            gone(host).unwrap();
+            let wrong = audit(fleet);
+            assert!(wrong.is_empty(), "killed at step {step}: {wrong:?}");
+            assert_eq!(instance(host, 1), None);
+        },
+    );
+    assert_eq!(steps, 6);
+}
+
+#[test]
+fn an_image_deletion_killed_anywhere_leaves_no_whole_image_behind_by_mistake() {
+    let digest = model().image.digest;
+    at_every_step(
+        |host| {
+            host.push_image(&image(), STORE, &Pulse::silent()).unwrap();
+        },
+        |host| host.delete_image(&digest, &[STORE]).map(drop),
+        |fleet, host, _| {
+            create(host, 1).unwrap();
+            assert!(audit(fleet).is_empty(), "{:?}", audit(fleet));
+        },
+    );
+}
+
+#[test]
+fn the_last_steps_call_is_lost_with_its_process() {
+    let (fleet, host) = one_host();
+    create(&*host, 1).unwrap();
+    host.delete_image(&model().image.digest, &[STORE]).unwrap();
+    fleet.set_power("kvm1", "web-1", vmss::inventory::Power::Off);
+    fleet.kill_after(1);
+    fails(host.start(&reference(1)), FaultKind::Unreachable);
+    fleet.revive();
+    let host = open(&fleet, "kvm1");
+    assert!(audit(&fleet).is_empty());
+    host.start(&reference(1)).unwrap();
+    assert!(fleet.journal().ends_with(&["kvm1: start web-1".to_owned()]));
+}
+
+#[test]
+fn a_kill_that_did_not_come_is_called_off() {
+    let (fleet, host) = one_host();
+    fleet.kill_after(2);
+    host.sets().unwrap();
+    fleet.revive();
+    create(&*host, 1).unwrap();
+    assert!(!fleet.is_killed());
+}

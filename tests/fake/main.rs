@@ -1,0 +1,12 @@
+//! The fake fleet: every promise it makes to the scenarios that run on it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on should panic where it stands"
+)]
+
+mod faults;
+mod killed;
+mod properties;
+mod support;
+mod usual;

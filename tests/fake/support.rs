@@ -1,0 +1,157 @@
+//! A fleet, a set and a model to try the fake with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+use vmss::hypervisor::fake::{FakeHost, Fleet};
+use vmss::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse};
+use vmss::inventory::{HostSeen, Instance};
+use vmss::model::{
+    Clone as CloneMode, Cpu, DataDisk, Firmware, Image, ImageDigest, ImageFormat, Model, Nic, NicSource,
+    UserData, Virtualization,
+};
+use vmss::names::{InstanceId, Label, StoreId, instance_uuid, mac_address};
+use vmss::plan::action::{InstanceRef, InstanceSpec};
+use vmss::scaleset::{Host, Limits};
+use vmss::units::Bytes;
+
+pub const STORE: StoreId = StoreId(Uuid::from_u128(1));
+pub const OTHER: StoreId = StoreId(Uuid::from_u128(2));
+
+pub fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+pub fn web() -> Label {
+    label("web")
+}
+
+/// A fleet with the host kvm1 as it comes, and that host opened.
+pub fn one_host() -> (Arc<Fleet>, Arc<dyn Hypervisor>) {
+    let fleet = Fleet::new();
+    fleet.add_host(&label("kvm1"), FakeHost::default());
+    let host = open(&fleet, "kvm1");
+    (fleet, host)
+}
+
+pub fn open(fleet: &Fleet, name: &str) -> Arc<dyn Hypervisor> {
+    let host = Host {
+        name: label(name),
+        uri: "test:///default".into(),
+        pool: "default".into(),
+    };
+    let limits = Limits {
+        calls_per_host: 4,
+        starts_per_host: 2,
+        call_timeout: Duration::from_secs(30),
+    };
+    fleet.host(&host, &limits)
+}
+
+pub fn model() -> Model {
+    Model {
+        image: Image {
+            digest: ImageDigest("ab".repeat(32)),
+            format: ImageFormat::Qcow2,
+            virtual_size: Bytes::gib(2),
+            file_size: Bytes::mib(300),
+        },
+        vcpus: 2,
+        memory: Bytes::gib(1),
+        disk: Bytes::gib(10),
+        clone: CloneMode::Linked,
+        cpu: Cpu::HostModel,
+        virtualization: Virtualization::Auto,
+        firmware: Firmware::Bios,
+        user_data: None,
+        networks: vec![Nic {
+            source: NicSource::Bridge("br0".into()),
+            addresses: None,
+            gateway: None,
+            dns: Vec::new(),
+        }],
+        data_disks: vec![DataDisk {
+            name: label("logs"),
+            size: Bytes::gib(5),
+        }],
+    }
+}
+
+/// The model with user data that differs between instances, so that each has a seed of its own.
+pub fn templated() -> Model {
+    Model {
+        user_data: Some(UserData {
+            template: "{{ instance.name }}".into(),
+            vars: Default::default(),
+        }),
+        ..model()
+    }
+}
+
+pub fn image() -> LocalImage {
+    LocalImage {
+        path: "debian.qcow2".into(),
+        image: model().image,
+    }
+}
+
+pub fn spec_of(id: u64, model: &Model) -> InstanceSpec {
+    let id = InstanceId(id);
+    InstanceSpec {
+        set: web(),
+        store: STORE,
+        id,
+        uuid: instance_uuid(STORE, &web(), id),
+        host: label("kvm1"),
+        fault_domain: label("rack-a"),
+        revision: 1,
+        model_hash: model.hash(),
+        image: model.image.digest.clone(),
+        created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
+        macs: vec![mac_address(&web(), id, 0)],
+        addresses: vec![None],
+    }
+}
+
+pub fn spec(id: u64) -> InstanceSpec {
+    spec_of(id, &model())
+}
+
+pub fn reference(id: u64) -> InstanceRef {
+    spec(id).reference()
+}
+
+/// Sends the image and makes the instance.
+pub fn create(host: &dyn Hypervisor, id: u64) -> Result<(), HypervisorError> {
+    create_of(host, id, &model())
+}
+
+pub fn create_of(host: &dyn Hypervisor, id: u64, model: &Model) -> Result<(), HypervisorError> {
+    host.push_image(&image(), STORE, &Pulse::silent())?;
+    host.create(&spec_of(id, model), model, &Pulse::silent())
+}
+
+pub fn delete(host: &dyn Hypervisor, id: u64) -> Result<(), HypervisorError> {
+    host.delete(&reference(id), Duration::ZERO, &Pulse::silent())
+}
+
+pub fn seen(host: &dyn Hypervisor) -> HostSeen {
+    host.observe(&web(), &[STORE]).unwrap()
+}
+
+pub fn instance(host: &dyn Hypervisor, id: u64) -> Option<Instance> {
+    seen(host).instances.into_iter().find(|i| i.id == InstanceId(id))
+}
+
+/// What is wrong with the set `web`.
+pub fn audit(fleet: &Fleet) -> Vec<String> {
+    fleet.audit(&web(), &[STORE])
+}
+
+#[track_caller]
+pub fn fails<T: std::fmt::Debug>(outcome: Result<T, HypervisorError>, kind: FaultKind) -> HypervisorError {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    error
+}

@@ -1,0 +1,178 @@
+//! The commands of a scenario that act on the fleet, not on vmss: hosts are added, fail, and are meddled with.
+
+use std::time::Duration;
+
+use vmss::hypervisor::FaultKind;
+use vmss::hypervisor::fake::{Failure, FakeHost, Fault, Fleet};
+use vmss::inventory::Power;
+use vmss::names::{InstanceId, Label};
+use vmss::units::Bytes;
+
+/// The commands, for people and for the error about an unknown one.
+pub const COMMANDS: &str = "\
+host DOMAIN NAME [cpus N] [memory SIZE] [pool SIZE] [without-kvm] [lacks NETWORK]   adds a host
+kill HOST                    it is down; its guests run on
+reboot HOST                  it comes back after a power failure: its guests are off
+heal HOST                    all faults of the host end
+hang HOST                    calls wait until it is healed
+die HOST after N             it is down after N more steps
+full HOST [unseen]           its pool is full; unseen: no observation shows it
+starts-fail HOST [ID]        instances, or one, don't start
+corrupt HOST                 images arrive as something else
+deaf HOST [ID]               guests don't hear that they are to shut down
+slow HOST SECONDS            each step takes that long
+foreign HOST NAME            somebody else's domain appears
+undefine HOST NAME           somebody takes a domain away
+power-off HOST NAME          somebody switches a domain off
+kill-vmss after N            the next commands' process is killed right after N more steps
+kill-vmss before N           the same, at the last moment before the next step
+revive                       another process begins
+sleep SECONDS                time passes";
+
+/// The fleet of a scenario, with its hosts as they were declared: fault domain and name.
+pub struct Stage {
+    /// The fleet.
+    pub fleet: std::sync::Arc<Fleet>,
+    /// Hosts in declared order.
+    pub hosts: Vec<(Label, Label)>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            fleet: Fleet::new(),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+impl Stage {
+    /// Does what the words say; `None` if they are no command of the stage's, but perhaps another's.
+    pub fn command(&mut self, words: &[String]) -> Option<Result<(), String>> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (verb, rest) = words.split_first()?;
+        let known = COMMANDS
+            .lines()
+            .filter_map(|l| l.split_whitespace().next())
+            .any(|v| v == *verb);
+        known.then(|| {
+            self.perform(verb, rest)
+                .map_err(|e| format!("{}: {e}", words.join(" ")))
+        })
+    }
+
+    fn perform(&mut self, verb: &str, words: &[&str]) -> Result<(), String> {
+        let fleet = &self.fleet;
+        match (verb, words) {
+            ("host", [domain, name, rest @ ..]) => return self.add_host(domain, name, rest),
+            ("kill-vmss", ["after", n]) => fleet.kill_after(number(n)?),
+            ("kill-vmss", ["before", n]) => fleet.kill_before(number(n)?),
+            ("revive", []) => fleet.revive(),
+            ("sleep", [seconds]) => fleet.clock().sleep(Duration::from_secs(number(seconds)?)),
+            (_, [host, rest @ ..]) if self.hosts.iter().any(|(_, h)| h.as_str() == *host) => {
+                return self.meddle(verb, host, rest);
+            }
+            (_, [host, ..]) if !matches!(verb, "host" | "kill-vmss" | "revive" | "sleep") => {
+                return Err(format!("there is no host {host}"));
+            }
+            _ => return Err(usage(verb)),
+        }
+        Ok(())
+    }
+
+    fn meddle(&self, verb: &str, host: &str, words: &[&str]) -> Result<(), String> {
+        let fleet = &self.fleet;
+        let inject = |fault| fleet.inject(host, fault);
+        let one = |id: &str| Ok::<_, String>(Some(InstanceId(number(id)?)));
+        let start = |instance| {
+            Fault::Fails(Failure {
+                instance,
+                ..Failure::new(vmss::hypervisor::Stage::Start, FaultKind::Other)
+            })
+        };
+        let there = |name: &str| {
+            let is_there = fleet.domains(host).iter().any(|d| d.name == name);
+            is_there
+                .then_some(())
+                .ok_or(format!("{host} has no domain {name}"))
+        };
+        match (verb, words) {
+            ("kill", []) => inject(Fault::Down),
+            ("reboot", []) => fleet.reboot(host),
+            ("heal", []) => fleet.heal(host),
+            ("hang", []) => inject(Fault::Hangs),
+            ("die", ["after", n]) => inject(Fault::DiesAfter(number(n)?)),
+            ("full", []) => fleet.fill_pool(host),
+            ("full", ["unseen"]) => inject(Fault::no_space()),
+            ("starts-fail", []) => inject(start(None)),
+            ("starts-fail", [id]) => inject(start(one(id)?)),
+            ("corrupt", []) => inject(Fault::corrupt_push()),
+            ("deaf", []) => inject(Fault::IgnoresShutdown(None)),
+            ("deaf", [id]) => inject(Fault::IgnoresShutdown(one(id)?)),
+            ("slow", [seconds]) => inject(Fault::Slow(Duration::from_secs(number(seconds)?))),
+            ("foreign", [name]) => fleet.add_foreign_domain(host, name, 1, Bytes::gib(1)),
+            ("undefine", [name]) => {
+                there(name)?;
+                fleet.take_domain(host, name);
+            }
+            ("power-off", [name]) => {
+                there(name)?;
+                fleet.set_power(host, name, Power::Off);
+            }
+            _ => return Err(usage(verb)),
+        }
+        Ok(())
+    }
+
+    fn add_host(&mut self, domain: &str, name: &str, mut words: &[&str]) -> Result<(), String> {
+        let label = |text: &str| Label::new(text).map_err(|e| format!("{text}: {e}"));
+        let mut made_of = FakeHost::default();
+        loop {
+            words = match words {
+                [] => break,
+                ["cpus", n, rest @ ..] => {
+                    made_of.cpus = number(n)?;
+                    rest
+                }
+                ["memory", n, rest @ ..] => {
+                    made_of.memory = size(n)?;
+                    rest
+                }
+                ["pool", n, rest @ ..] => {
+                    made_of.pool_size = size(n)?;
+                    rest
+                }
+                ["without-kvm", rest @ ..] => {
+                    made_of.kvm = false;
+                    rest
+                }
+                ["lacks", network, rest @ ..] => {
+                    made_of.lacks.insert((*network).to_owned());
+                    rest
+                }
+                [other, ..] => return Err(format!("{other} is nothing a host is made of")),
+            };
+        }
+        let (domain, name) = (label(domain)?, label(name)?);
+        self.fleet.add_host(&name, made_of);
+        self.hosts.push((domain, name));
+        Ok(())
+    }
+}
+
+fn usage(verb: &str) -> String {
+    let mut lines = COMMANDS
+        .lines()
+        .filter(|l| l.split_whitespace().next() == Some(verb));
+    format!("it goes like this: {}", lines.next().unwrap_or(COMMANDS))
+}
+
+fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|e| format!("{text}: {e}"))
+}
+
+fn size(text: &str) -> Result<Bytes, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| Bytes(size.as_u64()))
+        .map_err(|e| format!("{text}: {e}"))
+}
