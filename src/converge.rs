@@ -1,7 +1,8 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -19,7 +20,7 @@ use crate::plan::{Experience, Situation, plan};
 use crate::record::Record;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
-use crate::world::World;
+use crate::world::{Clock, World};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -246,11 +247,37 @@ fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSou
     })
 }
 
-/// A set's lease, given back when dropped.
+/// A set's lease, kept alive while it is held and given back when dropped.
 pub struct Held {
     store: Arc<dyn Store>,
     /// The lease itself.
     pub lease: Lease,
+    /// Dropped to end the thread that renews the lease.
+    _keeping: mpsc::Sender<()>,
+}
+
+/// How often a lease is renewed: well within the time after which another machine may take it over. A batch that takes
+/// long (an image on its way) must not lose it.
+const RENEW: Duration = Duration::from_secs(20);
+
+impl Held {
+    fn new(store: &Arc<dyn Store>, lease: Lease, clock: &Arc<dyn Clock>) -> Self {
+        let (keeping, ended) = mpsc::channel();
+        let (shelf, kept, clock) = (Arc::clone(store), lease.clone(), Arc::clone(clock));
+        let renew = move || {
+            while ended.recv_timeout(RENEW) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // A lease that was lost shows before the next batch, where it stops the run.
+                let _ = shelf.renew(&kept, clock.now());
+            }
+        };
+        // Without the thread the lease is still renewed before every batch.
+        let _ = std::thread::Builder::new().name("lease".into()).spawn(renew);
+        Self {
+            store: Arc::clone(store),
+            lease,
+            _keeping: keeping,
+        }
+    }
 }
 
 impl Drop for Held {
@@ -271,7 +298,7 @@ pub fn hold(
     store: &Arc<dyn Store>,
     set: &Label,
     doing: &str,
-    wait: std::time::Duration,
+    wait: Duration,
     listener: &Arc<dyn Listener>,
 ) -> Result<Held> {
     let mut me = world.env.me.clone();
@@ -281,12 +308,7 @@ pub fn hold(
     loop {
         let now: Timestamp = world.clock.now();
         match store.acquire(&lease_key(set), &me, now) {
-            Ok(lease) => {
-                return Ok(Held {
-                    store: Arc::clone(store),
-                    lease,
-                });
-            }
+            Ok(lease) => return Ok(Held::new(store, lease, &world.clock)),
             Err(StoreError::Held(other)) if began.elapsed() < wait && !world.interrupt.is_set() => {
                 if !told {
                     told = true;
@@ -296,7 +318,7 @@ pub fn hold(
                     );
                     listener.event(&Event::Note { text });
                 }
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(100));
             }
             Err(e) => {
                 let error = Error::from(e).context(format!("set {set} is in use"));

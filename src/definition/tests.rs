@@ -57,6 +57,46 @@ fn the_template_and_the_example_are_valid() {
     }
 }
 
+#[test]
+fn the_definitions_under_examples_are_valid() {
+    let text = include_str!("../../examples/web.toml");
+    let set =
+        parse(text, Path::new("examples/web.toml")).unwrap_or_else(|e| panic!("{}", render(&e, text, false)));
+    assert_eq!(set.hosts().count(), 3);
+    let user_data = include_str!("../../examples/cloud-init.yaml");
+    assert_eq!(crate::hypervisor::seed::check_template(user_data), Ok(()));
+}
+
+/// What an editor checks by the schema and what vmss accepts are the same.
+#[test]
+fn the_schema_accepts_the_examples_and_refuses_what_the_reader_refuses() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let json = |text: &str| serde_json::to_value(toml::from_str::<toml::Value>(text).unwrap()).unwrap();
+    for text in [
+        GOOD,
+        include_str!("../../scaleset.toml.example"),
+        include_str!("init.toml"),
+        include_str!("../../examples/web.toml"),
+    ] {
+        let errors: Vec<String> = validator
+            .iter_errors(&json(text))
+            .map(|e| e.to_string())
+            .collect();
+        assert_eq!(errors, Vec::<String>::new());
+    }
+    for change in [
+        ("name = \"web\"", "name = \"We_b\""),
+        ("memory = \"1 GiB\"", "memory = 1024"),
+        ("memory = \"1 GiB\"", "memory = \"1 apple\""),
+        ("memory = \"1 GiB\"", "memory = \"1 GiB\"\nclone = \"half\""),
+        ("[image]", "capcity = 3\n[image]"),
+    ] {
+        let text = GOOD.replace(change.0, change.1);
+        assert!(!validator.is_valid(&json(&text)), "{change:?}");
+        assert!(parse(&text, Path::new("x.toml")).is_err(), "{change:?}");
+    }
+}
+
 /// The example shows every key that the schema has, commented out or not.
 #[test]
 fn the_example_shows_every_key() {
