@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use virt::connect::Connect;
 
-/// Waits for `ready`, which something else brings about; gives up after a minute.
+/// Waits for `ready`, which something else brings about; gives up after three minutes: guests under emulation boot slowly when all start at once.
 pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     let began = Instant::now();
     while !ready() {
