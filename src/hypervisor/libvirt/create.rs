@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use virt::sys;
-
 use super::connection::Session;
 use super::domains::{self, Owned, mark};
 use super::images::{self, Base};
@@ -41,11 +39,10 @@ pub fn create(
     };
     session.safe_point(format_args!("creating {name}"))?;
     session.pulse().stage(Stage::Disks);
+    // The instance's own note stands since it was defined. Whoever deletes an image takes its mark away first and looks
+    // for such notes after: either the mark is seen to be gone here, or the note is seen there. So what is whole now stays.
     let copy = base(&pool, spec, model)?;
-    os_disk(&pool, spec, model, &copy)?;
-    if !images::still_whole(&pool, &copy)? {
-        return Err(no_image(&pool, spec));
-    }
+    os_disk(host, &pool, spec, model, &copy)?;
     let traits = session.traits()?;
     for (volume, disk) in domain_xml::data_volumes(spec, model)
         .iter()
@@ -124,7 +121,7 @@ fn define(
     let doing = format!("defining domain {name}");
     let details = session
         .traits()?
-        .details(model.virtualization, &pool.place()?.1, host.disk_mode())?;
+        .details(model.virtualization, &host.folder(pool)?, host.disk_mode())?;
     let seed = seed::volume(spec, model);
     let xml = domain_xml::domain_xml(spec, model, &seed, &details)
         .map_err(|e| HypervisorError::new(FaultKind::Unsupported, &doing, e.to_string()))?;
@@ -134,6 +131,7 @@ fn define(
 }
 
 fn os_disk(
+    host: &Libvirt,
     pool: &Pool<'_, '_>,
     spec: &InstanceSpec,
     model: &Model,
@@ -144,8 +142,7 @@ fn os_disk(
     let size = model.disk.max(model.image.virtual_size);
     match model.clone {
         CloneMode::Linked => {
-            let base = pool.find(&copy.name)?.ok_or_else(|| no_image(pool, spec))?;
-            let path = images::path(session, &base)?;
+            let path = format!("{}/{}", host.folder(pool)?, copy.name);
             let backing = Some((path.as_str(), copy.format));
             pool.replace(&name, volume_xml::thin(&name, size, backing, session.traits()?))?;
         }
@@ -199,17 +196,9 @@ fn power_on(
 
 fn boot(session: &Session<'_>, name: &str, owned: &Owned) -> Result<(), HypervisorError> {
     let doing = format!("starting domain {name}");
-    if session.call(&doing, |_| owned.domain.is_active())? {
-        return Ok(());
-    }
     match session.call(&doing, |_| owned.domain.create()) {
-        // Somebody was faster.
-        Err(fault)
-            if fault.is(sys::VIR_ERR_OPERATION_INVALID)
-                && fault.error.message.contains("already running") =>
-        {
-            Ok(())
-        }
+        // It runs already, or somebody was faster: the drivers have different numbers for that.
+        Err(_) if session.call(&doing, |_| owned.domain.is_active())? => Ok(()),
         other => Ok(other?),
     }
 }
@@ -235,6 +224,15 @@ pub fn start(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hyperv
 }
 
 impl Libvirt {
+    /// The folder of the pool, asked for once: a pool does not move while anything runs from it.
+    fn folder(&self, pool: &Pool<'_, '_>) -> Result<String, HypervisorError> {
+        if let Some(folder) = self.folder.get() {
+            return Ok(folder.clone());
+        }
+        let folder = pool.place()?.1.trim_end_matches('/').to_owned();
+        Ok(self.folder.get_or_init(|| folder).clone())
+    }
+
     /// How disks are opened on this host, as far as is known by now.
     fn disk_mode(&self) -> DiskMode {
         use std::sync::atomic::Ordering;

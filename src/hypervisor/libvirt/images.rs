@@ -6,7 +6,7 @@ use std::fs::File;
 
 use virt::storage_vol::StorageVol;
 
-use super::connection::{Session, cancelled};
+use super::connection::cancelled;
 use super::transfer;
 use super::users::{self, Users};
 use super::volume_xml;
@@ -270,11 +270,6 @@ pub fn settle_format(pool: &Pool<'_, '_>, copy: &Base) -> Result<StorageVol, Hyp
 /// Whether a copy and its mark are both there.
 pub fn still_whole(pool: &Pool<'_, '_>, copy: &Base) -> Result<bool, HypervisorError> {
     Ok(pool.find(&copy.mark())?.is_some() && pool.find(&copy.name)?.is_some())
-}
-
-/// The path of a copy.
-pub fn path(session: &Session<'_>, volume: &StorageVol) -> Result<String, HypervisorError> {
-    Ok(session.call("asking for an image's path", |_| volume.path())?)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod volumes;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::{
@@ -63,6 +63,7 @@ pub struct Libvirt {
     look: Line,
     seeds: seeds::Checked,
     cached_disks: AtomicBool,
+    folder: OnceLock<String>,
 }
 
 impl Libvirt {
@@ -75,6 +76,7 @@ impl Libvirt {
             look: line(),
             seeds: seeds::Checked::default(),
             cached_disks: AtomicBool::new(false),
+            folder: OnceLock::new(),
         }
     }
 }

@@ -98,8 +98,21 @@ impl<'s, 'p> Pool<'s, 'p> {
 
     /// Makes a volume anew: one of that name is what an interrupted try of ours left, for no one else has such names.
     pub fn replace(&self, name: &str, xml: Result<String, XmlError>) -> Result<StorageVol, HypervisorError> {
-        self.delete(name)?;
-        self.create(name, xml)
+        let xml = self.written(name, xml)?;
+        let create = || {
+            self.session.call(self.doing("creating volume", name), |_| {
+                StorageVol::create_xml(&self.handle, &xml, 0)
+            })
+        };
+        // Hardly ever is there one: looking first would cost every instance a call. The drivers have different numbers
+        // for "it is there", so it is looked for.
+        match create() {
+            Err(_) if self.find(name)?.is_some() => {
+                self.delete(name)?;
+                Ok(create()?)
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Makes a copy of a volume; `plausible` is how long that may take.
