@@ -1,6 +1,33 @@
 //! Who holds a lease, and whether that process still lives.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
 use crate::store::Holder;
+
+/// A lease whose holder runs on another machine (a store on a shared disk) runs out after so long without renewal. A
+/// holder on this machine is judged by its process alone: one that was only stopped must not be robbed.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Tells whether a holder's process lives; `None` where that can't be told.
+pub type Liveness = Arc<dyn Fn(&Holder) -> Option<bool> + Send + Sync>;
+
+/// Judges by this machine's process table: see [`Holder::lives`].
+pub fn local_processes() -> Liveness {
+    Arc::new(Holder::lives)
+}
+
+/// When a lease that is taken or renewed `now` runs out, in seconds since 1970.
+pub(super) fn expiry(now: Timestamp) -> i64 {
+    now.as_second().saturating_add_unsigned(LEASE.as_secs())
+}
+
+/// Whether the holder of a lease that runs out at `expires` may still be acting. The one rule for all stores.
+pub(super) fn may_act(liveness: &Liveness, holder: &Holder, expires: i64, now: Timestamp) -> bool {
+    liveness(holder).unwrap_or(expires > now.as_second())
+}
 
 /// Facts about this machine that do not change while it runs.
 pub fn this_machine() -> (String, String) {

@@ -2,6 +2,7 @@
 
 pub mod holder;
 pub mod location;
+pub mod memory;
 pub mod sqlite;
 
 use jiff::Timestamp;
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Label, StoreId};
 use crate::record::Record;
+
+/// Operations remembered per set: those of years, in a file that stays small.
+const HISTORY: usize = 1000;
 
 /// Where records live. All methods are transactions of their own.
 pub trait Store: Send + Sync {
@@ -54,7 +58,7 @@ pub trait Store: Send + Sync {
     /// Notes that an operation begins; returns its number.
     fn begin(&self, operation: &Operation) -> Result<u64, StoreError>;
 
-    /// Notes how it ended.
+    /// Notes how it ended, and the capacity that was wanted in the end if it is not the one it began with.
     fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError>;
 
     /// The newest operations of a set (or of all), newest first.

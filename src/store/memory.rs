@@ -1,0 +1,216 @@
+//! A store in memory: for scenarios on the fake, held to the same contract as the others.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::names::{Label, StoreId};
+use crate::record::Record;
+use crate::store::holder::{Liveness, expiry, local_processes, may_act};
+use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+
+/// A store that lasts as long as its process.
+pub struct Memory {
+    id: StoreId,
+    liveness: Liveness,
+    shelves: Mutex<Shelves>,
+}
+
+#[derive(Default)]
+struct Shelves {
+    /// The last version or token given out: one counter that outlives records and leases.
+    last: u64,
+    /// Records as JSON, so that what a file would lose or refuse is lost or refused here too.
+    records: BTreeMap<Label, (String, Version)>,
+    leases: BTreeMap<String, Taken>,
+    operations: BTreeMap<u64, PastOperation>,
+    last_operation: u64,
+}
+
+struct Taken {
+    token: u64,
+    holder: Holder,
+    expires: i64,
+}
+
+impl Shelves {
+    const fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(StoreId(Uuid::new_v4()))
+    }
+}
+
+impl Memory {
+    /// An empty store of that identity.
+    pub fn new(id: StoreId) -> Self {
+        Self {
+            id,
+            liveness: local_processes(),
+            shelves: Mutex::default(),
+        }
+    }
+
+    /// Judges by `liveness` whether a lease's holder lives.
+    #[must_use]
+    pub fn judging(mut self, liveness: Liveness) -> Self {
+        self.liveness = liveness;
+        self
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acting(&self, shelves: &Shelves, key: &str, now: Timestamp) -> Option<Holder> {
+        let taken = shelves.leases.get(key)?;
+        may_act(&self.liveness, &taken.holder, taken.expires, now).then(|| taken.holder.clone())
+    }
+}
+
+fn broken(doing: String, e: &serde_json::Error) -> StoreError {
+    StoreError::Broken {
+        doing,
+        message: e.to_string(),
+    }
+}
+
+impl Store for Memory {
+    fn id(&self) -> Result<StoreId, StoreError> {
+        Ok(self.id)
+    }
+
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError> {
+        let shelves = self.shelves();
+        let Some((json, version)) = shelves.records.get(set) else {
+            return Ok(None);
+        };
+        let record =
+            serde_json::from_str(json).map_err(|e| broken(format!("reading the record of {set}"), &e))?;
+        Ok(Some((record, *version)))
+    }
+
+    fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
+        let json =
+            serde_json::to_string(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
+        let mut shelves = self.shelves();
+        if shelves.records.get(set).map(|(_, version)| *version) != expected {
+            return Err(StoreError::Changed(set.clone()));
+        }
+        let version = Version(shelves.next());
+        shelves.records.insert(set.clone(), (json, version));
+        Ok(version)
+    }
+
+    fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
+        let mut shelves = self.shelves();
+        if shelves.records.get(set).map(|(_, version)| *version) != Some(expected) {
+            return Err(StoreError::Changed(set.clone()));
+        }
+        shelves.records.remove(set);
+        Ok(())
+    }
+
+    fn sets(&self) -> Result<Vec<Label>, StoreError> {
+        Ok(self.shelves().records.keys().cloned().collect())
+    }
+
+    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
+        let mut shelves = self.shelves();
+        if let Some(other) = self.acting(&shelves, key, now) {
+            return Err(StoreError::Held(Box::new(other)));
+        }
+        let token = shelves.next();
+        let taken = Taken {
+            token,
+            holder: holder.clone(),
+            expires: expiry(now),
+        };
+        shelves.leases.insert(key.to_owned(), taken);
+        Ok(Lease {
+            key: key.to_owned(),
+            token,
+        })
+    }
+
+    fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        let mut shelves = self.shelves();
+        match shelves.leases.get_mut(&lease.key) {
+            Some(taken) if taken.token == lease.token => {
+                taken.expires = expiry(now);
+                Ok(())
+            }
+            _ => Err(StoreError::Lost(lease.key.clone())),
+        }
+    }
+
+    fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut shelves = self.shelves();
+        if shelves.leases.get(&lease.key).map(|taken| taken.token) == Some(lease.token) {
+            shelves.leases.remove(&lease.key);
+        }
+        Ok(())
+    }
+
+    fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
+        Ok(self.acting(&self.shelves(), key, now))
+    }
+
+    fn begin(&self, operation: &Operation) -> Result<u64, StoreError> {
+        let mut shelves = self.shelves();
+        shelves.last_operation += 1;
+        let number = shelves.last_operation;
+        let past = PastOperation {
+            number,
+            set: operation.set.clone(),
+            verb: operation.verb.clone(),
+            who: operation.who.clone(),
+            began: operation.at,
+            ended: None,
+            from: operation.from,
+            to: operation.to,
+            outcome: None,
+        };
+        shelves.operations.insert(number, past);
+        let of_set = shelves
+            .operations
+            .values()
+            .rev()
+            .filter(|o| o.set == operation.set);
+        let forgotten: Vec<u64> = of_set.skip(HISTORY).map(|o| o.number).collect();
+        for number in forgotten {
+            shelves.operations.remove(&number);
+        }
+        Ok(number)
+    }
+
+    fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError> {
+        if let Some(operation) = self.shelves().operations.get_mut(&number) {
+            operation.ended = Some(at);
+            operation.outcome = Some(outcome.to_owned());
+            operation.to = to.or(operation.to);
+        }
+        Ok(())
+    }
+
+    fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
+        let shelves = self.shelves();
+        let newest = shelves.operations.values().rev();
+        Ok(newest
+            .filter(|o| set.is_none_or(|set| &o.set == set))
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+}

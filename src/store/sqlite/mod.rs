@@ -1,0 +1,295 @@
+//! The embedded store: one SQLite file, written ahead, durable at every commit, readable by its owner only.
+
+mod file;
+mod trouble;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+
+use crate::names::{Label, StoreId};
+use crate::record::Record;
+use crate::store::holder::{Liveness, expiry, local_processes, may_act};
+use crate::store::sqlite::trouble::Trouble;
+use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+
+/// A SQLite store.
+pub struct Sqlite {
+    path: PathBuf,
+    id: StoreId,
+    connection: Mutex<Connection>,
+    liveness: Liveness,
+}
+
+impl Sqlite {
+    /// Opens the store at `path`, making it, its folder and its identity if there is none. One that may only be read
+    /// can be looked at; writing to it fails.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`] if it can't be read, is no store, is damaged, or is of a later layout.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let (connection, id) = file::open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            id,
+            connection: Mutex::new(connection),
+            liveness: local_processes(),
+        })
+    }
+
+    /// Judges by `liveness` whether a lease's holder lives.
+    #[must_use]
+    pub fn judging(mut self, liveness: Liveness) -> Self {
+        self.liveness = liveness;
+        self
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` in a transaction that may write.
+    fn write<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        let doing = format!("{doing} in {}", self.path.display());
+        let transaction = (connection.transaction_with_behavior(TransactionBehavior::Immediate))
+            .map_err(|e| Trouble::from(e).told(&doing))?;
+        let result = work(&transaction).map_err(|t| t.told(&doing))?;
+        (transaction.commit()).map_err(|e| Trouble::from(e).told(&doing))?;
+        Ok(result)
+    }
+
+    fn read<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Connection) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        let doing = format!("{doing} in {}", self.path.display());
+        work(&self.connection()).map_err(|t| t.told(&doing))
+    }
+}
+
+impl Sqlite {
+    /// The lease's holder, if it may still be acting.
+    fn acting(&self, c: &Connection, key: &str, now: Timestamp) -> Result<Option<Holder>, Trouble> {
+        let row: Option<(String, i64)> = c
+            .query_row("SELECT holder, expires FROM leases WHERE name = ?1", [key], |r| {
+                Ok((r.get(0)?, r.get(1)?))
+            })
+            .optional()?;
+        let Some((json, expires)) = row else {
+            return Ok(None);
+        };
+        let holder: Holder = serde_json::from_str(&json)?;
+        Ok(may_act(&self.liveness, &holder, expires, now).then_some(holder))
+    }
+}
+
+/// A number greater than any given before and than `floor`.
+fn next(t: &Transaction<'_>, floor: u64) -> Result<u64, Trouble> {
+    let sql = "UPDATE tokens SET last = max(last, ?1) + 1 RETURNING last";
+    Ok(t.query_row(sql, [floor], |r| r.get(0))?)
+}
+
+impl Store for Sqlite {
+    fn id(&self) -> Result<StoreId, StoreError> {
+        Ok(self.id)
+    }
+
+    fn location(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError> {
+        self.read(&format!("reading the record of {set}"), |c| {
+            let row: Option<(u64, String)> = c
+                .query_row(
+                    "SELECT version, record FROM records WHERE name = ?1",
+                    [set.as_str()],
+                    |r| Ok((r.get(0)?, r.get(1)?)),
+                )
+                .optional()?;
+            let Some((version, json)) = row else {
+                return Ok(None);
+            };
+            Ok(Some((serde_json::from_str(&json)?, Version(version))))
+        })
+    }
+
+    fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
+        self.write(&format!("writing the record of {set}"), |t| {
+            let json = serde_json::to_string(record)?;
+            // From a counter that outlives the record: were a record that is made again to begin at 1 again, one who
+            // has read the old one would overwrite the new one.
+            let version = next(t, expected.map_or(0, |v| v.0))?;
+            let changed = match expected {
+                None => t.execute(
+                    "INSERT OR IGNORE INTO records VALUES (?1, ?2, ?3)",
+                    params![set.as_str(), version, json],
+                )?,
+                Some(Version(v)) => t.execute(
+                    "UPDATE records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
+                    params![set.as_str(), version, json, v],
+                )?,
+            };
+            if changed == 0 {
+                return Err(Trouble::Store(StoreError::Changed(set.clone())));
+            }
+            Ok(Version(version))
+        })
+    }
+
+    fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
+        self.write(&format!("removing the record of {set}"), |t| {
+            let gone = t.execute(
+                "DELETE FROM records WHERE name = ?1 AND version = ?2",
+                params![set.as_str(), expected.0],
+            )?;
+            if gone == 0 {
+                Err(Trouble::Store(StoreError::Changed(set.clone())))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    fn sets(&self) -> Result<Vec<Label>, StoreError> {
+        self.read("listing sets", |c| {
+            let mut query = c.prepare("SELECT name FROM records ORDER BY name")?;
+            let names: Vec<String> = query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            names
+                .into_iter()
+                .map(|n| Label::new(n).map_err(|e| Trouble::Damaged(e.to_string())))
+                .collect()
+        })
+    }
+
+    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
+        self.write(&format!("taking the lease {key}"), |t| {
+            if let Some(other) = self.acting(t, key, now)? {
+                return Err(Trouble::Store(StoreError::Held(Box::new(other))));
+            }
+            let token = next(t, 0)?;
+            t.execute(
+                "INSERT OR REPLACE INTO leases VALUES (?1, ?2, ?3, ?4)",
+                params![key, token, serde_json::to_string(holder)?, expiry(now)],
+            )?;
+            Ok(Lease {
+                key: key.to_owned(),
+                token,
+            })
+        })
+    }
+
+    fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        self.write(&format!("renewing the lease {}", lease.key), |t| {
+            let kept = t.execute(
+                "UPDATE leases SET expires = ?3 WHERE name = ?1 AND token = ?2",
+                params![lease.key, lease.token, expiry(now)],
+            )?;
+            if kept == 0 {
+                Err(Trouble::Store(StoreError::Lost(lease.key.clone())))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.write(&format!("giving back the lease {}", lease.key), |t| {
+            t.execute(
+                "DELETE FROM leases WHERE name = ?1 AND token = ?2",
+                params![lease.key, lease.token],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
+        self.read(&format!("looking at the lease {key}"), |c| {
+            self.acting(c, key, now)
+        })
+    }
+
+    fn begin(&self, op: &Operation) -> Result<u64, StoreError> {
+        self.write("noting an operation", |t| {
+            t.execute(
+                "INSERT INTO operations (name, verb, who, began, was, wanted) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![op.set.as_str(), op.verb, op.who, op.at.to_string(), op.from, op.to],
+            )?;
+            let number = t.last_insert_rowid();
+            t.execute(
+                "DELETE FROM operations WHERE name = ?1 AND number <= (
+                     SELECT number FROM operations WHERE name = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+                params![op.set.as_str(), HISTORY],
+            )?;
+            u64::try_from(number).map_err(|e| Trouble::Damaged(e.to_string()))
+        })
+    }
+
+    fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError> {
+        self.write("noting how an operation ended", |t| {
+            t.execute(
+                "UPDATE operations SET ended = ?2, outcome = ?3, wanted = coalesce(?4, wanted) WHERE number = ?1",
+                params![number, at.to_string(), outcome, to],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
+        type Row = (
+            u64,
+            String,
+            String,
+            String,
+            String,
+            Option<String>,
+            Option<u32>,
+            Option<u32>,
+            Option<String>,
+        );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read("reading the history", |c| {
+            let mut query = c.prepare(
+                "SELECT number, name, verb, who, began, ended, was, wanted, outcome FROM operations
+                 WHERE ?1 IS NULL OR name = ?1 ORDER BY number DESC LIMIT ?2",
+            )?;
+            let rows = query.query_map(params![set.map(Label::as_str), limit], |r| {
+                Ok((
+                    r.get(0)?,
+                    r.get(1)?,
+                    r.get(2)?,
+                    r.get(3)?,
+                    r.get(4)?,
+                    r.get(5)?,
+                    r.get(6)?,
+                    r.get(7)?,
+                    r.get(8)?,
+                ))
+            })?;
+            let mut past = Vec::new();
+            for row in rows {
+                let (number, set, verb, who, began, ended, from, to, outcome): Row = row?;
+                past.push(PastOperation {
+                    number,
+                    set: Label::new(set).map_err(|e| Trouble::Damaged(e.to_string()))?,
+                    verb,
+                    who,
+                    began: began.parse()?,
+                    ended: ended.map(|e| e.parse()).transpose()?,
+                    from,
+                    to,
+                    outcome,
+                });
+            }
+            Ok(past)
+        })
+    }
+}
