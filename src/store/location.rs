@@ -96,4 +96,25 @@ mod tests {
             PathBuf::from("/x.db")
         );
     }
+
+    #[test]
+    fn so_does_the_cache() {
+        let home = Folders {
+            home: Some("/home/ann".into()),
+            ..Folders::default()
+        };
+        assert_eq!(home.cache(), PathBuf::from("/home/ann/.cache/vmss"));
+        let xdg = Folders {
+            xdg_cache: Some("/c".into()),
+            ..home.clone()
+        };
+        assert_eq!(xdg.cache(), PathBuf::from("/c/vmss"));
+        let root = Folders { root: true, ..xdg };
+        assert_eq!(root.cache(), PathBuf::from("/var/cache/vmss"));
+        let told = Folders {
+            cache: Some("/x".into()),
+            ..root
+        };
+        assert_eq!(told.cache(), PathBuf::from("/x"));
+    }
 }

@@ -110,7 +110,10 @@ fn percent_encoded(path: &Path) -> String {
 /// Sees that the file is a store of a layout that is known, and brings it up to the present one.
 fn prepare(mut connection: Connection) -> Result<(Connection, StoreId), Trouble> {
     connection.busy_timeout(PATIENCE)?;
-    let layout = recognise(&connection)?;
+    // In one transaction: between two looks, another process may make the empty file a store.
+    let look = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let layout = recognise(&look)?;
+    drop(look);
     if !connection.is_readonly(MAIN_DB)? {
         if layout < LAYOUT {
             migrate(&mut connection)?;

@@ -1,0 +1,397 @@
+//! What every store must keep to: one suite over `&dyn Store`, run on each form of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+use vmss::model::{Clone, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization};
+use vmss::names::{InstanceId, Label, StoreId};
+use vmss::record::{Life, Record, Revision};
+use vmss::scaleset::{
+    FaultDomain, Host, ImageSource, Instance, Limits, Placement, ScaleIn, ScaleInPolicy, ScaleSet, Spread,
+    State,
+};
+use vmss::store::holder::{LEASE, Liveness};
+use vmss::store::{Holder, Operation, Store, StoreError, Version};
+use vmss::units::Bytes;
+
+/// Holders called "dead" are, those on "elsewhere" can't be told, all others live.
+pub fn liveness() -> Liveness {
+    Arc::new(|holder| match (holder.machine.as_str(), holder.user.as_str()) {
+        ("elsewhere", _) => None,
+        (_, user) => Some(user != "dead"),
+    })
+}
+
+/// The whole contract. Every check uses a set of its own, so one store serves all.
+pub fn check(store: &dyn Store) {
+    a_record_comes_back_as_it_was_put(store);
+    only_the_version_that_was_read_may_be_replaced(store);
+    a_record_made_again_is_another(store);
+    nothing_is_lost_between_threads(store);
+    sets_are_sorted(store);
+    a_lease_has_one_holder(store);
+    a_dead_holder_is_followed_at_once(store);
+    a_live_holder_here_is_never_robbed(store);
+    a_holder_elsewhere_runs_out(store);
+    one_of_many_gets_the_lease(store);
+    history_is_newest_first_and_by_set(store);
+    history_is_pruned_by_set(store);
+}
+
+fn a_record_comes_back_as_it_was_put(store: &dyn Store) {
+    let set = label("roundtrip");
+    assert!(store.get(&set).unwrap().is_none());
+    let record = record("roundtrip", 3);
+    let version = store.put(&set, &record, None).unwrap();
+    assert_eq!(store.get(&set).unwrap(), Some((record, version)));
+    assert_eq!(store.id().unwrap(), store.id().unwrap());
+}
+
+fn only_the_version_that_was_read_may_be_replaced(store: &dyn Store) {
+    let set = label("cas");
+    let changed = |r: Result<Version, StoreError>| matches!(r, Err(StoreError::Changed(s)) if s == set);
+    assert!(
+        changed(store.put(&set, &record("cas", 1), Some(Version(1)))),
+        "there is none yet"
+    );
+    let first = store.put(&set, &record("cas", 1), None).unwrap();
+    assert!(
+        changed(store.put(&set, &record("cas", 9), None)),
+        "there is one already"
+    );
+    let second = store.put(&set, &record("cas", 2), Some(first)).unwrap();
+    assert!(second > first);
+    assert!(
+        changed(store.put(&set, &record("cas", 9), Some(first))),
+        "it was read before the last write"
+    );
+    assert_eq!(
+        store.get(&set).unwrap(),
+        Some((record("cas", 2), second)),
+        "a refused write leaves no trace"
+    );
+    assert!(matches!(store.remove(&set, first), Err(StoreError::Changed(_))));
+    store.remove(&set, second).unwrap();
+    assert!(store.get(&set).unwrap().is_none());
+    assert!(matches!(store.remove(&set, second), Err(StoreError::Changed(_))));
+}
+
+fn a_record_made_again_is_another(store: &dyn Store) {
+    let set = label("again");
+    let old = store.put(&set, &record("again", 1), None).unwrap();
+    store.remove(&set, old).unwrap();
+    let new = store.put(&set, &record("again", 5), None).unwrap();
+    assert!(new > old, "versions never repeat");
+    let late = store.put(&set, &record("again", 2), Some(old));
+    assert!(
+        matches!(late, Err(StoreError::Changed(_))),
+        "one who knew the old record is not up to date"
+    );
+    assert_eq!(store.get(&set).unwrap().unwrap().0.capacity, 5);
+}
+
+fn nothing_is_lost_between_threads(store: &dyn Store) {
+    const THREADS: u32 = 8;
+    const TIMES: u32 = 50;
+    let set = label("counted");
+    store.put(&set, &record("counted", 0), None).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| (0..TIMES).for_each(|_| increment(store, &set)));
+        }
+    });
+    assert_eq!(store.get(&set).unwrap().unwrap().0.capacity, THREADS * TIMES);
+}
+
+/// Adds one to the capacity by compare-and-swap; returns it.
+pub fn increment(store: &dyn Store, set: &Label) {
+    loop {
+        let (mut record, version) = store.get(set).unwrap().unwrap();
+        record.capacity += 1;
+        match store.put(set, &record, Some(version)) {
+            Ok(_) => return,
+            Err(StoreError::Changed(_)) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+fn sets_are_sorted(store: &dyn Store) {
+    for name in ["zz", "aa", "a-b"] {
+        store.put(&label(name), &record(name, 1), None).unwrap();
+    }
+    let names: Vec<String> = store.sets().unwrap().iter().map(ToString::to_string).collect();
+    let mut sorted = names.clone();
+    sorted.sort();
+    assert_eq!(names, sorted);
+    assert!(["zz", "aa", "a-b"].iter().all(|n| names.iter().any(|m| m == n)));
+}
+
+fn a_lease_has_one_holder(store: &dyn Store) {
+    let (ann, bob, now) = (holder("ann"), holder("bob"), at(1000));
+    assert_eq!(store.holder("one", now).unwrap(), None);
+    let lease = store.acquire("one", &ann, now).unwrap();
+    assert_eq!(lease.key, "one");
+    assert_eq!(store.holder("one", now).unwrap(), Some(ann.clone()));
+    for other in [&bob, &ann] {
+        let held = store.acquire("one", other, now);
+        assert!(
+            matches!(held, Err(StoreError::Held(h)) if *h == ann),
+            "not even twice by the same one"
+        );
+    }
+    store
+        .acquire("two", &bob, now)
+        .expect("another key is another lease");
+    store.renew(&lease, now).unwrap();
+    store.release(&lease).unwrap();
+    assert_eq!(store.holder("one", now).unwrap(), None);
+    assert!(matches!(store.renew(&lease, now), Err(StoreError::Lost(key)) if key == "one"));
+    store.release(&lease).expect("giving back what is gone is fine");
+    let next = store.acquire("one", &bob, now).unwrap();
+    assert!(next.token > lease.token, "tokens grow, even over a release");
+    store.release(&lease).unwrap();
+    assert_eq!(
+        store.holder("one", now).unwrap(),
+        Some(bob),
+        "an old token frees nothing"
+    );
+}
+
+fn a_dead_holder_is_followed_at_once(store: &dyn Store) {
+    let now = at(1000);
+    let lost = store.acquire("dead", &holder("dead"), now).unwrap();
+    assert_eq!(store.holder("dead", now).unwrap(), None, "nobody alive has it");
+    let taken = store.acquire("dead", &holder("ann"), now).unwrap();
+    assert!(taken.token > lost.token);
+    assert!(matches!(store.renew(&lost, now), Err(StoreError::Lost(_))));
+    store.release(&lost).unwrap();
+    assert_eq!(store.holder("dead", now).unwrap(), Some(holder("ann")));
+    store.renew(&taken, now).unwrap();
+}
+
+fn a_live_holder_here_is_never_robbed(store: &dyn Store) {
+    let lease = store.acquire("stopped", &holder("ann"), at(1000)).unwrap();
+    let later = at(1_000_000);
+    assert!(matches!(
+        store.acquire("stopped", &holder("bob"), later),
+        Err(StoreError::Held(_))
+    ));
+    store
+        .renew(&lease, later)
+        .expect("it goes on where it was stopped");
+}
+
+fn a_holder_elsewhere_runs_out(store: &dyn Store) {
+    let far = Holder {
+        machine: "elsewhere".into(),
+        ..holder("ann")
+    };
+    let while_ = i64::try_from(LEASE.as_secs()).unwrap();
+    let lease = store.acquire("far", &far, at(1000)).unwrap();
+    store.renew(&lease, at(1010)).unwrap();
+    let last = at(1010 + while_ - 1);
+    assert!(matches!(
+        store.acquire("far", &holder("bob"), last),
+        Err(StoreError::Held(_))
+    ));
+    assert_eq!(store.holder("far", last).unwrap(), Some(far));
+    let after = at(1010 + while_);
+    assert_eq!(store.holder("far", after).unwrap(), None);
+    store.acquire("far", &holder("bob"), after).unwrap();
+    assert!(matches!(store.renew(&lease, after), Err(StoreError::Lost(_))));
+}
+
+fn one_of_many_gets_the_lease(store: &dyn Store) {
+    let got = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let got = &got;
+            scope.spawn(
+                move || match store.acquire("raced", &holder(&format!("u{i}")), at(1000)) {
+                    Ok(_) => {
+                        got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                    Err(StoreError::Held(_)) => {}
+                    Err(e) => panic!("{e}"),
+                },
+            );
+        }
+    });
+    assert_eq!(got.into_inner(), 1);
+}
+
+fn history_is_newest_first_and_by_set(store: &dyn Store) {
+    let (web, db) = (label("hist-web"), label("hist-db"));
+    let first = store.begin(&operation(&web, "create", 1)).unwrap();
+    let second = store.begin(&operation(&db, "create", 2)).unwrap();
+    let third = store.begin(&operation(&web, "scale", 3)).unwrap();
+    assert!(first < second && second < third);
+    store.finish(first, at(10), "converged", Some(7)).unwrap();
+    store.finish(second, at(11), "converged", None).unwrap();
+    let of_web = store.history(Some(&web), 10).unwrap();
+    assert_eq!(
+        of_web.iter().map(|o| o.number).collect::<Vec<_>>(),
+        [third, first]
+    );
+    assert_eq!(
+        (of_web[0].ended, &of_web[0].outcome),
+        (None, &None),
+        "it runs, or its process was killed"
+    );
+    assert_eq!((of_web[1].began, of_web[1].ended), (at(1), Some(at(10))));
+    assert_eq!(of_web[1].outcome.as_deref(), Some("converged"));
+    assert_eq!((of_web[1].from, of_web[1].to), (Some(1), Some(7)));
+    assert_eq!(
+        (of_web[1].verb.as_str(), of_web[1].who.as_str()),
+        ("create", "ann@here")
+    );
+    assert_eq!(
+        store.history(Some(&db), 10).unwrap()[0].to,
+        Some(2),
+        "what was wanted stays what it was"
+    );
+    let all = store.history(None, 2).unwrap();
+    assert_eq!(all.iter().map(|o| o.number).collect::<Vec<_>>(), [third, second]);
+    assert!(
+        store
+            .history(Some(&label("hist-none")), usize::MAX)
+            .unwrap()
+            .is_empty()
+    );
+    store
+        .finish(u64::from(u32::MAX), at(12), "converged", None)
+        .expect("one that was pruned meanwhile");
+}
+
+fn history_is_pruned_by_set(store: &dyn Store) {
+    let (busy, calm) = (label("hist-busy"), label("hist-calm"));
+    let kept = store.begin(&operation(&calm, "create", 1)).unwrap();
+    let first = store.begin(&operation(&busy, "scale", 1)).unwrap();
+    for _ in 0..1000 {
+        store.begin(&operation(&busy, "scale", 1)).unwrap();
+    }
+    let past = store.history(Some(&busy), 5000).unwrap();
+    assert_eq!(past.len(), 1000);
+    assert!(past.iter().all(|o| o.number > first));
+    assert_eq!(store.history(Some(&calm), 10).unwrap()[0].number, kept);
+}
+
+pub fn label(name: &str) -> Label {
+    Label::new(name).unwrap()
+}
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+pub fn holder(user: &str) -> Holder {
+    Holder {
+        pid: 1,
+        started: 1,
+        boot: "boot".into(),
+        machine: "here".into(),
+        user: user.into(),
+        doing: "scale web to 9".into(),
+    }
+}
+
+fn operation(set: &Label, verb: &str, second: i64) -> Operation {
+    Operation {
+        set: set.clone(),
+        verb: verb.into(),
+        who: "ann@here".into(),
+        at: at(second),
+        from: Some(1),
+        to: Some(2),
+    }
+}
+
+/// A record with something of everything.
+pub fn record(set: &str, capacity: u32) -> Record {
+    let model = Model {
+        image: Image {
+            digest: ImageDigest("ab".repeat(32)),
+            format: ImageFormat::Qcow2,
+            virtual_size: Bytes::gib(2),
+            file_size: Bytes::mib(400),
+        },
+        vcpus: 1,
+        memory: Bytes::gib(1),
+        disk: Bytes::gib(2),
+        clone: Clone::Linked,
+        cpu: Cpu::Named("EPYC".into()),
+        virtualization: Virtualization::Auto,
+        firmware: Firmware::Uefi,
+        user_data: None,
+        networks: Vec::new(),
+        data_disks: Vec::new(),
+    };
+    let applied = ScaleSet {
+        name: label(set),
+        capacity,
+        image: ImageSource::File {
+            path: PathBuf::from("/image.qcow2"),
+            sha256: None,
+        },
+        instance: Instance {
+            vcpus: 1,
+            memory: model.memory,
+            disk: None,
+            clone: model.clone,
+            cpu: model.cpu.clone(),
+            virtualization: model.virtualization,
+            firmware: model.firmware,
+            user_data: Some(PathBuf::from("/user-dätä \"quoted\"")),
+            vars: [("key".to_owned(), "line\nend'".to_owned())].into(),
+            networks: Vec::new(),
+            data_disks: Vec::new(),
+        },
+        fault_domains: vec![FaultDomain {
+            name: label("rack-1"),
+            hosts: vec![Host {
+                name: label("kvm1"),
+                uri: "qemu:///system".into(),
+                pool: "default".into(),
+            }],
+        }],
+        placement: Placement {
+            spread: Spread::BestEffort,
+            max_skew: 1,
+            vcpu_overcommit: 4.0,
+            memory_reserve: Bytes::gib(1),
+            pool_reserve: Bytes::gib(1),
+        },
+        limits: Limits {
+            calls_per_host: 4,
+            starts_per_host: 2,
+            call_timeout: Duration::from_millis(30_500),
+        },
+        scale_in: ScaleIn {
+            policy: ScaleInPolicy::Oldest,
+            shutdown: Duration::from_secs(60),
+        },
+        state: State { path: None },
+    };
+    Record {
+        store: StoreId(Uuid::from_u128(1)),
+        former: vec![StoreId(Uuid::from_u128(2))],
+        capacity,
+        life: Life::Wanted,
+        keep_images: false,
+        next_id: InstanceId(1),
+        models: vec![Revision {
+            number: 1,
+            hash: model.hash(),
+            created_at: at(0),
+            model,
+        }],
+        applied,
+        definition: PathBuf::from("/scaleset.toml"),
+        created_at: at(0),
+        known: [].into(),
+    }
+}
