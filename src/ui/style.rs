@@ -38,3 +38,21 @@ impl Style {
         self.paint(AnsiColor::Yellow.on_default(), text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_colour_the_words_are_the_same() {
+        let (on, off) = (Style { color: true }, Style { color: false });
+        for paint in [Style::strong, Style::good, Style::bad, Style::warn] {
+            assert_eq!(paint(off, "ok"), "ok");
+            let painted = paint(on, "ok");
+            assert!(
+                painted.starts_with("\u{1b}[") && painted.ends_with("ok\u{1b}[0m"),
+                "{painted:?}"
+            );
+        }
+    }
+}

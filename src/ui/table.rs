@@ -1,12 +1,17 @@
 //! Every table of the program: no borders, headers in capitals, nothing cut off, no trailing spaces.
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, ContentArrangement, Table as Comfy};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table as Comfy};
+
+/// Columns between two columns of a table.
+const GAP: u16 = 2;
+
+/// A last column that would be narrower than this is not wrapped: a terminal's own wrapping reads better.
+const NARROWEST: u16 = 16;
 
 /// A table being filled.
 pub struct Table {
     table: Comfy,
-    empty: bool,
 }
 
 impl Table {
@@ -17,10 +22,13 @@ impl Table {
             .load_style(NOTHING)
             .set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headers);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+        for column in table.column_iter_mut().take(N.saturating_sub(1)) {
+            column.set_padding((0, GAP));
         }
-        Self { table, empty: true }
+        if let Some(last) = table.column_mut(N.saturating_sub(1)) {
+            last.set_padding((0, 0));
+        }
+        Self { table }
     }
 
     /// Aligns column `index` to the right: for numbers.
@@ -34,17 +42,27 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.empty = false;
         self.table.add_row(cells.into_iter().collect::<Vec<_>>());
     }
 
-    /// The table as text. With a terminal of `width` columns the last column is wrapped within it.
+    /// The table as text. With a terminal of `width` columns the last column is wrapped within it; names, numbers and
+    /// states are never broken, so that what is shown can be copied.
     pub fn render(&self, width: Option<u16>) -> String {
         let mut table = self.table.clone();
-        if let Some(width) = width.filter(|w| *w >= 60) {
+        let widths = table.column_max_content_widths();
+        let before: u16 = widths
+            .iter()
+            .rev()
+            .skip(1)
+            .map(|w| w.saturating_add(GAP))
+            .fold(0, u16::saturating_add);
+        if let Some(width) = width.filter(|w| w.saturating_sub(before) >= NARROWEST) {
             table
                 .set_content_arrangement(ContentArrangement::Dynamic)
                 .set_width(width);
+            for column in table.column_iter_mut().take(widths.len().saturating_sub(1)) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
         table
             .lines()
