@@ -8,8 +8,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::event::{ActionNumber, Event, Listener};
 use crate::hypervisor::Stage;
 use crate::names::Label;
-use crate::ui::lines::stage_words;
-use crate::ui::words::count;
+use crate::plan::action::Step;
+use crate::ui::in_flight::InFlight;
+use crate::ui::lines::{interrupted, stage_words};
+use crate::ui::words::{count, one_line};
 
 /// Bars on a draw target.
 pub struct Bars {
@@ -19,29 +21,41 @@ pub struct Bars {
 
 #[derive(Default)]
 struct State {
-    hosts: HashMap<Label, ProgressBar>,
-    transfers: HashMap<ActionNumber, (ProgressBar, Label, String)>,
-    actions: HashMap<ActionNumber, Label>,
+    in_flight: InFlight,
+    hosts: HashMap<Label, Host>,
+    transfers: HashMap<ActionNumber, ProgressBar>,
+    /// Columns that host names take.
+    names: usize,
 }
 
-fn host_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:<14} [{bar:24}] {pos:>4}/{len:<4} {wide_msg}")
+struct Host {
+    bar: ProgressBar,
+    failed: usize,
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
 }
 
-fn bytes_style() -> ProgressStyle {
-    ProgressStyle::with_template(
-        "{prefix:<14} [{bar:24}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12} {wide_msg}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar())
-    .progress_chars("=> ")
+fn host_style(names: usize) -> ProgressStyle {
+    style(&format!(
+        "{{prefix:<{names}}} [{{bar:16}}] {{pos:>4}}/{{len:<4}} {{wide_msg}}"
+    ))
+}
+
+/// Fits 80 columns beside names of ten.
+fn bytes_style(names: usize) -> ProgressStyle {
+    style(&format!(
+        "{{prefix:<{names}}} [{{bar:16}}] {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left"
+    ))
 }
 
 impl Bars {
     /// Bars on stderr.
     pub fn on_stderr() -> Self {
-        Self::on(ProgressDrawTarget::stderr_with_hz(10))
+        Self::on(ProgressDrawTarget::stderr_with_hz(20))
     }
 
     /// Bars on any target.
@@ -54,23 +68,95 @@ impl Bars {
 
     fn say(&self, text: &str) {
         // Above the bars, so that neither tears the other.
-        let _ = self.multi.println(text);
+        let _ = self.multi.println(one_line(text));
+    }
+
+    fn begin_batch(&self, state: &mut State, steps: &[Step]) {
+        state.in_flight.clear();
+        for (_, bar) in state.transfers.drain() {
+            bar.finish_and_clear();
+        }
+        for (_, host) in state.hosts.drain() {
+            host.bar.finish_and_clear();
+        }
+        let mut totals: Vec<(&Label, u64)> = Vec::new();
+        for step in steps {
+            match totals.iter_mut().find(|(host, _)| *host == &step.host) {
+                Some((_, n)) => *n += 1,
+                None => totals.push((&step.host, 1)),
+            }
+        }
+        let longest = totals.iter().map(|(host, _)| host.as_str().len()).max();
+        state.names = longest.unwrap_or_default();
+        for (name, n) in totals {
+            let bar = ProgressBar::new(n)
+                .with_style(host_style(state.names))
+                .with_prefix(name.to_string());
+            let bar = self.multi.add(bar);
+            bar.tick();
+            state.hosts.insert(name.clone(), Host { bar, failed: 0 });
+        }
+    }
+
+    /// Shows that the action moves bytes, from none on.
+    fn begin_transfer(&self, state: &mut State, number: ActionNumber, host: &Label) {
+        if let Some(bar) = state.transfers.get(&number) {
+            bar.reset();
+        } else if let Some(above) = state.hosts.get(host) {
+            let bar = ProgressBar::new(0).with_style(bytes_style(state.names));
+            state
+                .transfers
+                .insert(number, self.multi.insert_after(&above.bar, bar));
+        }
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        // A bar that is dropped short of its end is wiped, along with whatever was written below it since.
+        self.multi.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
 impl State {
-    fn end(&mut self, number: ActionNumber, host: &Label, message: String) {
-        self.actions.remove(&number);
-        if let Some((bar, ..)) = self.transfers.remove(&number) {
+    /// Shows what is under way on `host`: its oldest action, and how many there are beside it.
+    fn show(&self, host: &Label) {
+        let Some(Host { bar, .. }) = self.hosts.get(host) else {
+            return;
+        };
+        let mut doing = self.in_flight.on(host);
+        let Some(first) = doing.next() else {
+            return;
+        };
+        let mut text = format!("{} {}", first.verb, first.subject);
+        if let Some(stage) = first.stage {
+            text += &format!(": {}", stage_words(stage));
+        }
+        match doing.count() {
+            0 => {}
+            n => text += &format!(" (+{n})"),
+        }
+        bar.set_message(text);
+    }
+
+    fn end(&mut self, number: ActionNumber, host: &Label, what: String, failed: bool) {
+        self.in_flight.end(number);
+        if let Some(bar) = self.transfers.remove(&number) {
             bar.finish_and_clear();
         }
-        if let Some(bar) = self.hosts.get(host) {
-            bar.inc(1);
-            bar.set_message(message);
-            if Some(bar.position()) == bar.length() {
-                bar.finish_with_message("done");
+        if let Some(on) = self.hosts.get_mut(host) {
+            on.failed += usize::from(failed);
+            on.bar.inc(1);
+            if Some(on.bar.position()) == on.bar.length() {
+                on.bar.finish_with_message(match on.failed {
+                    0 => "done".to_owned(),
+                    n => format!("{} failed", count(n, "action")),
+                });
+                return;
             }
+            on.bar.set_message(what);
         }
+        self.show(host);
     }
 }
 
@@ -79,29 +165,9 @@ impl Listener for Bars {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::HostUnseen { host, reason } => {
-                self.say(&format!("warning: host {host} was not seen: {reason}"))
+                self.say(&format!("warning: host {host} was not seen: {reason}"));
             }
-            Event::Batch { steps, .. } => {
-                for (_, bar) in state.hosts.drain() {
-                    bar.finish_and_clear();
-                }
-                let mut totals: Vec<(Label, u64)> = Vec::new();
-                for step in steps {
-                    match totals.iter_mut().find(|(host, _)| host == &step.host) {
-                        Some((_, n)) => *n += 1,
-                        None => totals.push((step.host.clone(), 1)),
-                    }
-                }
-                for (host, n) in totals {
-                    let bar = self.multi.add(
-                        ProgressBar::new(n)
-                            .with_style(host_style())
-                            .with_prefix(host.to_string()),
-                    );
-                    bar.tick();
-                    state.hosts.insert(host, bar);
-                }
-            }
+            Event::Batch { steps, .. } => self.begin_batch(&mut state, steps),
             Event::Started {
                 number,
                 host,
@@ -109,10 +175,8 @@ impl Listener for Bars {
                 subject,
                 ..
             } => {
-                state.actions.insert(*number, host.clone());
-                if let Some(bar) = state.hosts.get(host) {
-                    bar.set_message(format!("{verb} {subject}"));
-                }
+                state.in_flight.begin(*number, host, verb, subject);
+                state.show(host);
             }
             Event::Stage {
                 number,
@@ -120,26 +184,16 @@ impl Listener for Bars {
                 subject,
                 stage,
             } => {
-                if matches!(stage, Stage::Upload | Stage::Verify) {
-                    let text = format!("{} {subject}", stage_words(*stage));
-                    if let Some((bar, ..)) = state.transfers.get(number) {
-                        bar.reset();
-                        bar.set_message(text);
-                    } else {
-                        let bar = ProgressBar::new(0)
-                            .with_style(bytes_style())
-                            .with_prefix(host.to_string());
-                        let bar = self.multi.add(bar.with_message(text));
-                        state
-                            .transfers
-                            .insert(*number, (bar, host.clone(), subject.clone()));
-                    }
-                } else if let Some(bar) = state.hosts.get(host) {
-                    bar.set_message(format!("{subject}: {}", stage_words(*stage)));
+                if state.in_flight.stage(*number, host, subject, *stage).is_none() {
+                    return;
                 }
+                if matches!(stage, Stage::Upload | Stage::Verify) {
+                    self.begin_transfer(&mut state, *number, host);
+                }
+                state.show(host);
             }
             Event::Bytes { number, done, total } => {
-                if let Some((bar, ..)) = state.transfers.get(number) {
+                if let Some(bar) = state.transfers.get(number) {
                     bar.set_length(*total);
                     bar.set_position(*done);
                 }
@@ -150,9 +204,7 @@ impl Listener for Bars {
                 verb,
                 subject,
                 ..
-            } => {
-                state.end(*number, host, format!("{verb} {subject} done"));
-            }
+            } => state.end(*number, host, format!("{verb} {subject}: done"), false),
             Event::Failed {
                 number,
                 host,
@@ -162,12 +214,13 @@ impl Listener for Bars {
                 ..
             } => {
                 self.say(&format!("error: {host}: {verb} {subject} failed: {error}"));
-                state.end(*number, host, format!("{verb} {subject} failed"));
+                state.end(*number, host, format!("{verb} {subject}: failed"), true);
             }
-            Event::Interrupted { in_flight } => self.say(&format!(
-                "interrupted: waiting for {} in flight; Ctrl-C again exits at once",
-                count(*in_flight, "action")
-            )),
+            Event::Interrupted { in_flight } => {
+                if let Some(n) = state.in_flight.interrupted(*in_flight) {
+                    self.say(&interrupted(n));
+                }
+            }
             Event::Note { text } => self.say(text),
         }
     }

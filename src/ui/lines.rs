@@ -1,13 +1,14 @@
 //! Events as timestamped lines: for logs, pipes, cron and CI.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::event::{ActionNumber, Event, Listener};
+use crate::event::{Event, Listener};
 use crate::hypervisor::Stage;
-use crate::ui::words::{brief, count};
+use crate::ui::in_flight::InFlight;
+use crate::ui::words::{brief, count, one_line};
+use crate::units::Bytes;
 use crate::world::Output;
 
 /// How much is said.
@@ -26,8 +27,7 @@ pub struct Lines<C> {
     sink: Output,
     clock: C,
     level: Level,
-    // Tenths already told of each action's bytes, so that a long upload says ten lines and not ten thousand.
-    tenths: Mutex<HashMap<ActionNumber, u64>>,
+    in_flight: Mutex<InFlight>,
 }
 
 impl<C: Fn() -> Timestamp + Send + Sync> Lines<C> {
@@ -37,7 +37,7 @@ impl<C: Fn() -> Timestamp + Send + Sync> Lines<C> {
             sink,
             clock,
             level,
-            tenths: Mutex::default(),
+            in_flight: Mutex::default(),
         }
     }
 
@@ -67,79 +67,104 @@ pub const fn stage_words(stage: Stage) -> &'static str {
     }
 }
 
+/// What is said when the operator asks to stop.
+pub(super) fn interrupted(in_flight: usize) -> String {
+    format!(
+        "interrupted: waiting for {} in flight; Ctrl-C again exits at once",
+        count(in_flight, "action")
+    )
+}
+
 impl<C: Fn() -> Timestamp + Send + Sync> Listener for Lines<C> {
     fn event(&self, event: &Event) {
+        // Held while the line is written, so that lines stand in the order of their times.
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::HostUnseen { host, reason } => {
+                let reason = one_line(reason);
                 self.line(
                     Level::Failures,
                     &format!("warning: host {host} was not seen: {reason}"),
                 );
             }
             Event::Batch { number, steps } => {
-                self.line(
-                    Level::Actions,
-                    &format!("batch {number}: {}", count(steps.len(), "step")),
-                );
+                in_flight.clear();
+                let steps = count(steps.len(), "step");
+                self.line(Level::Actions, &format!("batch {number}: {steps}"));
             }
             Event::Started {
+                number,
                 host,
                 verb,
                 subject,
                 why,
-                ..
             } => {
+                in_flight.begin(*number, host, verb, subject);
                 self.line(Level::Actions, &format!("{host}: {verb} {subject} ({why})"));
             }
             Event::Stage {
-                host, subject, stage, ..
+                number,
+                host,
+                subject,
+                stage,
             } => {
-                self.line(
-                    Level::Stages,
-                    &format!("{host}: {subject}: {}", stage_words(*stage)),
-                );
-            }
-            Event::Bytes { number, done, total } => {
-                let tenth = done.saturating_mul(10) / (*total).max(1);
-                let mut told = self.tenths.lock().unwrap_or_else(PoisonError::into_inner);
-                let last = told.insert(*number, tenth);
-                drop(told);
-                if last != Some(tenth) && tenth > 0 {
-                    self.line(Level::Stages, &format!("action {number}: {}0 %", tenth));
+                if let Some(doing) = in_flight.stage(*number, host, subject, *stage) {
+                    let text = format!("{host}: {} {subject}: {}", doing.verb, stage_words(*stage));
+                    self.line(Level::Stages, &text);
                 }
             }
+            Event::Bytes { number, done, total } => {
+                // A long transfer says ten lines and not ten thousand.
+                let tenths = done.saturating_mul(10) / (*total).max(1);
+                let Some(doing) = in_flight.get_mut(*number).filter(|d| d.tenths < tenths) else {
+                    return;
+                };
+                doing.tenths = tenths;
+                let stage = doing.stage.map_or("", stage_words);
+                let text = format!(
+                    "{}: {} {}: {stage} {tenths}0 % of {}",
+                    doing.host,
+                    doing.verb,
+                    doing.subject,
+                    Bytes(*total)
+                );
+                self.line(Level::Stages, &text);
+            }
             Event::Finished {
+                number,
                 host,
                 verb,
                 subject,
                 took,
-                ..
             } => {
+                in_flight.end(*number);
+                let took = brief(*took);
                 self.line(
                     Level::Actions,
-                    &format!("{host}: {verb} {subject} done in {}", brief(*took)),
+                    &format!("{host}: {verb} {subject} done in {took}"),
                 );
             }
             Event::Failed {
+                number,
                 host,
                 verb,
                 subject,
                 error,
                 ..
             } => {
+                in_flight.end(*number);
+                let error = one_line(error);
                 self.line(
                     Level::Failures,
                     &format!("error: {host}: {verb} {subject} failed: {error}"),
                 );
             }
-            Event::Interrupted { in_flight } => {
-                let text = format!(
-                    "interrupted: waiting for {} in flight; Ctrl-C again exits at once",
-                    count(*in_flight, "action")
-                );
-                self.line(Level::Failures, &text);
+            Event::Interrupted { in_flight: of_host } => {
+                if let Some(n) = in_flight.interrupted(*of_host) {
+                    self.line(Level::Failures, &interrupted(n));
+                }
             }
-            Event::Note { text } => self.line(Level::Failures, text),
+            Event::Note { text } => self.line(Level::Failures, &one_line(text)),
         }
     }
 }

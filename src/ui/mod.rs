@@ -1,6 +1,7 @@
 //! The terminal: tables, sentences, and the renderers of the event stream.
 
 pub mod bars;
+mod in_flight;
 pub mod json_events;
 pub mod lines;
 pub mod outcome;
@@ -29,7 +30,8 @@ pub fn listener(global: &Global, world: &World) -> Arc<dyn Listener> {
     let how = match global.progress {
         Progress::Auto if global.quiet || global.verbose => Progress::Lines,
         Progress::Auto if world.env.stderr_is_terminal => Progress::Bars,
-        Progress::Auto => Progress::Lines,
+        // Bars that are not drawn would swallow what failed.
+        Progress::Auto | Progress::Bars if !world.env.stderr_is_terminal => Progress::Lines,
         asked => asked,
     };
     let (sink, clock) = (world.stderr.clone(), Arc::clone(&world.clock));
@@ -56,3 +58,6 @@ pub struct Silence;
 impl Listener for Silence {
     fn event(&self, _: &Event) {}
 }
+
+#[cfg(test)]
+mod tests;

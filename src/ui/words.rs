@@ -30,13 +30,22 @@ pub fn list(items: &[impl Display], shown: usize) -> String {
 
 /// A duration in one or two units: "0.4s", "2m10s", "3h05m", "4d02h".
 pub fn brief(d: Duration) -> String {
-    let s = d.as_secs();
+    let tenths = d.as_millis().saturating_add(50) / 100;
+    if tenths < 600 {
+        return format!("{}.{}s", tenths / 10, tenths % 10);
+    }
+    let s = tenths / 10;
     match s {
-        0..60 => format!("{:.1}s", d.as_secs_f64()),
-        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        0..3600 => format!("{}m{:02}s", s / 60, s % 60),
         3600..86400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
         _ => format!("{}d{:02}h", s / 86400, s % 86400 / 3600),
     }
+}
+
+/// What a host said, on one line and without anything that would steer a terminal.
+pub fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// How long ago `then` was: "12s ago".
@@ -81,8 +90,11 @@ mod tests {
         assert_eq!(count(0, "host"), "0 hosts");
         assert_eq!(list(&["a", "b", "c"], 2), "a, b and 1 more");
         assert_eq!(brief(Duration::from_millis(420)), "0.4s");
+        assert_eq!(brief(Duration::from_millis(59_960)), "1m00s");
         assert_eq!(brief(Duration::from_secs(130)), "2m10s");
         assert_eq!(brief(Duration::from_secs(11_100)), "3h05m");
+        assert_eq!(brief(Duration::from_secs(4 * 86_400 + 7300)), "4d02h");
+        assert_eq!(one_line("no\n  \u{1b}[2Jroom\r\n"), "no [2Jroom");
         assert_eq!(ranges([7, 2, 1, 3]), "1-3, 7");
     }
 }
