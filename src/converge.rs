@@ -8,15 +8,15 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
-use crate::execute::{End, Ended, ImageSource, Means, Models, execute};
+use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
 use crate::inventory::{Inventory, View};
 use crate::model::{ImageDigest, Model};
 use crate::names::Label;
 use crate::observe::observe;
-use crate::plan::action::{Action, Step};
+use crate::plan::action::Step;
 use crate::plan::report::{Report, Verdict};
-use crate::plan::{Experience, Situation, plan};
+use crate::plan::{Experience, Lesson, Situation, plan};
 use crate::record::Record;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
@@ -160,7 +160,9 @@ pub fn converge(
                 .map(|h| world.hosts.host(h, &scale_set.limits))
         };
         for ended in execute(&plan.steps, host, &means) {
-            learn(&mut experience, &ended);
+            if let Some(lesson) = lesson(&ended.end) {
+                experience.learn(&ended.step, lesson);
+            }
             match ended.end {
                 End::Done => done.push(ended.step),
                 End::Failed(e) => failed.push((ended.step, e.to_string())),
@@ -190,26 +192,13 @@ fn tell_unseen(inventory: &Inventory, told: &mut HashMap<Label, String>, listene
     }
 }
 
-/// What a run learns from how a step ended: see [`Experience`].
-fn learn(experience: &mut Experience, ended: &Ended) {
-    let (host, subject) = (ended.step.host.clone(), ended.step.action.subject());
-    match (&ended.end, &ended.step.action) {
-        (End::Kept, Action::DeleteImage { digest }) => {
-            experience.kept_images.insert((host, digest.clone()));
-        }
-        (End::Failed(e), Action::Create(_) | Action::PushImage { .. }) => {
-            // A name that somebody else has shows in the next observation and is passed over. A host that goes on
-            // refusing names for a reason the observation does not show is left like any other that fails.
-            let clashes = experience.name_clashes.entry(host.clone()).or_default();
-            *clashes += u32::from(e.kind == FaultKind::NotOurs);
-            if e.kind != FaultKind::NotOurs || *clashes > 2 {
-                experience.shunned.insert(host, e.to_string());
-            }
-        }
-        (End::Failed(e), _) => {
-            experience.failed.insert((host, subject), e.to_string());
-        }
-        _ => {}
+/// What a step's end has to teach, if anything.
+fn lesson(end: &End) -> Option<Lesson> {
+    match end {
+        End::Kept => Some(Lesson::Kept),
+        End::Failed(e) if e.kind == FaultKind::NotOurs => Some(Lesson::NameTaken(e.to_string())),
+        End::Failed(e) => Some(Lesson::Failed(e.to_string())),
+        End::Done | End::NotBegun(_) => None,
     }
 }
 

@@ -122,6 +122,13 @@ impl fmt::Display for StoreId {
     }
 }
 
+impl StoreId {
+    /// The first eight hex digits: what volumes that belong to the store as a whole have in their names.
+    pub fn tag(self) -> String {
+        self.0.simple().to_string()[..8].to_owned()
+    }
+}
+
 /// The instance's UUID: version 5 over store, set and id. Two stores that use one set name get different ones.
 pub fn instance_uuid(store: StoreId, set: &Label, id: InstanceId) -> Uuid {
     Uuid::new_v5(&store.0, instance_name(set, id).as_bytes())

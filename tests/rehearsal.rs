@@ -315,6 +315,29 @@ fn a_second_store_is_refused_until_it_adopts_the_set() {
 }
 
 #[test]
+fn a_prune_takes_unused_images_of_its_own_store_only() {
+    let mut stage = Stage::new(&[1]);
+    stage.expect(0, "create");
+    let images = |stage: &Stage| {
+        stage.daemons[0]
+            .volumes()
+            .iter()
+            .filter(|v| v.starts_with("vmss-base-"))
+            .count()
+    };
+    let used = stage.expect(0, "image prune --yes");
+    assert!(used.stderr.contains("no image to prune"), "{}", used.stderr);
+    stage.expect(0, "scale 0 --yes");
+    stage.store = "other.db".into();
+    stage.expect(0, "image prune --yes");
+    assert_eq!(images(&stage), 2, "another store's image and its mark stay");
+    stage.store = "state.db".into();
+    let pruned = stage.expect(0, "image prune --yes");
+    assert!(pruned.stderr.contains("1 image deleted"), "{}", pruned.stderr);
+    assert_eq!(images(&stage), 0);
+}
+
+#[test]
 fn what_was_switched_off_behind_our_back_is_started_and_what_was_deleted_is_replaced() {
     let stage = Stage::new(&[1, 1]);
     stage.expect(0, "create");

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::execute::{End, Means, execute};
 use crate::hypervisor::{HypervisorError, StoredImage};
 use crate::model::ImageDigest;
-use crate::names::Label;
+use crate::names::{Label, StoreId};
 use crate::observe::ask_all;
 use crate::plan::action::{Action, Step};
 use crate::scaleset::ScaleSet;
@@ -86,9 +86,17 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
     Ok(exit)
 }
 
+/// The stores whose images are ours: the present one, and those that managed the set before it.
+fn stores(ctx: &Context<'_>, set: &ScaleSet) -> Result<Vec<StoreId>> {
+    let store = ctx.store(Some(set))?;
+    Ok(match store.get(&set.name)? {
+        Some((record, _)) => record.stores(),
+        None => vec![store.id()?],
+    })
+}
+
 /// Carries out image steps on hosts, through the same executor as everything else.
 fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<crate::execute::Ended>> {
-    let store = ctx.store(Some(set))?;
     let (world, cache) = (ctx.world, ctx.world.env.cache.clone());
     let source = set.image.clone();
     let means = Means {
@@ -97,10 +105,7 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
         image: Arc::new(move |_| {
             crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
         }),
-        stores: match store.get(&set.name)? {
-            Some((record, _)) => record.stores(),
-            None => vec![store.id()?],
-        },
+        stores: stores(ctx, set)?,
         listener: Arc::clone(&ctx.listener),
         interrupt: world.interrupt.clone(),
     };
@@ -166,9 +171,15 @@ pub fn prune(ctx: &Context<'_>) -> Result<Exit> {
     let set = meant(ctx)?;
     let answers = ask(ctx, &set);
     let exit = unseen(ctx, &answers);
+    // What another store has sent is that store's to prune.
+    let tags: Vec<String> = stores(ctx, &set)?.iter().map(|store| store.tag()).collect();
     let mut idle: BTreeMap<(Label, ImageDigest), bool> = BTreeMap::new();
     for (host, images) in &answers {
-        for image in images.iter().flatten() {
+        for image in images
+            .iter()
+            .flatten()
+            .filter(|image| tags.contains(&image.sender))
+        {
             let entry = idle.entry((host.clone(), image.digest.clone())).or_insert(true);
             *entry &= image.users.is_empty();
         }

@@ -39,9 +39,6 @@ pub trait Hypervisor: Send + Sync {
     /// its name proves it for one of `stores`.
     fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError>;
 
-    /// Names of all sets that have instances on this host, with the store that manages them.
-    fn sets(&self) -> Result<Vec<(Label, StoreId)>, HypervisorError>;
-
     /// Sends the image to the pool unless a whole one is there. Under a name no reader takes for whole until the
     /// bytes were read back and found right; what a broken attempt of this store left is replaced.
     fn push_image(
@@ -169,6 +166,8 @@ pub struct StoredImage {
     pub volume: String,
     /// Space it takes.
     pub allocation: Bytes,
+    /// The store that sent it: the first eight digits of its identity. Only that store deletes it.
+    pub sender: String,
     /// Whether it was sent to the end and verified.
     pub whole: bool,
     /// Volumes and domains that depend on it.

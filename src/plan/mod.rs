@@ -57,6 +57,51 @@ pub struct Experience {
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
 }
 
+/// How a step ended that taught the run something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// An image stays, because something else on the host is backed by it.
+    Kept,
+    /// The name of a new instance was taken by somebody else's domain.
+    NameTaken(String),
+    /// It failed otherwise: what was said.
+    Failed(String),
+}
+
+/// A host that refuses so many new names is left alone like any other that fails.
+const CLASHES: u32 = 3;
+
+impl Experience {
+    /// Learns from how a step ended.
+    pub fn learn(&mut self, step: &Step, lesson: Lesson) {
+        let host = step.host.clone();
+        match (lesson, &step.action) {
+            (Lesson::Kept, Action::DeleteImage { digest }) => {
+                self.kept_images.insert((host, digest.clone()));
+            }
+            (Lesson::Kept, _) => {}
+            // Somebody else's name shows in the next observation and is passed over; only a host that goes on
+            // refusing, for a reason the observation does not show, would make the run go round in circles.
+            (Lesson::NameTaken(error), Action::Create(_)) => {
+                let clashes = self.name_clashes.entry(host.clone()).or_default();
+                *clashes += 1;
+                if *clashes >= CLASHES {
+                    self.shunned.insert(host, error);
+                }
+            }
+            (
+                Lesson::NameTaken(error) | Lesson::Failed(error),
+                Action::Create(_) | Action::PushImage { .. },
+            ) => {
+                self.shunned.insert(host, error);
+            }
+            (Lesson::NameTaken(error) | Lesson::Failed(error), action) => {
+                self.failed.insert((host, action.subject()), error);
+            }
+        }
+    }
+}
+
 /// One batch, and what it does not do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[must_use = "a plan that nobody carries out or prints was made in vain"]

@@ -12,7 +12,7 @@ use super::forecast::forecast;
 use super::placement::{choose, room};
 use super::report::{Verdict, Wait};
 use super::testing::{OTHER_STORE, Scene, label, model};
-use super::{Experience, Fleet, Plan};
+use super::{Experience, Fleet, Lesson, Plan};
 use crate::inventory::{Phase, Power};
 use crate::model::Clone as CloneMode;
 use crate::names::InstanceId;
@@ -278,6 +278,35 @@ fn what_failed_once_is_not_tried_again_in_the_same_run() {
     let plan = scene.plan();
     assert!(plan.steps.is_empty());
     assert_eq!(plan.report.verdict(), Verdict::Failed);
+}
+
+#[test]
+fn a_run_learns_whom_to_leave_alone_and_what_not_to_try_again() {
+    let mut scene = Scene::new(&[1]);
+    scene.record.capacity = 1;
+    let create = scene.plan().steps.remove(0);
+    let mut learnt = Experience::default();
+    for _ in 0..2 {
+        learnt.learn(&create, Lesson::NameTaken("taken".into()));
+    }
+    assert!(
+        learnt.shunned.is_empty(),
+        "a name that is taken says nothing about the next one"
+    );
+    learnt.learn(&create, Lesson::NameTaken("taken".into()));
+    assert_eq!(
+        learnt.shunned[&label("d0h0")],
+        "taken",
+        "a host that refuses them all is left"
+    );
+
+    let mut learnt = Experience::default();
+    learnt.learn(&create, Lesson::Failed("disk full".into()));
+    assert_eq!(learnt.shunned[&label("d0h0")], "disk full");
+    scene.add("d0h0", 1).power = Power::Off;
+    let start = scene.plan().steps.remove(0);
+    learnt.learn(&start, Lesson::Failed("no bridge".into()));
+    assert_eq!(learnt.failed[&(label("d0h0"), "web-1".into())], "no bridge");
 }
 
 #[test]

@@ -198,7 +198,6 @@ situations![
     owners::another_stores_instance_is_left_alone,
     owners::another_stores_instance_is_shown_as_such,
     owners::adopted_instances_obey_their_new_store,
-    owners::sets_are_listed_with_their_stores,
 ];
 
 /// Runs every situation on `host`, each with a set of its own, and cleans up after it.

@@ -71,15 +71,3 @@ pub fn adopted_instances_obey_their_new_store(host: &dyn Hypervisor, f: &Fixture
         seen.leftovers
     );
 }
-
-pub fn sets_are_listed_with_their_stores(host: &dyn Hypervisor, f: &Fixture) {
-    let listed = || {
-        host.sets()
-            .expect("sets are listed")
-            .contains(&(f.set.clone(), f.store))
-    };
-    assert!(!listed());
-    f.create(host, 1);
-    f.create(host, 2);
-    assert!(listed());
-}

@@ -19,7 +19,7 @@ fn a_host_that_is_down_or_unknown_is_unreachable() {
     fleet.inject("kvm1", Fault::Down);
     fails(host.facts(), FaultKind::Unreachable);
     fails(delete(&*host, 1), FaultKind::Unreachable);
-    fails(open(&fleet, "kvm9").sets(), FaultKind::Unreachable);
+    fails(open(&fleet, "kvm9").facts(), FaultKind::Unreachable);
     fleet.heal("kvm1");
     assert_eq!(instance(&*host, 1).unwrap().power, Power::Running, "it ran on");
     fleet.reboot("kvm1");
@@ -82,7 +82,7 @@ fn a_hung_call_fails_when_the_fleet_is_dropped_or_the_process_killed() {
         let (fleet, host) = one_host();
         fleet.inject("kvm1", Fault::Hangs);
         let (tell, told) = mpsc::channel();
-        thread::spawn(move || tell.send(host.sets()));
+        thread::spawn(move || tell.send(host.facts()));
         assert_eq!(arrives(&told, SHORT), None);
         let kept = if drops {
             drop(fleet);

@@ -30,9 +30,9 @@ fn at_every_step(
             assert_eq!(error.message, "process killed");
             assert!(fleet.is_killed());
             assert_eq!(fleet.steps(), before + step, "nothing happens after the kill");
-            fails(host.sets(), FaultKind::Unreachable);
+            fails(host.facts(), FaultKind::Unreachable);
             fleet.revive();
-            fails(host.sets(), FaultKind::Unreachable);
+            fails(host.facts(), FaultKind::Unreachable);
             after(&fleet, &*open(&fleet, "kvm1"), step);
         }
     }
@@ -128,7 +128,7 @@ fn the_last_steps_call_is_lost_with_its_process() {
 fn a_kill_that_did_not_come_is_called_off() {
     let (fleet, host) = one_host();
     fleet.kill_after(2);
-    host.sets().unwrap();
+    host.facts().unwrap();
     fleet.revive();
     create(&*host, 1).unwrap();
     assert!(!fleet.is_killed());

@@ -50,10 +50,6 @@ impl Hypervisor for FakeHypervisor {
         self.call(&what, |c| c.look(&what, |m| Ok(observe::seen(m, set, stores))))
     }
 
-    fn sets(&self) -> Result<Vec<(Label, StoreId)>> {
-        self.call("sets", |c| c.look("sets", |m| Ok(observe::sets(m))))
-    }
-
     fn push_image(&self, image: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
         let what = format!("push image {}", image.image.digest.short());
         self.action(&what, pulse, None, |c| images::push(c, image, store))

@@ -80,6 +80,7 @@ pub(super) fn list(machine: &Machine) -> Vec<StoredImage> {
     let there = machine.copies.iter().filter(|(_, c)| c.is_there);
     there
         .map(|(volume, copy)| StoredImage {
+            sender: copy.store.tag(),
             digest: copy.digest.clone(),
             volume: volume.clone(),
             allocation: copy.allocation,

@@ -73,13 +73,6 @@ pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSe
     seen
 }
 
-/// Sets with instances here, and who manages them.
-pub(super) fn sets(machine: &Machine) -> Vec<(Label, StoreId)> {
-    let notes = machine.domains.values().filter_map(|d| d.meta.as_ref());
-    let sets: BTreeSet<_> = notes.map(|m| (m.set.clone(), m.store)).collect();
-    sets.into_iter().collect()
-}
-
 pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {
     let running = || machine.domains.values().filter(|d| d.is_active());
     HostFacts {

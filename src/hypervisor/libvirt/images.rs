@@ -35,7 +35,7 @@ pub struct Base {
 impl Base {
     /// The name of a store's copy: two stores never write to one volume.
     pub fn new(digest: &ImageDigest, format: ImageFormat, store: StoreId) -> Self {
-        let tag = &store.0.simple().to_string()[..8];
+        let tag = store.tag();
         Self {
             name: format!("vmss-base-{}-{tag}.{}", digest.0, format.as_str()),
             digest: digest.clone(),
@@ -67,6 +67,12 @@ impl Base {
             .any(|store| Self::new(&self.digest, self.format, *store) == *self)
     }
 
+    /// The tag of the store that sent it: eight digits before the name's ending.
+    fn sender(&self) -> &str {
+        let stem = self.name.split('.').next().unwrap_or_default();
+        stem.rsplit('-').next().unwrap_or_default()
+    }
+
     /// The name of its mark.
     pub fn mark(&self) -> String {
         format!("{}{MARK}", self.name)
@@ -95,7 +101,7 @@ pub fn whole(
     store: StoreId,
 ) -> Result<Option<Base>, HypervisorError> {
     let own = Base::new(image, format, store);
-    if still_whole(pool, &own)? {
+    if is_marked(pool, &own)? && pool.find(&own.name)?.is_some() {
         return Ok(Some(own));
     }
     let names = pool.names()?;
@@ -206,6 +212,7 @@ pub fn list(pool: &Pool<'_, '_>) -> Result<Vec<StoredImage>, HypervisorError> {
         images.push(StoredImage {
             allocation: Bytes(info.allocation),
             users: users.names(&copy),
+            sender: copy.sender().to_owned(),
             digest: copy.digest,
             volume: copy.name,
             whole,
@@ -267,9 +274,10 @@ pub fn settle_format(pool: &Pool<'_, '_>, copy: &Base) -> Result<StorageVol, Hyp
     Err(missing())
 }
 
-/// Whether a copy and its mark are both there.
-pub fn still_whole(pool: &Pool<'_, '_>, copy: &Base) -> Result<bool, HypervisorError> {
-    Ok(pool.find(&copy.mark())?.is_some() && pool.find(&copy.name)?.is_some())
+
+/// Whether a copy's mark is there. It is made last and deleted first: where it is, vmss has left a whole copy.
+pub fn is_marked(pool: &Pool<'_, '_>, copy: &Base) -> Result<bool, HypervisorError> {
+    Ok(pool.find(&copy.mark())?.is_some())
 }
 
 #[cfg(test)]
@@ -287,6 +295,7 @@ mod tests {
         );
         let copy = Base::new(&digest, ImageFormat::Raw, ours);
         assert!(copy.is_of(&[theirs, ours]) && !copy.is_of(&[theirs]));
+        assert_eq!(copy.sender(), ours.tag());
     }
 
     #[test]

@@ -92,11 +92,6 @@ impl Hypervisor for Libvirt {
         observe::observe(&self.look.session(&pulse)?, &self.pool, set, stores)
     }
 
-    fn sets(&self) -> Result<Vec<(Label, StoreId)>, HypervisorError> {
-        let pulse = Pulse::silent();
-        sets::sets(&self.look.session(&pulse)?)
-    }
-
     fn push_image(
         &self,
         image: &LocalImage,

@@ -1,6 +1,4 @@
-//! All sets on a host: which there are, and handing one over to another store.
-
-use std::collections::BTreeSet;
+//! Handing a set over to another store.
 
 use virt::domain::Domain;
 use virt::sys;
@@ -31,15 +29,6 @@ fn instances(session: &Session<'_>) -> Result<Vec<(Domain, Metadata)>, Hyperviso
         }
     }
     Ok(found)
-}
-
-/// See [`crate::hypervisor::Hypervisor::sets`].
-pub fn sets(session: &Session<'_>) -> Result<Vec<(Label, StoreId)>, HypervisorError> {
-    let all: BTreeSet<_> = instances(session)?
-        .into_iter()
-        .map(|(_, meta)| (meta.set, meta.store))
-        .collect();
-    Ok(all.into_iter().collect())
 }
 
 /// See [`crate::hypervisor::Hypervisor::adopt`].
