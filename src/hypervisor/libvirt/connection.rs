@@ -1,6 +1,7 @@
 //! One line to a host's libvirt: opened when first needed, opened again when it broke, never waited for longer than
 //! the deadline, and never given more calls at once than libvirtd serves of one client.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use virt::connect::Connect;
 use virt::error::{Error, clear_error_callback};
 use virt::event::{event_register_default_impl, event_run_default_impl};
+use virt::storage_pool::StoragePool;
+use virt::sys;
 
 use super::fault::Fault;
 use super::traits::Traits;
@@ -23,6 +26,8 @@ pub struct Open {
     connect: Option<Connect>,
     permits: Permits,
     traits: OnceLock<Traits>,
+    /// Pools that were looked up on this connection, by name.
+    pools: Mutex<HashMap<String, StoragePool>>,
 }
 
 impl Open {
@@ -40,10 +45,11 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let connect = self.connect.take();
+        // A pool's handle keeps the connection open, so it goes with it.
+        let parts = (std::mem::take(&mut *lock(&self.pools)), self.connect.take());
         // Without a thread to be had the connection stays open until the process ends: better than to hang here.
         let closing = thread::Builder::new().name("vmss-close".to_owned());
-        let keep = Arc::new(Mutex::new(connect));
+        let keep = Arc::new(Mutex::new(Some(parts)));
         let close = Arc::clone(&keep);
         if closing.spawn(move || drop(lock(&close).take())).is_err() {
             std::mem::forget(keep);
@@ -142,6 +148,7 @@ impl Line {
                 connect: Some(connect),
                 permits: Permits::new(self.calls),
                 traits: OnceLock::new(),
+                pools: Mutex::default(),
             })),
             Ok(Err(fault)) => {
                 let kind = match fault.error.kind {
@@ -210,7 +217,24 @@ impl Session<'_> {
 
     /// What libvirt said while `doing`; anything it says on a connection that broke means that it broke.
     pub fn fault(&self, doing: impl Display, error: &Error) -> Fault {
-        Fault::new(doing, error, self.open.is_alive())
+        let fault = Fault::new(doing, error, self.open.is_alive());
+        if fault.is(sys::VIR_ERR_NO_STORAGE_POOL) {
+            // A pool that was undefined and defined again has another identity behind its name.
+            lock(&self.open.pools).clear();
+        }
+        fault
+    }
+
+    /// The pool of that name, looked up once per connection: every method needs it.
+    pub fn pool(&self, name: &str) -> Result<StoragePool, HypervisorError> {
+        if let Some(pool) = lock(&self.open.pools).get(name) {
+            return Ok(pool.clone());
+        }
+        let pool = self.call(format_args!("looking up pool {name}"), |c| {
+            c.lookup_storage_pool_by_name(name)
+        })?;
+        lock(&self.open.pools).insert(name.to_owned(), pool.clone());
+        Ok(pool)
     }
 
     /// A call that may rightly take longer than the deadline of one (copying a volume): the pulse goes on beating for

@@ -7,7 +7,7 @@ use super::connection::Session;
 use super::domains::{self, Owned, mark};
 use super::images::{self, Base};
 use super::volumes::Pool;
-use super::{Libvirt, seeds, volume_xml};
+use super::{Libvirt, delete, seeds, volume_xml};
 use crate::hypervisor::domain_xml::{self, DiskMode, DomainType};
 use crate::hypervisor::seed;
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
@@ -29,19 +29,24 @@ pub fn create(
     let name = spec.name();
     let pool = Pool::open(session, &host.pool)?;
     session.pulse().stage(Stage::Define);
-    let owned = match existing(session, spec)? {
+    let is_new = match existing(session, spec)? {
         Found::Whole(owned) => return power_on(host, session, spec, model, &pool, *owned),
-        Found::Half | Found::Nothing => {
-            // Looked for before anything is made, and again once the instance's own note protects the image.
-            base(&pool, spec, model)?;
-            define(host, &pool, spec, model)?
-        }
+        Found::Half => false,
+        Found::Nothing => true,
     };
+    let owned = define(host, &pool, spec, model)?;
     session.safe_point(format_args!("creating {name}"))?;
     session.pulse().stage(Stage::Disks);
     // The instance's own note stands since it was defined. Whoever deletes an image takes its mark away first and looks
     // for such notes after: either the mark is seen to be gone here, or the note is seen there. So what is whole now stays.
-    let copy = base(&pool, spec, model)?;
+    let copy = match base(&pool, spec, model) {
+        Err(error) if is_new => {
+            // Nothing was made yet that its note would have to tell of.
+            delete::undefine(session, &name, &owned.domain)?;
+            return Err(error);
+        }
+        found => found?,
+    };
     os_disk(host, &pool, spec, model, &copy)?;
     let traits = session.traits()?;
     for (volume, disk) in domain_xml::data_volumes(spec, model)
@@ -69,7 +74,6 @@ enum Found {
 fn existing(session: &Session<'_>, spec: &InstanceSpec) -> Result<Found, HypervisorError> {
     let name = spec.name();
     let Some(owned) = domains::find(session, &spec.reference())? else {
-        domains::refuse_namesake(session, &name)?;
         return Ok(Found::Nothing);
     };
     let doing = format!("creating {name}");
@@ -104,6 +108,10 @@ fn no_image(pool: &Pool<'_, '_>, spec: &InstanceSpec) -> HypervisorError {
 }
 
 fn base(pool: &Pool<'_, '_>, spec: &InstanceSpec, model: &Model) -> Result<Base, HypervisorError> {
+    let own = Base::new(&spec.image, model.image.format, spec.store);
+    if images::is_marked(pool, &own)? {
+        return Ok(own);
+    }
     if let Some(copy) = images::whole(pool, &spec.image, model.image.format, spec.store)? {
         return Ok(copy);
     }
@@ -125,7 +133,13 @@ fn define(
     let seed = seed::volume(spec, model);
     let xml = domain_xml::domain_xml(spec, model, &seed, &details)
         .map_err(|e| HypervisorError::new(FaultKind::Unsupported, &doing, e.to_string()))?;
-    let domain = session.call(&doing, |c| c.define_domain_xml(&xml))?;
+    // Whoever has the name has it under another UUID, and libvirt refuses.
+    let domain = match session.call(&doing, |c| c.define_domain_xml(&xml)) {
+        Err(fault) if fault.error.kind == FaultKind::NotOurs => {
+            return Err(domains::not_ours(&doing, &fault.error.message));
+        }
+        defined => defined?,
+    };
     let meta = spec.metadata(domain_xml::owned_volumes(spec, model, &seed));
     Ok(Owned { domain, meta })
 }

@@ -153,7 +153,8 @@ fn destroy(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), Hyp
     }
 }
 
-fn undefine(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
+/// Takes the domain's definition away; none there is fine.
+pub fn undefine(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
     let doing = format!("undefining domain {name}");
     let saved = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
     let firmware = sys::VIR_DOMAIN_UNDEFINE_NVRAM;

@@ -47,19 +47,6 @@ pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owne
     Ok(Some(Owned { domain, meta }))
 }
 
-/// Refuses if a domain of that name is there: it has another UUID, so it is somebody else's.
-pub fn refuse_namesake(session: &Session<'_>, name: &str) -> Result<(), HypervisorError> {
-    let doing = format!("looking up domain {name}");
-    let found = session.call(&doing, |c| c.lookup_domain_by_name(name));
-    match optional(found, sys::VIR_ERR_NO_DOMAIN)? {
-        None => Ok(()),
-        Some(_) => Err(not_ours(
-            &doing,
-            "a domain of that name is there and isn't this instance",
-        )),
-    }
-}
-
 /// The domain's metadata; `None` if it has none, or none that is understood.
 pub fn read(session: &Session<'_>, domain: &Domain, name: &str) -> Result<Option<Metadata>, Fault> {
     let text = session.call(format_args!("reading metadata of domain {name}"), |_| {

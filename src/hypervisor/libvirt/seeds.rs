@@ -46,14 +46,14 @@ pub fn forget(checked: &Checked, name: &str) {
 fn share(pool: &Pool<'_, '_>, checked: &Checked, name: &str, bytes: &[u8]) -> Result<(), HypervisorError> {
     let mine = Arc::clone(lock(&checked.0).entry(name.to_owned()).or_default());
     let mut right = lock(&mine);
+    if *right {
+        return Ok(());
+    }
     let Some(volume) = pool.find(name)? else {
         write(pool, name, bytes)?;
         *right = true;
         return Ok(());
     };
-    if *right {
-        return Ok(());
-    }
     // It may be what a killed upload left.
     let simulated = pool.session().traits()?.simulated;
     let doing = pool.doing("reading back volume", name);

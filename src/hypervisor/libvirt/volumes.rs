@@ -24,13 +24,10 @@ pub struct Pool<'s, 'p> {
 impl<'s, 'p> Pool<'s, 'p> {
     /// Looks the pool up.
     pub fn open(session: &'s Session<'p>, name: &str) -> Result<Self, HypervisorError> {
-        let handle = session.call(format_args!("looking up pool {name}"), |c| {
-            c.lookup_storage_pool_by_name(name)
-        })?;
         Ok(Self {
             session,
             name: name.to_owned(),
-            handle,
+            handle: session.pool(name)?,
         })
     }
 
