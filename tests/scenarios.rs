@@ -1,5 +1,5 @@
-//! Whole commands on the fake fleet: scenarios that a person reads (`tests/scenarios/*.txt`), the contract that keeps the
-//! fake honest, and a process killed at every single step.
+//! Whole commands on the fake fleet: scenarios that a person reads (`tests/scenarios/*.txt`), the outputs in the README,
+//! the contract that keeps the fake honest, and a process killed at every single step.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should panic where it stands"
@@ -9,222 +9,16 @@ mod contract;
 mod scenario;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use scenario::stage::Stage;
-use scenario::{Outcome, files, is_update, parse::words, run_file};
-use vmss::hypervisor::fake::{Clock, FakeHost, Fleet};
+use scenario::theatre::Theatre;
+use scenario::{files, is_update, readme, run_file};
+use vmss::hypervisor::fake::{FakeHost, Fleet};
 use vmss::hypervisor::{Hosts as _, LocalImage};
-use vmss::names::{Label, StoreId};
-use vmss::record::Record;
 use vmss::scaleset::{Host, Limits};
+use vmss::store::Store as _;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
-use vmss::world::{self, Env, Interrupt, Output, World};
-
-/// The fleet's clock as the world's.
-struct FleetClock(Clock);
-
-impl world::Clock for FleetClock {
-    fn now(&self) -> Timestamp {
-        self.0.now()
-    }
-}
-
-/// A store of which a killed process can write no more.
-struct Mortal {
-    store: Sqlite,
-    fleet: Arc<Fleet>,
-}
-
-impl Mortal {
-    fn alive(&self) -> Result<&Sqlite, StoreError> {
-        if self.fleet.is_killed() {
-            return Err(StoreError::Broken {
-                doing: "writing".into(),
-                message: "process killed".into(),
-            });
-        }
-        Ok(&self.store)
-    }
-}
-
-impl Store for Mortal {
-    fn id(&self) -> Result<StoreId, StoreError> {
-        self.store.id()
-    }
-    fn location(&self) -> String {
-        "the store".into()
-    }
-    fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError> {
-        self.store.get(set)
-    }
-    fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
-        self.alive()?.put(set, record, expected)
-    }
-    fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
-        self.alive()?.remove(set, expected)
-    }
-    fn sets(&self) -> Result<Vec<Label>, StoreError> {
-        self.store.sets()
-    }
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
-        self.alive()?.acquire(key, holder, now)
-    }
-    fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.alive()?.renew(lease, now)
-    }
-    fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.alive()?.release(lease)
-    }
-    fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
-        self.store.holder(key, now)
-    }
-    fn begin(&self, operation: &Operation) -> Result<u64, StoreError> {
-        self.alive()?.begin(operation)
-    }
-    fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError> {
-        self.alive()?.finish(number, at, outcome, to)
-    }
-    fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
-        self.store.history(set, limit)
-    }
-}
-
-/// Collects what is written.
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Capture {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Capture {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-/// A stage with a definition that follows the hosts it is given, and a store.
-struct Theatre {
-    stage: Stage,
-    folder: tempfile::TempDir,
-    store: String,
-    more: String,
-}
-
-impl Theatre {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("image.raw"), vec![7; 1 << 20]).unwrap();
-        Self {
-            stage: Stage::default(),
-            folder,
-            store: "state.db".into(),
-            more: String::new(),
-        }
-    }
-
-    fn define(&self, capacity: u32) {
-        let mut text = format!(
-            "name = \"web\"\ncapacity = {capacity}\n[image]\nsource = \"image.raw\"\n[instance]\nmemory = \"1 GiB\"\n"
-        );
-        text += &self.more;
-        let mut domains: Vec<&Label> = self.stage.hosts.iter().map(|(d, _)| d).collect();
-        domains.dedup();
-        for domain in domains {
-            let hosts = self.stage.hosts.iter().filter(|(d, _)| d == domain);
-            let hosts: Vec<String> = hosts
-                .map(|(_, h)| format!("{{ name = \"{h}\", uri = \"qemu+ssh://{h}/system\" }}"))
-                .collect();
-            text += &format!(
-                "\n[[fault_domains]]\nname = \"{domain}\"\nhosts = [{}]\n",
-                hosts.join(", ")
-            );
-        }
-        std::fs::write(self.folder.path().join("scaleset.toml"), text).unwrap();
-    }
-
-    fn vmss(&self, args: &[String]) -> Outcome {
-        let (stdout, stderr) = (Capture::default(), Capture::default());
-        let fleet = Arc::clone(&self.stage.fleet);
-        let world = World {
-            hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
-            open_store: Box::new(move |path| {
-                Ok(Arc::new(Mortal {
-                    store: Sqlite::open(path)?,
-                    fleet: Arc::clone(&fleet),
-                }) as Arc<dyn Store>)
-            }),
-            clock: Arc::new(FleetClock(self.stage.fleet.clock())),
-            stdout: Output::new(stdout.clone()),
-            stderr: Output::new(stderr.clone()),
-            env: Env {
-                cwd: self.folder.path().to_owned(),
-                state: self.folder.path().join(&self.store),
-                cache: self.folder.path().join("cache"),
-                file: None,
-                stdin_is_terminal: false,
-                stdout_is_terminal: false,
-                stderr_is_terminal: false,
-                width: None,
-                no_color: true,
-                // A process of another boot: its leases die with it, as those of a killed one do.
-                me: Holder {
-                    boot: "of the scenario".into(),
-                    machine: machine(),
-                    ..Holder::me("ann".into())
-                },
-            },
-            ask: Box::new(|_| false),
-            interrupt: Interrupt::default(),
-        };
-        let exit = vmss::run(args.iter().cloned(), &world);
-        (exit, stdout.text(), stderr.text())
-    }
-
-    fn command(&mut self, line: &str) -> Outcome {
-        let words = match words(line) {
-            Ok(words) => words,
-            Err(e) => return (99, String::new(), e),
-        };
-        match words.split_first() {
-            Some((verb, rest)) if verb == "vmss" => return self.vmss(rest),
-            Some((verb, [n])) if verb == "define" => {
-                self.define(n.parse().unwrap());
-                return (0, String::new(), String::new());
-            }
-            // As it stands: quotes are the definition's, not the scenario's.
-            Some((verb, _)) if verb == "definition" => {
-                self.more += &line["definition".len()..];
-                self.more += "\n";
-                return (0, String::new(), String::new());
-            }
-            Some((verb, [name])) if verb == "store" => {
-                self.store.clone_from(name);
-                return (0, String::new(), String::new());
-            }
-            _ => {}
-        }
-        match self.stage.command(&words) {
-            Some(Ok(())) => (0, String::new(), String::new()),
-            Some(Err(e)) => (99, String::new(), e),
-            None => (99, String::new(), format!("{line}: there is no such command")),
-        }
-    }
-}
-
-fn machine() -> String {
-    vmss::store::holder::this_machine().0
-}
 
 #[test]
 fn every_scenario_goes_as_it_is_written() {
@@ -236,6 +30,15 @@ fn every_scenario_goes_as_it_is_written() {
         let mut theatre = Theatre::new();
         wrong.extend(run_file(&file, is_update(), |line| theatre.command(line)).err());
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_output_in_the_readme_is_what_the_program_says() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let transcripts = readme::transcripts(&text);
+    assert!(transcripts.len() >= 5, "the README's transcripts are gone");
+    let wrong: Vec<String> = transcripts.iter().flat_map(readme::differences).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
@@ -308,7 +111,7 @@ fn killed_at_every_step_the_next_run_puts_everything_right() {
                 );
                 assert_eq!(again.0, 0, "{at}");
                 let set = contract::label("web");
-                let store = Sqlite::open(&theatre.folder.path().join("state.db"))
+                let store = Sqlite::open(&theatre.folder().join("state.db"))
                     .unwrap()
                     .id()
                     .unwrap();

@@ -24,6 +24,9 @@ use crate::world::World;
 /// those that did not come in time.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Instances of one host that are asked about at once: most of a question is waiting for its answer.
+const SIDE_BY_SIDE: usize = 3;
+
 /// One instance as it is listed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
@@ -190,7 +193,9 @@ fn addresses(
             }
         }
         if let (false, Some(host)) = (ask.is_empty(), set.host(&host.name)) {
-            questions.push((world.hosts.host(host, &set.limits), ask));
+            let open = world.hosts.host(host, &set.limits);
+            let share = ask.len().div_ceil(SIDE_BY_SIDE);
+            questions.extend(ask.chunks(share).map(|part| (Arc::clone(&open), part.to_vec())));
         }
     }
     // What is found is told as it comes, so that a guest that does not answer hides no other's address.

@@ -21,7 +21,9 @@
 
 pub mod compare;
 pub mod parse;
+pub mod readme;
 pub mod stage;
+pub mod theatre;
 
 use std::fs;
 use std::path::{Path, PathBuf};

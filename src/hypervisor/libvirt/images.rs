@@ -274,7 +274,6 @@ pub fn settle_format(pool: &Pool<'_, '_>, copy: &Base) -> Result<StorageVol, Hyp
     Err(missing())
 }
 
-
 /// Whether a copy's mark is there. It is made last and deleted first: where it is, vmss has left a whole copy.
 pub fn is_marked(pool: &Pool<'_, '_>, copy: &Base) -> Result<bool, HypervisorError> {
     Ok(pool.find(&copy.mark())?.is_some())
