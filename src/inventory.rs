@@ -138,6 +138,9 @@ pub enum Phase {
     Creating,
     /// Whole.
     Ready,
+    /// Being changed in place (restarted with another definition, or reimaged). Counted, for it keeps its id and its
+    /// data disks; if nobody is at it any more, the change goes on.
+    Changing,
     /// Being deleted: never counted, deletion goes on.
     Deleting,
 }
@@ -169,4 +172,23 @@ pub struct Metadata {
     pub addresses: Vec<Option<Ipv4Addr>>,
     /// Volumes it owns: deleted with it.
     pub volumes: Vec<String>,
+    /// What it is protected from.
+    #[serde(default)]
+    pub protection: Protection,
+    /// Whether an operator has stopped it on purpose: then it is neither started nor repaired.
+    #[serde(default)]
+    pub stopped: bool,
+}
+
+/// What an instance is protected from (Azure's two instance protections, AWS's scale-in protection).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protection {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is never chosen when the set shrinks.
+    ScaleIn,
+    /// Scale-in, upgrade, reimage, restart and repair leave it alone.
+    All,
 }

@@ -86,7 +86,7 @@ impl Known {
             host: host.clone(),
             fault_domain: instance.meta.fault_domain.clone(),
             addresses: instance.meta.addresses.clone(),
-            confirmed: instance.meta.phase == Phase::Ready,
+            confirmed: matches!(instance.meta.phase, Phase::Ready | Phase::Changing),
         }
     }
 

@@ -29,6 +29,15 @@ pub struct ScaleSet {
     pub limits: Limits,
     /// Who goes first, and how, when the set shrinks.
     pub scale_in: ScaleIn,
+    /// How an instance's health is asked.
+    #[serde(default)]
+    pub health: Health,
+    /// How instances are brought to another model.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+    /// What is done about instances that are unhealthy.
+    #[serde(default)]
+    pub repair: Repair,
     /// Where the record is kept.
     pub state: State,
 }
@@ -170,6 +179,235 @@ pub enum ScaleInPolicy {
     Newest,
     /// Oldest first.
     Oldest,
+}
+
+/// `[health]`. Azure's ranges, Google's defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Time between two probes of an instance, 1 s to 60 s.
+    pub interval: Duration,
+    /// How long an answer may take, 100 ms to 60 s.
+    pub timeout: Duration,
+    /// Failures in a row that make a healthy instance unhealthy, 1 to 10.
+    pub unhealthy_after: u32,
+    /// Successes in a row that make an instance healthy, 1 to 10.
+    pub healthy_after: u32,
+    /// How long an instance may fail its probe after it was made, started or changed. The first success ends it.
+    pub grace_period: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe: Probe::None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            unhealthy_after: 2,
+            healthy_after: 2,
+            grace_period: Duration::from_secs(600),
+        }
+    }
+}
+
+/// How health is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// Not at all: an instance that runs is healthy.
+    None,
+    /// The guest agent answers a ping.
+    Agent,
+    /// A TCP connection can be made.
+    Tcp {
+        /// The port.
+        port: u16,
+    },
+    /// A GET is answered with 200, or with Azure's rich health state in its body.
+    Http {
+        /// Whether it is asked over TLS. Certificates are not checked, as no cloud's probe does: an address has none.
+        tls: bool,
+        /// The port.
+        port: u16,
+        /// The path, beginning with `/`.
+        path: String,
+    },
+}
+
+/// A count, or a share of something in per cent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Amount {
+    /// So many.
+    Count(u32),
+    /// So many in a hundred.
+    Percent(u32),
+}
+
+impl Amount {
+    /// How many of `total`. A percentage rounds down, but never under 1 unless it is 0 (Azure).
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::Count(n) => n as usize,
+            Self::Percent(0) => 0,
+            Self::Percent(p) => (total.saturating_mul(p as usize) / 100).max(1),
+        }
+    }
+
+    /// Whether it is nothing, whatever of.
+    pub const fn is_zero(self) -> bool {
+        matches!(self, Self::Count(0) | Self::Percent(0))
+    }
+}
+
+impl std::fmt::Display for Amount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(n) => write!(f, "{n}"),
+            Self::Percent(p) => write!(f, "{p} %"),
+        }
+    }
+}
+
+/// `[upgrade]`. Azure's names and defaults, Google's surge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// When instances are brought to a new model.
+    pub policy: UpgradePolicy,
+    /// By what.
+    pub method: Method,
+    /// Most instances changed at once, of the set.
+    pub max_batch: Amount,
+    /// Most instances above capacity at any moment; only replacing uses them.
+    pub max_surge: Amount,
+    /// Most instances below capacity that may not be healthy on the rollout's account at any moment.
+    pub max_unavailable: Amount,
+    /// Most unhealthy instances before a batch; those that this very upgrade is due to change don't count.
+    pub max_unhealthy: Amount,
+    /// Most unhealthy instances among those upgraded, after a batch.
+    pub max_unhealthy_upgraded: Amount,
+    /// Time between two batches.
+    pub pause: Duration,
+    /// How long an upgraded instance must have been healthy before the batch counts as done.
+    pub min_ready: Duration,
+    /// How long a batch may take.
+    pub batch_timeout: Duration,
+    /// Whether every unhealthy instance is upgraded before any healthy one.
+    pub prioritize_unhealthy: bool,
+    /// What happens when a batch fails or takes too long.
+    pub on_failure: OnFailure,
+    /// What happens to instances that are protected from everything, or stopped.
+    pub protected: Unwilling,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        let fifth = Amount::Percent(20);
+        Self {
+            policy: UpgradePolicy::Rolling,
+            method: Method::Auto,
+            max_batch: fifth,
+            max_surge: Amount::Count(0),
+            max_unavailable: fifth,
+            max_unhealthy: fifth,
+            max_unhealthy_upgraded: fifth,
+            pause: Duration::ZERO,
+            min_ready: Duration::ZERO,
+            batch_timeout: Duration::from_secs(900),
+            prioritize_unhealthy: true,
+            on_failure: OnFailure::Stop,
+            protected: Unwilling::Skip,
+        }
+    }
+}
+
+/// When instances are brought to a new model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpgradePolicy {
+    /// When `vmss upgrade` says so; until then they are outdated.
+    Manual,
+    /// Batch by batch, as soon as the model is applied.
+    Rolling,
+    /// All at once, as soon as the model is applied.
+    Automatic,
+}
+
+/// By what an instance is brought to a new model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The least disruptive that the change allows.
+    Auto,
+    /// The same instance with a new OS disk.
+    Reimage,
+    /// Another instance.
+    Replace,
+}
+
+/// What happens when a rollout fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// It stops where it is.
+    Stop,
+    /// What was upgraded goes back.
+    Rollback,
+}
+
+/// What a rollout does about instances that are protected from everything, or stopped (AWS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unwilling {
+    /// They stay as they are and are counted.
+    Skip,
+    /// The rollout waits for them, for an hour.
+    Wait,
+    /// They are upgraded like any other.
+    Include,
+}
+
+/// `[repair]`. Azure's rules: off unless enabled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Whether anything is repaired.
+    pub enabled: bool,
+    /// By what.
+    pub action: RepairAction,
+    /// How long an instance must have been unhealthy, 1 min to 90 min.
+    pub grace_period: Duration,
+    /// Most instances repaired at once.
+    pub max_concurrent: Amount,
+    /// More unhealthy instances than this look like an outage: then none is repaired.
+    pub max_unhealthy: Amount,
+    /// How long a host must have been out of sight before its instances are replaced elsewhere.
+    pub host_lost_after: Duration,
+}
+
+impl Default for Repair {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            action: RepairAction::Replace,
+            grace_period: Duration::from_secs(600),
+            max_concurrent: Amount::Percent(5),
+            max_unhealthy: Amount::Percent(50),
+            host_lost_after: Duration::from_secs(900),
+        }
+    }
+}
+
+/// By what an instance is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RepairAction {
+    /// Switched off and on.
+    Restart,
+    /// The same instance with a new OS disk of its own revision.
+    Reimage,
+    /// Another instance of its revision.
+    Replace,
 }
 
 /// `[state]`.

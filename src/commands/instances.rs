@@ -34,7 +34,7 @@ pub struct Line {
     pub id: InstanceId,
     /// Its name.
     pub name: String,
-    /// Its state: running, off, crashed, paused, shutting-down, creating, deleting, unseen.
+    /// Its state: running, off, crashed, paused, shutting-down, creating, changing, deleting, unseen.
     pub state: &'static str,
     /// Its host.
     pub host: Label,
@@ -152,6 +152,7 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
 fn state(instance: &Instance) -> &'static str {
     match (instance.meta.phase, instance.power) {
         (Phase::Creating, _) => "creating",
+        (Phase::Changing, _) => "changing",
         (Phase::Deleting, _) => "deleting",
         (Phase::Ready, Power::Running) => "running",
         (Phase::Ready, Power::Paused) => "paused",

@@ -9,7 +9,8 @@ use crate::definition::reader::{At, Reader, Section};
 use crate::definition::values;
 use crate::names::{Label, MAX_SET_NAME};
 use crate::scaleset::{
-    FaultDomain, Host, ImageSource, Limits, Placement, ScaleIn, ScaleInPolicy, ScaleSet, Spread, State,
+    FaultDomain, Health, Host, ImageSource, Limits, Placement, Repair, ScaleIn, ScaleInPolicy, ScaleSet,
+    Spread, State, Upgrade,
 };
 use crate::units::Bytes;
 
@@ -52,6 +53,9 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
         placement: placement?,
         limits: limits?,
         scale_in: scale_in?,
+        health: Health::default(),
+        upgrade: Upgrade::default(),
+        repair: Repair::default(),
         state: state?,
     })
 }

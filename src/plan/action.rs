@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::inventory::{Metadata, Phase};
+use crate::inventory::{Metadata, Phase, Protection};
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId, instance_name};
 
@@ -156,6 +156,8 @@ pub struct InstanceSpec {
     pub macs: Vec<String>,
     /// One entry per network card: the address vmss gives it, or `None` for DHCP.
     pub addresses: Vec<Option<Ipv4Addr>>,
+    /// What it is protected from.
+    pub protection: Protection,
 }
 
 impl InstanceSpec {
@@ -190,6 +192,8 @@ impl InstanceSpec {
             phase: Phase::Creating,
             addresses: self.addresses.clone(),
             volumes,
+            protection: self.protection,
+            stopped: false,
         }
     }
 }

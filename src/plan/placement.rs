@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::inventory::HostSeen;
+use crate::inventory::{HostSeen, Protection};
 use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label, instance_uuid, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
@@ -297,6 +297,7 @@ pub(crate) fn scale_out(
                 .map(|nic| mac_address(&s.set.name, id, nic))
                 .collect(),
             addresses,
+            protection: Protection::None,
         };
         steps.push(Step {
             host: (*host).clone(),

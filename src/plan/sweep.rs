@@ -22,7 +22,7 @@ pub(super) fn half_made(s: Situation<'_>, steps: &mut Vec<Step>) {
     for (host, seen) in seen_hosts(s) {
         for instance in &seen.instances {
             let why = match instance.meta.phase {
-                Phase::Ready => continue,
+                Phase::Ready | Phase::Changing => continue,
                 Phase::Creating => "its creation did not end",
                 Phase::Deleting => "its deletion did not end",
             };

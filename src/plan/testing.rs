@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::inventory::{HostSeen, HostView, Instance, Inventory, Metadata, Phase, Power, View};
+use crate::inventory::{HostSeen, HostView, Instance, Inventory, Metadata, Phase, Power, Protection, View};
 use crate::model::{
     Clone as CloneMode, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization,
 };
@@ -15,8 +15,8 @@ use crate::names::{InstanceId, Label, StoreId, instance_uuid};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record, Revision};
 use crate::scaleset::{
-    FaultDomain, Host, ImageSource, Instance as InstanceSection, Limits, Placement, ScaleIn, ScaleInPolicy,
-    ScaleSet, Spread, State,
+    FaultDomain, Health, Host, ImageSource, Instance as InstanceSection, Limits, Placement, Repair, ScaleIn,
+    ScaleInPolicy, ScaleSet, Spread, State, Upgrade,
 };
 use crate::units::Bytes;
 
@@ -93,6 +93,9 @@ impl Scene {
                 policy: ScaleInPolicy::Default,
                 shutdown: Duration::from_secs(60),
             },
+            health: Health::default(),
+            upgrade: Upgrade::default(),
+            repair: Repair::default(),
             state: State { path: None },
         };
         let record = Record {
@@ -166,6 +169,8 @@ impl Scene {
                 phase: Phase::Ready,
                 addresses: Vec::new(),
                 volumes: Vec::new(),
+                protection: Protection::None,
+                stopped: false,
             },
         });
         seen.instances.last_mut().unwrap()

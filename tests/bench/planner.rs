@@ -18,8 +18,8 @@ use vmss::plan::forecast::obey;
 use vmss::plan::{Experience, Situation, plan};
 use vmss::record::{Life, Record, Revision};
 use vmss::scaleset::{
-    FaultDomain, Host, ImageSource, Instance, Limits, Placement, ScaleIn, ScaleInPolicy, ScaleSet, Spread,
-    State,
+    FaultDomain, Health, Host, ImageSource, Instance, Limits, Placement, Repair, ScaleIn, ScaleInPolicy,
+    ScaleSet, Spread, State, Upgrade,
 };
 use vmss::units::Bytes;
 
@@ -94,6 +94,9 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
             policy: ScaleInPolicy::Default,
             shutdown: Duration::ZERO,
         },
+        health: Health::default(),
+        upgrade: Upgrade::default(),
+        repair: Repair::default(),
         state: State { path: None },
     };
     let seen = HostSeen {

@@ -73,6 +73,7 @@ impl Fixture {
             created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
             macs: (0..cards).map(|n| mac_address(&self.set, id, n)).collect(),
             addresses: vec![None; cards],
+            protection: vmss::inventory::Protection::None,
         }
     }
 

@@ -111,6 +111,7 @@ pub fn spec_of(id: u64, model: &Model) -> InstanceSpec {
         created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
         macs: vec![mac_address(&web(), id, 0)],
         addresses: vec![None],
+        protection: vmss::inventory::Protection::None,
     }
 }
 

@@ -374,6 +374,9 @@ pub fn record(set: &str, capacity: u32) -> Record {
             policy: ScaleInPolicy::Oldest,
             shutdown: Duration::from_secs(60),
         },
+        health: vmss::scaleset::Health::default(),
+        upgrade: vmss::scaleset::Upgrade::default(),
+        repair: vmss::scaleset::Repair::default(),
         state: State { path: None },
     };
     Record {

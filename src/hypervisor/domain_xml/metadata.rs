@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use super::element::{Element, XmlError};
-use crate::inventory::{Metadata, Phase};
+use crate::inventory::{Metadata, Phase, Protection};
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId};
 
@@ -28,7 +28,7 @@ pub enum MetadataError {
 
 /// The element as `virDomainSetMetadata` takes it: without a namespace of its own, which libvirt adds.
 pub fn element(meta: &Metadata) -> Element {
-    Element::new("instance")
+    let mut element = Element::new("instance")
         .attr("set", &meta.set)
         .attr("id", meta.id)
         .attr("store", meta.store)
@@ -38,7 +38,15 @@ pub fn element(meta: &Metadata) -> Element {
         .attr("model", &meta.model_hash)
         .attr("image", &meta.image.0)
         .attr("created-at", meta.created_at)
-        .attr("phase", phase_name(meta.phase))
+        .attr("phase", phase_name(meta.phase));
+    // Left out where they say nothing, so that most instances' notes stay short.
+    if meta.protection != Protection::None {
+        element = element.attr("protect", protection_name(meta.protection));
+    }
+    if meta.stopped {
+        element = element.attr("stopped", "true");
+    }
+    element
         .children(meta.addresses.iter().map(|address| {
             let nic = Element::new("nic");
             match address {
@@ -106,6 +114,11 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
         volumes: parts(element, "volume")
             .map(|volume| field(volume, "name", |v| Some(v.to_owned())))
             .collect::<Result<_, _>>()?,
+        protection: match element.get("protect") {
+            None => Protection::None,
+            Some(_) => field(element, "protect", parse_protection)?,
+        },
+        stopped: element.get("stopped") == Some("true"),
     })
 }
 
@@ -131,14 +144,29 @@ const fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Creating => "creating",
         Phase::Ready => "ready",
+        Phase::Changing => "changing",
         Phase::Deleting => "deleting",
     }
 }
 
 fn parse_phase(text: &str) -> Option<Phase> {
-    [Phase::Creating, Phase::Ready, Phase::Deleting]
+    [Phase::Creating, Phase::Ready, Phase::Changing, Phase::Deleting]
         .into_iter()
         .find(|p| phase_name(*p) == text)
+}
+
+const fn protection_name(protection: Protection) -> &'static str {
+    match protection {
+        Protection::None => "none",
+        Protection::ScaleIn => "scale-in",
+        Protection::All => "all",
+    }
+}
+
+fn parse_protection(text: &str) -> Option<Protection> {
+    [Protection::None, Protection::ScaleIn, Protection::All]
+        .into_iter()
+        .find(|p| protection_name(*p) == text)
 }
 
 #[cfg(test)]
@@ -165,13 +193,15 @@ mod tests {
             volumes: (0..12)
                 .map(|n| format!("{set}-999999999999-01234567-data-disk-{n:063}.qcow2"))
                 .collect(),
+            protection: Protection::ScaleIn,
+            stopped: true,
         }
     }
 
     #[test]
     fn what_is_written_is_read_and_stays_small() {
         let meta = sample();
-        for phase in [Phase::Creating, Phase::Ready, Phase::Deleting] {
+        for phase in [Phase::Creating, Phase::Ready, Phase::Changing, Phase::Deleting] {
             let meta = Metadata {
                 phase,
                 ..meta.clone()
@@ -185,6 +215,18 @@ mod tests {
             );
             assert_eq!(parse(&embedded(&meta).to_xml().unwrap()), Ok(meta));
         }
+    }
+
+    #[test]
+    fn a_note_without_protection_protects_from_nothing() {
+        let meta = Metadata {
+            protection: Protection::None,
+            stopped: false,
+            ..sample()
+        };
+        let xml = element(&meta).to_xml().unwrap();
+        assert!(!xml.contains("protect") && !xml.contains("stopped"), "{xml}");
+        assert_eq!(parse(&xml), Ok(meta));
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub(crate) fn spec() -> InstanceSpec {
         uuid: instance_uuid(store, &set, id),
         macs: vec![mac_address(&set, id, 0)],
         addresses: vec![None],
+        protection: crate::inventory::Protection::None,
         host: label("kvm1"),
         fault_domain: label("rack-a"),
         revision: 2,

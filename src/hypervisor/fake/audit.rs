@@ -78,6 +78,7 @@ fn instances(whose: &Whose<'_>, machine: &Machine) -> Vec<String> {
         let name = &domain.name;
         match meta.phase {
             Phase::Ready => {}
+            Phase::Changing => wrong.push(format!("{name} is half changed")),
             Phase::Creating => wrong.push(format!("{name} is half made")),
             Phase::Deleting => wrong.push(format!("{name} is half deleted")),
         }

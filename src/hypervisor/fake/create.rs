@@ -69,17 +69,18 @@ fn existing(machine: &Machine, spec: &InstanceSpec, doing: &str) -> Result<Found
         return Ok(Found::Nothing);
     };
     let (domain, meta) = domain;
+    let busy = |how: &str| {
+        let text = format!("an instance of that name is being {how}");
+        HypervisorError::new(FaultKind::Other, doing, text)
+    };
     match meta.phase {
         Phase::Ready => Ok(Found::Whole),
         Phase::Creating if domain.is_active() && meta.model_hash == spec.model_hash => Ok(Found::Whole),
         Phase::Creating => Ok(Found::Half {
             runs: domain.is_active(),
         }),
-        Phase::Deleting => Err(HypervisorError::new(
-            FaultKind::Other,
-            doing,
-            "an instance of that name is being deleted",
-        )),
+        Phase::Changing => Err(busy("changed")),
+        Phase::Deleting => Err(busy("deleted")),
     }
 }
 

@@ -213,7 +213,7 @@ impl Machine {
         let digest = self.copies.get(copy).map(|c| &c.digest);
         let needs = |m: &Metadata| {
             m.volumes.iter().any(|v| backed.contains(v.as_str()))
-                || (m.phase == Phase::Creating && Some(&m.image) == digest)
+                || (matches!(m.phase, Phase::Creating | Phase::Changing) && Some(&m.image) == digest)
         };
         let domains = self
             .domains

@@ -77,14 +77,15 @@ fn existing(session: &Session<'_>, spec: &InstanceSpec) -> Result<Found, Hypervi
         return Ok(Found::Nothing);
     };
     let doing = format!("creating {name}");
+    let busy = |how: &str| {
+        let text = format!("an instance of that name is being {how}");
+        HypervisorError::new(FaultKind::Other, &doing, text)
+    };
     let same = owned.meta.model_hash == spec.model_hash;
     match owned.meta.phase {
         Phase::Ready => Ok(Found::Whole(Box::new(owned))),
-        Phase::Deleting => Err(HypervisorError::new(
-            FaultKind::Other,
-            doing,
-            "an instance of that name is being deleted",
-        )),
+        Phase::Changing => Err(busy("changed")),
+        Phase::Deleting => Err(busy("deleted")),
         Phase::Creating => {
             let active = session.call(&doing, |_| owned.domain.is_active())?;
             if active && same {

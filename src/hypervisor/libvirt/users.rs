@@ -128,7 +128,7 @@ fn by_domains(
         let making = document
             .path(["metadata", "instance"])
             .and_then(|e| metadata::read(e).ok())
-            .filter(|m| m.phase == Phase::Creating)
+            .filter(|m| matches!(m.phase, Phase::Creating | Phase::Changing))
             .map(|m| m.image);
         let files: Vec<&str> = document
             .find("devices")
