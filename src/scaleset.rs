@@ -167,6 +167,10 @@ pub struct ScaleIn {
     pub policy: ScaleInPolicy,
     /// How long a guest may take to shut down before it is switched off; zero switches it off at once.
     pub shutdown: Duration,
+    /// Whether new instances are made protected from scale in (AWS's setting of a group). Those that are there keep
+    /// what they have.
+    #[serde(default)]
+    pub protect_new: bool,
 }
 
 /// Which of several equal instances goes first (Azure's names).

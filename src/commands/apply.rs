@@ -108,6 +108,9 @@ pub fn changed_keys(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<&'static str> 
     note(applied.placement != wanted.placement, "placement");
     note(applied.limits != wanted.limits, "limits");
     note(applied.scale_in != wanted.scale_in, "scale_in");
+    note(applied.health != wanted.health, "health");
+    note(applied.upgrade != wanted.upgrade, "upgrade");
+    note(applied.repair != wanted.repair, "repair");
     note(applied.state != wanted.state, "state");
     keys
 }

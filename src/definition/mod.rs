@@ -1,6 +1,9 @@
 //! The definition: the TOML file as an operator wrote it, read into a [`ScaleSet`] or into everything that is wrong.
 
+mod fault_domains;
+mod health;
 mod instance;
+mod operations;
 mod problem;
 mod reader;
 mod sections;

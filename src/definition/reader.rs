@@ -6,7 +6,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::definition::problem::Problem;
-use crate::definition::written;
+use crate::definition::{values, written};
+use crate::scaleset::Amount;
 
 /// Collects problems while sections are read.
 pub struct Reader<'t> {
@@ -180,6 +181,55 @@ impl<'t> Reader<'t> {
         })
     }
 
+    /// `true` or `false`.
+    pub fn boolean(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<bool>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        match value.get_ref().as_bool() {
+            Some(flag) => Some(At {
+                value: flag,
+                span: value.span(),
+                key: path,
+            }),
+            None => {
+                self.mismatch(value, &path, "true or false");
+                None
+            }
+        }
+    }
+
+    /// A count as a whole number up to `most`, or a share such as "20%".
+    pub fn amount(&mut self, section: &Section<'_, '_>, key: &str, most: u64) -> Option<At<Amount>> {
+        let value = section.table.get(key)?;
+        let path = section.key(key);
+        match value.get_ref() {
+            DeValue::Integer(_) => {
+                let at = self.integer(section, key, 0..most + 1)?;
+                Some(At {
+                    value: Amount::Count(at.value),
+                    span: at.span,
+                    key: at.key,
+                })
+            }
+            DeValue::String(text) => match values::percent(text) {
+                Ok(percent) => Some(At {
+                    value: Amount::Percent(percent),
+                    span: value.span(),
+                    key: path,
+                }),
+                Err(message) => {
+                    let help = Some("write a number, such as 2, or a share, such as \"20%\"".to_owned());
+                    self.wrong(value.span(), &path, message, help);
+                    None
+                }
+            },
+            _ => {
+                self.mismatch(value, &path, "a whole number or a percentage");
+                None
+            }
+        }
+    }
+
     /// One of `choices`, by name.
     pub fn choice<T: Copy>(
         &mut self,
@@ -328,5 +378,9 @@ impl Section<'_, '_> {
     /// Whether the key is there.
     pub fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
+    }
+    /// Whether the key is there with something in it: an empty array has nothing.
+    pub fn has_items(&self, key: &str) -> bool {
+        (self.table.get(key)).is_some_and(|v| v.get_ref().as_array().is_none_or(|a| !a.is_empty()))
     }
 }

@@ -1,21 +1,20 @@
 //! From sections of the file to a scale set: each value checked, every default filled in.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::definition::fault_domains::fault_domains;
+use crate::definition::health::health;
 use crate::definition::instance::instance;
+use crate::definition::operations::{repair, scale_in, upgrade};
 use crate::definition::reader::{At, Reader, Section};
 use crate::definition::values;
 use crate::names::{Label, MAX_SET_NAME};
-use crate::scaleset::{
-    FaultDomain, Health, Host, ImageSource, Limits, Placement, Repair, ScaleIn, ScaleInPolicy, ScaleSet,
-    Spread, State, Upgrade,
-};
+use crate::scaleset::{ImageSource, Limits, Placement, ScaleSet, Spread, State};
 use crate::units::Bytes;
 
 /// Most instances a definition may ask for.
-const MOST: u64 = 1_000_000;
+pub(super) const MOST: u64 = 1_000_000;
 
 /// Reads the whole file. `None` if something is wrong; the reader knows what.
 pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Option<ScaleSet> {
@@ -37,12 +36,17 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
     let capacity = r.integer(top, "capacity", 0..MOST + 1).map_or(1, |n| n.value);
     let image = required_table(r, top, "image", "Image", "[image]\nsource = \"debian-12.qcow2\"")
         .map(|s| image(r, &s, folder));
-    let instance = required_table(r, top, "instance", "Instance", "[instance]\nmemory = \"2 GiB\"")
-        .map(|s| instance(r, &s, folder, capacity));
+    let model = required_table(r, top, "instance", "Instance", "[instance]\nmemory = \"2 GiB\"");
+    // Where [instance] itself is missing, that is told and no more.
+    let has_network = (model.as_ref()).is_none_or(|s| s.has_items("networks"));
+    let instance = model.map(|s| instance(r, &s, folder, capacity));
     let fault_domains = fault_domains(r, top);
     let placement = placement(r, top);
     let limits = limits(r, top);
     let scale_in = scale_in(r, top);
+    let health = health(r, top, has_network);
+    let upgrade = upgrade(r, top);
+    let repair = repair(r, top);
     let state = state(r, top, folder);
     Some(ScaleSet {
         name: name?,
@@ -53,9 +57,9 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
         placement: placement?,
         limits: limits?,
         scale_in: scale_in?,
-        health: Health::default(),
-        upgrade: Upgrade::default(),
-        repair: Repair::default(),
+        health: health?,
+        upgrade: upgrade?,
+        repair: repair?,
         state: state?,
     })
 }
@@ -127,7 +131,8 @@ pub(super) fn size(r: &mut Reader<'_>, s: &Section<'_, '_>, key: &str) -> Option
     parsed(r, s, key, values::size)
 }
 
-fn duration(
+/// A duration from `least` to `most`, both allowed.
+pub(super) fn duration(
     r: &mut Reader<'_>,
     s: &Section<'_, '_>,
     key: &str,
@@ -139,7 +144,7 @@ fn duration(
         r.bad(
             &at,
             format!("{} is out of range", at.key),
-            format!("allowed: {}s to {}s", least.as_secs(), most.as_secs()),
+            format!("allowed: {} to {}", values::spelled(least), values::spelled(most)),
         );
         return None;
     }
@@ -198,91 +203,6 @@ fn image(r: &mut Reader<'_>, s: &Section<'_, '_>, folder: &Path) -> Option<Image
             None
         }
     }
-}
-
-fn fault_domains(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Vec<FaultDomain>> {
-    let example = "[[fault_domains]]\nname = \"rack-a\"\nhosts = [{ name = \"kvm1\", uri = \"qemu+ssh://vmss@kvm1/system\" }]";
-    if !top.has("fault_domains") {
-        r.missing(top, "fault_domains", example);
-        return None;
-    }
-    let sections = r.tables(top, "fault_domains", "FaultDomain")?;
-    let mut domains: Vec<FaultDomain> = Vec::new();
-    let mut names: BTreeMap<Label, String> = BTreeMap::new();
-    let mut uris: BTreeMap<String, Label> = BTreeMap::new();
-    for d in &sections {
-        let name = label(r, d, "name", "name = \"rack-a\"");
-        if let Some(name) = &name
-            && domains.iter().any(|d| &d.name == name)
-        {
-            let span = d.key_span("name").unwrap_or_else(|| d.span.clone());
-            r.wrong(
-                span,
-                &d.key("name"),
-                format!("two fault domains are named {name}"),
-                Some("put the hosts under one, or give each its own name".into()),
-            );
-        }
-        if !d.has("hosts") {
-            r.missing(
-                d,
-                "hosts",
-                "hosts = [{ name = \"kvm1\", uri = \"qemu+ssh://vmss@kvm1/system\" }]",
-            );
-        }
-        let mut hosts = Vec::new();
-        for h in r.tables(d, "hosts", "Host").unwrap_or_default() {
-            let Some(host) = host(r, &h) else { continue };
-            if let Some(other) = names.insert(host.name.clone(), d.path().to_owned()) {
-                let span = h.key_span("name").unwrap_or_else(|| h.span.clone());
-                r.wrong(
-                    span,
-                    &h.key("name"),
-                    format!("two hosts are named {}", host.name),
-                    Some(format!("the other is in {other}")),
-                );
-            }
-            if crate::hosturi::check(&host.uri).is_ok()
-                && let Some(other) = uris.insert(crate::hosturi::normal(&host.uri), host.name.clone())
-            {
-                let span = h.key_span("uri").unwrap_or_else(|| h.span.clone());
-                r.wrong(
-                    span,
-                    &h.key("uri"),
-                    format!("{other} and {} are one host: they have one URI", host.name),
-                    Some("a host stands in exactly one place, or it would be counted twice".into()),
-                );
-            }
-            hosts.push(host);
-        }
-        if hosts.is_empty() && r.is_clean() {
-            r.wrong(d.span.clone(), d.path(), "a fault domain needs a host", None);
-        }
-        // Without a name it was told already, and the set is not made.
-        if let Some(name) = name {
-            domains.push(FaultDomain { name, hosts });
-        }
-    }
-    if domains.is_empty() && r.is_clean() {
-        r.missing(top, "fault_domains", example);
-    }
-    Some(domains)
-}
-
-fn host(r: &mut Reader<'_>, s: &Section<'_, '_>) -> Option<Host> {
-    let name = label(r, s, "name", "name = \"kvm1\"");
-    let uri = required_string(r, s, "uri", "uri = \"qemu+ssh://vmss@kvm1/system\"");
-    if let Some(at) = &uri
-        && let Err(e) = crate::hosturi::check(&at.value)
-    {
-        r.bad(at, e.to_string(), crate::hosturi::ALLOWED);
-    }
-    let pool = parsed(r, s, "pool", |t| values::libvirt_name(t).map(|()| t.to_owned()));
-    Some(Host {
-        name: name?,
-        uri: uri?.value,
-        pool: pool.map_or_else(|| "default".to_owned(), |p| p.value),
-    })
 }
 
 fn placement(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Placement> {
@@ -363,29 +283,6 @@ fn limits(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Limits> {
         limits.call_timeout = d;
     }
     Some(limits)
-}
-
-fn scale_in(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<ScaleIn> {
-    let mut scale_in = ScaleIn {
-        policy: ScaleInPolicy::Default,
-        shutdown: Duration::from_secs(60),
-    };
-    if !top.has("scale_in") {
-        return Some(scale_in);
-    }
-    let s = r.table(top, "scale_in", "ScaleIn")?;
-    let policies = [
-        ("default", ScaleInPolicy::Default),
-        ("newest", ScaleInPolicy::Newest),
-        ("oldest", ScaleInPolicy::Oldest),
-    ];
-    if let Some(policy) = r.choice(&s, "policy", &policies) {
-        scale_in.policy = policy;
-    }
-    if let Some(d) = duration(r, &s, "shutdown", Duration::ZERO, Duration::from_secs(3600)) {
-        scale_in.shutdown = d;
-    }
-    Some(scale_in)
 }
 
 fn state(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Option<State> {

@@ -1,11 +1,15 @@
 //! What is accepted, what is refused, and in which words.
 
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::Cpu;
+use crate::scaleset::{
+    Amount, Health, Method, OnFailure, Probe, Repair, RepairAction, Unwilling, Upgrade, UpgradePolicy,
+};
 
 const GOOD: &str = r#"
 name = "web"
@@ -90,6 +94,27 @@ fn the_schema_accepts_the_examples_and_refuses_what_the_reader_refuses() {
         ("memory = \"1 GiB\"", "memory = \"1 apple\""),
         ("memory = \"1 GiB\"", "memory = \"1 GiB\"\nclone = \"half\""),
         ("[image]", "capcity = 3\n[image]"),
+        ("[image]", "[scale_in]\nprotect_new = \"yes\"\n[image]"),
+        ("[image]", "[health]\nprobe = \"ping\"\n[image]"),
+        (
+            "[image]",
+            "[health]\nprobe = \"agent\"\nhealthy_after = 11\n[image]",
+        ),
+        (
+            "[image]",
+            "[health]\nprobe = \"http\"\npath = \"healthz\"\n[image]",
+        ),
+        ("[image]", "[health]\nprobe = \"http\"\npath = \"/a b\"\n[image]"),
+        ("[image]", "[health]\nprobe = \"tcp\"\nport = 0\n[image]"),
+        ("[image]", "[upgrade]\nmax_batch = 0\n[image]"),
+        ("[image]", "[upgrade]\nmax_batch = \"0%\"\n[image]"),
+        ("[image]", "[upgrade]\nmax_unhealthy = \"101%\"\n[image]"),
+        ("[image]", "[upgrade]\nmax_unhealthy = \"3\"\n[image]"),
+        ("[image]", "[upgrade]\nmax_unhealthy = 0.2\n[image]"),
+        ("[image]", "[upgrade]\nmax_unhealthy = -1\n[image]"),
+        ("[image]", "[upgrade]\nprioritize_unhealthy = 1\n[image]"),
+        ("[image]", "[repair]\nmax_concurrent = 0\n[image]"),
+        ("[image]", "[repair]\naction = \"reboot\"\n[image]"),
     ] {
         let text = GOOD.replace(change.0, change.1);
         assert!(!validator.is_valid(&json(&text)), "{change:?}");
@@ -193,7 +218,7 @@ fn rules_between_keys_hold() {
             "scale_in.shutdown is out of range",
         ),
         ("[state]\nstore = \"redis\"", "state.store may not be \"redis\""),
-        ("[health]\nprobe = \"http\"", "unknown key \"health\""),
+        ("[autoscale]\nenabled = true", "unknown key \"autoscale\""),
         (
             "[[instance.networks]]\nbridge = \"br0\"\ngateway = \"10.0.0.1\"",
             "a gateway goes with addresses",
@@ -213,6 +238,409 @@ fn rules_between_keys_hold() {
             "{change}\n{found:#?}"
         );
     }
+}
+
+/// `GOOD` with a network card and `more`, which must be accepted.
+fn networked(more: &str) -> ScaleSet {
+    let text = format!("{GOOD}[[instance.networks]]\nbridge = \"br0\"\n{more}\n");
+    parse(&text, Path::new("x.toml")).unwrap_or_else(|e| panic!("{}", render(&e, &text, false)))
+}
+
+/// Each change to `GOOD` with a network card must be refused, once, in words that begin so.
+fn refused(cases: &[(&str, &str)]) {
+    for (change, message) in cases {
+        let text = format!("{GOOD}[[instance.networks]]\nbridge = \"br0\"\n{change}\n");
+        let found = problems(&text);
+        assert!(
+            found.len() == 1 && found[0].contains(message),
+            "{change}\nexpected {message}\nfound {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn without_sections_of_operation_their_defaults_hold() {
+    let set = networked("");
+    assert_eq!(set.health, Health::default());
+    assert_eq!(set.upgrade, Upgrade::default());
+    assert_eq!(set.repair, Repair::default());
+    assert!(!set.scale_in.protect_new);
+    let empty = networked("[health]\n[upgrade]\n[repair]\n[scale_in]");
+    assert_eq!(empty, set, "an empty section says what none says");
+}
+
+/// The schema tells editors the defaults; they are those that the reader fills in.
+#[test]
+fn the_defaults_of_the_schema_are_those_of_the_reader() {
+    let schema = schema();
+    let mut text = String::new();
+    for (section, kind) in [
+        ("limits", "Limits"),
+        ("scale_in", "ScaleIn"),
+        ("health", "Health"),
+        ("upgrade", "Upgrade"),
+        ("repair", "Repair"),
+    ] {
+        text += &format!("[{section}]\n");
+        for (key, shape) in schema["$defs"][kind]["properties"].as_object().unwrap() {
+            // The default of a port hangs on the probe; a path is refused where nothing is asked for one.
+            if kind == "Health" && (key == "port" || key == "path") {
+                continue;
+            }
+            text += &format!("{key} = {}\n", shape["default"]);
+        }
+    }
+    assert_eq!(networked(&text), networked(""), "{text}");
+}
+
+#[test]
+fn a_probe_has_the_port_and_the_path_that_are_usual_for_it() {
+    let probe = |text: &str| networked(&format!("[health]\n{text}")).health.probe;
+    let http = |tls, port, path: &str| Probe::Http {
+        tls,
+        port,
+        path: path.into(),
+    };
+    assert_eq!(probe("probe = \"http\""), http(false, 80, "/"));
+    assert_eq!(probe("probe = \"https\""), http(true, 443, "/"));
+    assert_eq!(
+        probe("probe = \"https\"\nport = 8443\npath = \"/healthz?full=1\""),
+        http(true, 8443, "/healthz?full=1")
+    );
+    assert_eq!(probe("probe = \"tcp\"\nport = 65535"), Probe::Tcp { port: 65535 });
+    assert_eq!(probe("probe = \"agent\""), Probe::Agent);
+    assert_eq!(probe("probe = \"none\""), Probe::None);
+}
+
+#[test]
+fn a_port_or_a_path_that_nobody_asks_for_is_refused() {
+    refused(&[
+        (
+            "[health]\nprobe = \"tcp\"",
+            "health.port is missing | add it, for example: port = 22",
+        ),
+        (
+            "[health]\nprobe = \"agent\"\nport = 80",
+            "health.port: port goes with http, https and tcp, and the probe is \"agent\" | leave port out",
+        ),
+        (
+            "[health]\nport = 80",
+            "port goes with http, https and tcp, and the probe is \"none\" | add probe = \"http\"",
+        ),
+        (
+            "[health]\nprobe = \"tcp\"\nport = 80\npath = \"/\"",
+            "path goes with http and https, and the probe is \"tcp\"",
+        ),
+        (
+            "[health]\nprobe = \"tcp\"\nport = 0",
+            "health.port is out of range | allowed: 1 to 65535",
+        ),
+        (
+            "[health]\nprobe = \"tcp\"\nport = 65536",
+            "health.port is out of range",
+        ),
+        (
+            "[health]\nprobe = \"http\"\npath = \"healthz\"",
+            "it must begin with /",
+        ),
+        (
+            "[health]\nprobe = \"http\"\npath = \"/a b\"",
+            "' ' may not stand in a path",
+        ),
+        (
+            "[health]\nprobe = \"http\"\npath = \"/a\\r\\nX: y\"",
+            "'\\r' may not stand in a path",
+        ),
+        (
+            "[health]\nprobe = \"ping\"\nport = 1",
+            "may not be \"ping\" | allowed: \"none\", \"agent\", \"tcp\", \"http\", \"https\"",
+        ),
+    ]);
+}
+
+#[test]
+fn a_probe_over_the_network_needs_a_network_card() {
+    for probe in ["http", "https", "tcp"] {
+        for networks in ["", "networks = []\n"] {
+            let text = GOOD.replace("memory", &format!("{networks}memory"))
+                + &format!("[health]\nprobe = \"{probe}\"\nport = 8080\n");
+            let found = problems(&text);
+            let line = 11 + networks.lines().count();
+            assert_eq!(found.len(), 1, "{found:#?}");
+            let wanted =
+                format!("{line}:1 health.probe: {probe} asks over the network, and the instances have no");
+            assert!(found[0].starts_with(&wanted), "{found:#?}\n{wanted}");
+        }
+    }
+    for probe in ["agent", "none"] {
+        let found = problems(&format!("{GOOD}[health]\nprobe = \"{probe}\"\n"));
+        assert_eq!(found, Vec::<String>::new(), "{probe} asks through the host");
+    }
+    let found = problems("name = \"web\"\n[health]\nprobe = \"http\"\n");
+    assert!(
+        !found.iter().any(|f| f.contains("network card")),
+        "without [instance], its cards are not missed too: {found:#?}"
+    );
+}
+
+#[test]
+fn the_times_and_counts_of_a_probe_keep_their_ranges() {
+    let health = networked(
+        "[health]\nprobe = \"agent\"\ninterval = \"60s\"\ntimeout = \"100ms\"\nunhealthy_after = 10\nhealthy_after = 1\ngrace_period = \"2h\"",
+    )
+    .health;
+    assert_eq!(
+        health,
+        Health {
+            probe: Probe::Agent,
+            interval: Duration::from_secs(60),
+            timeout: Duration::from_millis(100),
+            unhealthy_after: 10,
+            healthy_after: 1,
+            grace_period: Duration::from_secs(7200),
+        }
+    );
+    let longer = networked("[health]\nprobe = \"agent\"\ninterval = \"1s\"\ntimeout = \"60s\"").health;
+    assert!(
+        longer.timeout > longer.interval,
+        "an answer may take longer than the interval"
+    );
+    refused(&[
+        (
+            "[health]\ninterval = \"0.5s\"",
+            "health.interval is out of range | allowed: 1s to 1m",
+        ),
+        ("[health]\ninterval = \"61s\"", "health.interval is out of range"),
+        (
+            "[health]\ntimeout = \"99ms\"",
+            "health.timeout is out of range | allowed: 100ms to 1m",
+        ),
+        ("[health]\ntimeout = \"61s\"", "health.timeout is out of range"),
+        (
+            "[health]\nunhealthy_after = 0",
+            "health.unhealthy_after is out of range | allowed: 1 to 10",
+        ),
+        (
+            "[health]\nhealthy_after = 11",
+            "health.healthy_after is out of range",
+        ),
+        (
+            "[health]\ngrace_period = \"121m\"",
+            "health.grace_period is out of range | allowed: 0s to 2h",
+        ),
+        (
+            "[health]\ninterval = 5",
+            "health.interval is a string, not integer",
+        ),
+    ]);
+}
+
+#[test]
+fn a_number_of_instances_is_a_count_or_a_share() {
+    let set = networked(
+        "[upgrade]\nmax_batch = 1000000\nmax_surge = 3\nmax_unavailable = \"0%\"\nmax_unhealthy = \"100%\"\nmax_unhealthy_upgraded = 0\n[repair]\nmax_concurrent = \"1%\"\nmax_unhealthy = 7",
+    );
+    assert_eq!(set.upgrade.max_batch, Amount::Count(1_000_000));
+    assert_eq!(set.upgrade.max_surge, Amount::Count(3));
+    assert_eq!(set.upgrade.max_unavailable, Amount::Percent(0));
+    assert_eq!(set.upgrade.max_unhealthy, Amount::Percent(100));
+    assert_eq!(set.upgrade.max_unhealthy_upgraded, Amount::Count(0));
+    assert_eq!(set.repair.max_concurrent, Amount::Percent(1));
+    assert_eq!(set.repair.max_unhealthy, Amount::Count(7));
+    refused(&[
+        (
+            "[upgrade]\nmax_batch = 0",
+            "upgrade.max_batch is 0, so nothing could ever be done | 1 or more",
+        ),
+        ("[upgrade]\nmax_batch = \"0%\"", "upgrade.max_batch is 0"),
+        ("[repair]\nmax_concurrent = 0", "repair.max_concurrent is 0"),
+        (
+            "[upgrade]\nmax_batch = 1000001",
+            "upgrade.max_batch is out of range | allowed: 0 to 1000000",
+        ),
+        (
+            "[upgrade]\nmax_unhealthy = -1",
+            "upgrade.max_unhealthy is out of range",
+        ),
+        (
+            "[upgrade]\nmax_unhealthy = \"3\"",
+            "\"3\" is neither a number nor a percentage | write a number, such as 2, or a share, such as \"20%\"",
+        ),
+        (
+            "[upgrade]\nmax_unhealthy = \"101%\"",
+            "whole numbers from 0% to 100% are",
+        ),
+        (
+            "[upgrade]\nmax_unhealthy = \"2.5%\"",
+            "whole numbers from 0% to 100% are",
+        ),
+        (
+            "[upgrade]\nmax_unhealthy = 0.2",
+            "is a whole number or a percentage, not float",
+        ),
+    ]);
+}
+
+#[test]
+fn an_upgrade_that_could_change_no_instance_is_refused() {
+    refused(&[
+        (
+            "[upgrade]\nmax_unavailable = 0",
+            "upgrade.max_unavailable: max_surge and max_unavailable are both 0, so no instance could ever be changed | write max_surge = 1",
+        ),
+        (
+            "[upgrade]\nmax_surge = \"0%\"\nmax_unavailable = \"0%\"",
+            "max_surge and max_unavailable are both 0",
+        ),
+        (
+            "[upgrade]\nmethod = \"reimage\"\nmax_unavailable = 0",
+            "are both 0, so no instance could ever be changed | write max_unavailable = 1: a reimage",
+        ),
+        (
+            "[upgrade]\nmethod = \"reimage\"\nmax_surge = 1",
+            "upgrade.max_surge: max_surge goes with replacing: a reimage keeps the instance",
+        ),
+        (
+            "[upgrade]\nmethod = \"reimage\"\nmax_surge = \"10%\"\nmax_unavailable = 0",
+            "max_surge goes with replacing",
+        ),
+    ]);
+    let surge = networked("[upgrade]\nmax_surge = 1\nmax_unavailable = 0").upgrade;
+    assert_eq!(
+        (surge.max_surge, surge.max_unavailable),
+        (Amount::Count(1), Amount::Count(0))
+    );
+    networked("[upgrade]\nmethod = \"reimage\"\nmax_surge = 0");
+}
+
+#[test]
+fn the_times_of_an_upgrade_keep_their_ranges() {
+    let upgrade = networked(
+        "[upgrade]\npolicy = \"manual\"\nmethod = \"replace\"\npause = \"24h\"\nmin_ready = \"1h\"\nbatch_timeout = \"24h\"\nprioritize_unhealthy = false\non_failure = \"rollback\"\nprotected = \"wait\"",
+    )
+    .upgrade;
+    assert_eq!(
+        upgrade,
+        Upgrade {
+            policy: UpgradePolicy::Manual,
+            method: Method::Replace,
+            pause: Duration::from_secs(24 * 3600),
+            min_ready: Duration::from_secs(3600),
+            batch_timeout: Duration::from_secs(24 * 3600),
+            prioritize_unhealthy: false,
+            on_failure: OnFailure::Rollback,
+            protected: Unwilling::Wait,
+            ..Upgrade::default()
+        }
+    );
+    refused(&[
+        (
+            "[upgrade]\npause = \"25h\"",
+            "upgrade.pause is out of range | allowed: 0s to 24h",
+        ),
+        (
+            "[upgrade]\nmin_ready = \"3601s\"",
+            "upgrade.min_ready is out of range | allowed: 0s to 1h",
+        ),
+        (
+            "[upgrade]\nbatch_timeout = \"0s\"",
+            "upgrade.batch_timeout is out of range | allowed: 1s to 24h",
+        ),
+        (
+            "[upgrade]\nprioritize_unhealthy = \"yes\"",
+            "is true or false, not string",
+        ),
+        (
+            "[upgrade]\npolicy = \"canary\"",
+            "allowed: \"rolling\", \"manual\", \"automatic\"",
+        ),
+        (
+            "[upgrade]\nmethod = \"restart\"",
+            "allowed: \"auto\", \"reimage\", \"replace\"",
+        ),
+        (
+            "[upgrade]\non_failure = \"go on\"",
+            "allowed: \"stop\", \"rollback\"",
+        ),
+        (
+            "[upgrade]\nprotected = \"no\"",
+            "allowed: \"skip\", \"wait\", \"include\"",
+        ),
+        (
+            "[upgrade]\nmax_batches = 1",
+            "unknown key \"max_batches\" | did you mean max_batch?",
+        ),
+    ]);
+}
+
+#[test]
+fn a_batch_has_more_time_than_its_instances_must_be_healthy() {
+    refused(&[
+        (
+            "[upgrade]\nmin_ready = \"15m\"",
+            "upgrade.min_ready: no batch could be done within batch_timeout (15m): its instances must be healthy for min_ready (15m)",
+        ),
+        (
+            "[upgrade]\nmin_ready = \"2m\"\nbatch_timeout = \"1m\"",
+            "upgrade.batch_timeout: no batch could be done within batch_timeout (1m)",
+        ),
+        (
+            "[upgrade]\nmin_ready = \"20m\"\nbatch_timeout = \"soon\"",
+            "upgrade.batch_timeout: \"soon\" is not a duration",
+        ),
+    ]);
+}
+
+#[test]
+fn a_repair_keeps_its_ranges() {
+    let repair = networked(
+        "[repair]\nenabled = true\naction = \"restart\"\ngrace_period = \"90m\"\nhost_lost_after = \"24h\"",
+    )
+    .repair;
+    assert_eq!(
+        repair,
+        Repair {
+            enabled: true,
+            action: RepairAction::Restart,
+            grace_period: Duration::from_secs(5400),
+            host_lost_after: Duration::from_secs(24 * 3600),
+            ..Repair::default()
+        }
+    );
+    refused(&[
+        (
+            "[repair]\nenabled = 1",
+            "repair.enabled is true or false, not integer",
+        ),
+        (
+            "[repair]\naction = \"reboot\"",
+            "allowed: \"restart\", \"reimage\", \"replace\"",
+        ),
+        (
+            "[repair]\ngrace_period = \"59s\"",
+            "repair.grace_period is out of range | allowed: 1m to 90m",
+        ),
+        (
+            "[repair]\ngrace_period = \"91m\"",
+            "repair.grace_period is out of range",
+        ),
+        (
+            "[repair]\nhost_lost_after = \"30s\"",
+            "repair.host_lost_after is out of range | allowed: 1m to 24h",
+        ),
+    ]);
+}
+
+#[test]
+fn new_instances_are_protected_only_where_it_is_asked() {
+    assert!(networked("[scale_in]\nprotect_new = true").scale_in.protect_new);
+    refused(&[(
+        "[scale_in]\nprotect_new = \"true\"",
+        "scale_in.protect_new is true or false, not string",
+    )]);
+    let old = serde_json::json!({ "policy": "default", "shutdown": { "secs": 60, "nanos": 0 } });
+    let read: crate::scaleset::ScaleIn = serde_json::from_value(old).unwrap();
+    assert!(!read.protect_new, "a record of an older vmss says nothing of it");
 }
 
 #[test]

@@ -28,6 +28,41 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| format!("{text:?} is negative"))
 }
 
+/// A duration as one would write it: "100ms", "90s", "10m", "2h".
+pub fn spelled(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.as_millis());
+    match seconds {
+        _ if duration.subsec_millis() != 0 => format!("{millis}ms"),
+        0 => "0s".to_owned(),
+        _ if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        _ if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
+/// "20%", from 0 to 100.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let Some(digits) = text.trim().strip_suffix('%').map(str::trim) else {
+        return Err(format!("{text:?} is neither a number nor a percentage"));
+    };
+    let is_whole = (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    (digits.parse().ok())
+        .filter(|n| is_whole && *n <= 100)
+        .ok_or_else(|| format!("{text:?} is no percentage: whole numbers from 0% to 100% are"))
+}
+
+/// The path of an HTTP request, with a query if there is one: what a URL may have after its host (RFC 3986).
+pub fn url_path(text: &str) -> Result<(), String> {
+    if !text.starts_with('/') {
+        return Err(format!("{text:?} is no path: it must begin with /"));
+    }
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?%".contains(c);
+    match text.chars().find(|c| !fine(*c)) {
+        Some(c) => Err(format!("{c:?} may not stand in a path")),
+        None => Ok(()),
+    }
+}
+
 /// "10.0.0.10-10.0.0.99/24".
 pub fn addresses(text: &str) -> Result<AddressRange, String> {
     let form = || format!("{text:?} is not a range of addresses: write it as \"10.0.0.10-10.0.0.99/24\"");
@@ -117,6 +152,44 @@ mod tests {
         assert!(size("512").unwrap_err().contains("has no unit"));
         for bad in ["", "GiB", "-1 GiB", "2 apples", "2 GiB!"] {
             assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_whole_and_no_more_than_all() {
+        for (text, wanted) in [("20%", 20), (" 5 % ", 5), ("0%", 0), ("100%", 100), ("007%", 7)] {
+            assert_eq!(percent(text), Ok(wanted), "{text:?}");
+        }
+        for bad in [
+            "", "%", "20", "101%", "-5%", "+5%", "2.5%", "20%%", "0000005%", "x%", "٣%",
+        ] {
+            assert!(percent(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_spelled_as_people_write_them() {
+        for text in ["0s", "100ms", "1500ms", "1s", "90s", "1m", "90m", "2h"] {
+            assert_eq!(spelled(duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn a_path_is_what_a_url_may_have_after_its_host() {
+        for good in ["/", "/healthz", "/a/b?full=1&x=%20", "/a;b=c/~me"] {
+            assert_eq!(url_path(good), Ok(()));
+        }
+        for bad in [
+            "",
+            "healthz",
+            "http://x/",
+            "/a b",
+            "/a\r\nHost: x",
+            "/ä",
+            "/a#b",
+            "/<a>",
+        ] {
+            assert!(url_path(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -17,6 +17,28 @@ pub struct Size(#[schemars(regex(pattern = r"^\s*[0-9]+(\.[0-9]+)?\s*([KMGTP]i?)
 #[expect(dead_code, reason = "only its schema is used")]
 pub struct Span(#[schemars(regex(pattern = r"^[0-9].*[a-z]$"))] String);
 
+/// A number of instances, such as 2, or a share of them, such as "20%": rounded down, but 1 at least unless it is 0%.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum Amount {
+    /// So many.
+    Count(#[schemars(range(max = 1_000_000))] u32),
+    /// So many in a hundred.
+    Percent(#[schemars(regex(pattern = r"^\s*(100|0?[0-9]{1,2})\s*%\s*$"))] String),
+}
+
+/// A number of instances, such as 2, or a share of them, such as "20%": rounded down, but 1 at least. Never 0.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum SomeAmount {
+    /// So many.
+    Count(#[schemars(range(min = 1, max = 1_000_000))] u32),
+    /// So many in a hundred.
+    Percent(#[schemars(regex(pattern = r"^\s*(100|0?[1-9][0-9]|0{0,2}[1-9])\s*%\s*$"))] String),
+}
+
 /// A DNS label.
 #[derive(JsonSchema)]
 #[schemars(transparent)]
@@ -60,6 +82,12 @@ section! {
         limits: Option<Limits>,
         /// Which instances go first when the set shrinks, and how.
         scale_in: Option<ScaleIn>,
+        /// How an instance's health is asked. Without, an instance that runs is healthy.
+        health: Option<Health>,
+        /// How instances are brought to a new model.
+        upgrade: Option<Upgrade>,
+        /// What is done about unhealthy instances. Without, nothing.
+        repair: Option<Repair>,
         /// Where vmss keeps the set's record.
         state: Option<State>,
     }
@@ -206,6 +234,108 @@ section! {
         /// How long a guest may take to shut down before it is switched off; 0s to 1h.
         #[schemars(extend("default" = "60s"))]
         shutdown: Option<Span>,
+        /// Whether new instances are made protected from scale in.
+        #[schemars(extend("default" = false))]
+        protect_new: Option<bool>,
+    }
+}
+
+section! {
+    /// How an instance's health is asked.
+    Health {
+        /// What is asked: GET a path, make a TCP connection, ping the guest agent, or nothing: running is healthy.
+        #[schemars(extend("enum" = ["http", "https", "tcp", "agent", "none"], "default" = "none"))]
+        probe: Option<String>,
+        /// The port, for http (80 without), https (443 without; certificates are not checked) and tcp (required).
+        #[schemars(range(min = 1, max = 65_535))]
+        port: Option<u32>,
+        /// The path, for http and https. A 200 is healthy, unless the body is JSON that has an ApplicationHealthState.
+        #[schemars(regex(pattern = r"^/[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$"), extend("default" = "/"))]
+        path: Option<String>,
+        /// Time between two probes of an instance; 1s to 60s.
+        #[schemars(extend("default" = "5s"))]
+        interval: Option<Span>,
+        /// How long the whole answer may take; 100ms to 60s.
+        #[schemars(extend("default" = "2s"))]
+        timeout: Option<Span>,
+        /// Failures in a row that make a healthy instance unhealthy.
+        #[schemars(range(min = 1, max = 10), extend("default" = 2))]
+        unhealthy_after: Option<u32>,
+        /// Successes in a row that make an instance healthy.
+        #[schemars(range(min = 1, max = 10), extend("default" = 2))]
+        healthy_after: Option<u32>,
+        /// How long an instance may fail its probe after it was made, started or changed; 0s to 2h. The first success ends it.
+        #[schemars(extend("default" = "10m"))]
+        grace_period: Option<Span>,
+    }
+}
+
+section! {
+    /// How instances are brought to a new model.
+    Upgrade {
+        /// When: batch by batch as soon as the model is applied, only by `vmss upgrade`, or all at once as soon as it is applied.
+        #[schemars(extend("enum" = ["rolling", "manual", "automatic"], "default" = "rolling"))]
+        policy: Option<String>,
+        /// By what: the least disruptive that the change allows, a new OS disk for the same instance, or another instance.
+        #[schemars(extend("enum" = ["auto", "reimage", "replace"], "default" = "auto"))]
+        method: Option<String>,
+        /// Most instances changed at once, of the set.
+        #[schemars(extend("default" = "20%"))]
+        max_batch: Option<SomeAmount>,
+        /// Most instances above capacity at any moment; only replacing uses them.
+        #[schemars(extend("default" = 0))]
+        max_surge: Option<Amount>,
+        /// Most instances below capacity at any moment that are not healthy because of the upgrade. Not 0 together with max_surge.
+        #[schemars(extend("default" = "20%"))]
+        max_unavailable: Option<Amount>,
+        /// Most unhealthy instances before a batch. Those that this upgrade is due to change don't count.
+        #[schemars(extend("default" = "20%"))]
+        max_unhealthy: Option<Amount>,
+        /// Most unhealthy instances among those upgraded, after a batch.
+        #[schemars(extend("default" = "20%"))]
+        max_unhealthy_upgraded: Option<Amount>,
+        /// Time between two batches; 0s to 24h.
+        #[schemars(extend("default" = "0s"))]
+        pause: Option<Span>,
+        /// How long an upgraded instance must have been healthy before the batch counts as done; 0s to 1h.
+        #[schemars(extend("default" = "0s"))]
+        min_ready: Option<Span>,
+        /// How long a batch may take; 1s to 24h, longer than min_ready.
+        #[schemars(extend("default" = "15m"))]
+        batch_timeout: Option<Span>,
+        /// Whether every unhealthy instance is upgraded before any healthy one.
+        #[schemars(extend("default" = true))]
+        prioritize_unhealthy: Option<bool>,
+        /// What happens when a batch fails or takes too long: the upgrade stops where it is, or what was upgraded goes back.
+        #[schemars(extend("enum" = ["stop", "rollback"], "default" = "stop"))]
+        on_failure: Option<String>,
+        /// What happens to instances that are protected from everything, or stopped: left out, waited for (an hour), or upgraded too.
+        #[schemars(extend("enum" = ["skip", "wait", "include"], "default" = "skip"))]
+        protected: Option<String>,
+    }
+}
+
+section! {
+    /// What is done about unhealthy instances.
+    Repair {
+        /// Whether anything is.
+        #[schemars(extend("default" = false))]
+        enabled: Option<bool>,
+        /// By what: switched off and on, a new OS disk for the same instance, or another instance.
+        #[schemars(extend("enum" = ["restart", "reimage", "replace"], "default" = "replace"))]
+        action: Option<String>,
+        /// How long an instance must have been unhealthy; 1m to 90m.
+        #[schemars(extend("default" = "10m"))]
+        grace_period: Option<Span>,
+        /// Most instances repaired at once.
+        #[schemars(extend("default" = "5%"))]
+        max_concurrent: Option<SomeAmount>,
+        /// More unhealthy instances than this look like an outage: then none is repaired.
+        #[schemars(extend("default" = "50%"))]
+        max_unhealthy: Option<Amount>,
+        /// How long a host must have been out of sight before its instances are replaced elsewhere; 1m to 24h.
+        #[schemars(extend("default" = "15m"))]
+        host_lost_after: Option<Span>,
     }
 }
 

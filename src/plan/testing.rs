@@ -92,6 +92,7 @@ impl Scene {
             scale_in: ScaleIn {
                 policy: ScaleInPolicy::Default,
                 shutdown: Duration::from_secs(60),
+                protect_new: false,
             },
             health: Health::default(),
             upgrade: Upgrade::default(),

@@ -93,6 +93,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         scale_in: ScaleIn {
             policy: ScaleInPolicy::Default,
             shutdown: Duration::ZERO,
+            protect_new: false,
         },
         health: Health::default(),
         upgrade: Upgrade::default(),

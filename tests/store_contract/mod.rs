@@ -373,6 +373,7 @@ pub fn record(set: &str, capacity: u32) -> Record {
         scale_in: ScaleIn {
             policy: ScaleInPolicy::Oldest,
             shutdown: Duration::from_secs(60),
+            protect_new: false,
         },
         health: vmss::scaleset::Health::default(),
         upgrade: vmss::scaleset::Upgrade::default(),
