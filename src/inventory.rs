@@ -114,6 +114,16 @@ pub struct Instance {
     pub meta: Metadata,
 }
 
+/// What an instance said to its probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether that is a healthy answer.
+    pub good: bool,
+    /// What was said, or why nothing was: "200", "503 Service Unavailable", "connection refused", "no answer within 2 s",
+    /// "no address is known".
+    pub said: String,
+}
+
 /// Whether a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -17,6 +17,7 @@ pub mod model;
 pub mod names;
 pub mod observe;
 pub mod plan;
+pub mod probe;
 pub mod record;
 pub mod resolve;
 pub mod scaleset;

@@ -15,7 +15,7 @@ fn ring(module: &str) -> usize {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
         | "event" | "resolve" | "hosturi" => 0,
         "world" | "observe" | "execute" | "converge" | "hypervisor" | "store" | "images" | "image_file"
-        | "download" => 1,
+        | "download" | "probe" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }
