@@ -188,6 +188,21 @@ pub struct Metadata {
     /// Whether an operator has stopped it on purpose: then it is neither started nor repaired.
     #[serde(default)]
     pub stopped: bool,
+    /// How it is being changed, in phase changing: whoever goes on with the change does no less.
+    #[serde(default)]
+    pub rework: Option<Rework>,
+}
+
+/// How an instance is changed in place, from the least to the most: each does what those before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rework {
+    /// While its guest runs: disks grow.
+    Live,
+    /// Shut down, defined anew, started: CPUs, memory, cards, more data disks; disks grow too.
+    Restart,
+    /// As a restart, with a new OS disk (and seed) made of the model's image.
+    Reimage,
 }
 
 /// What an instance is protected from (Azure's two instance protections, AWS's scale-in protection).

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::inventory::{Metadata, Phase, Protection};
+use crate::inventory::{Metadata, Phase, Protection, Rework};
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId, instance_name};
 
@@ -194,6 +194,31 @@ impl InstanceSpec {
             volumes,
             protection: self.protection,
             stopped: false,
+            rework: None,
+        }
+    }
+
+    /// The spec for changing the instance that `note` is about: what stays with an instance for life is as it is.
+    pub fn again(&self, note: &Metadata) -> Self {
+        Self {
+            host: note.host.clone(),
+            fault_domain: note.fault_domain.clone(),
+            created_at: note.created_at,
+            protection: note.protection,
+            ..self.clone()
+        }
+    }
+
+    /// The note of an instance that is about to be changed: what it is to become, and every volume it has by `note` or
+    /// will have (`volumes`), so that none is nobody's at any time.
+    pub fn note_of(&self, note: &Metadata, volumes: Vec<String>, how: Rework) -> Metadata {
+        let old = note.volumes.iter().filter(|v| !volumes.contains(v)).cloned();
+        let all = volumes.iter().cloned().chain(old).collect();
+        Metadata {
+            phase: Phase::Changing,
+            stopped: note.stopped,
+            rework: Some(how),
+            ..self.again(note).metadata(all)
         }
     }
 }

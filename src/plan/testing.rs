@@ -172,6 +172,7 @@ impl Scene {
                 volumes: Vec::new(),
                 protection: Protection::None,
                 stopped: false,
+                rework: None,
             },
         });
         seen.instances.last_mut().unwrap()

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use super::element::{Element, XmlError};
-use crate::inventory::{Metadata, Phase, Protection};
+use crate::inventory::{Metadata, Phase, Protection, Rework};
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId};
 
@@ -45,6 +45,9 @@ pub fn element(meta: &Metadata) -> Element {
     }
     if meta.stopped {
         element = element.attr("stopped", "true");
+    }
+    if let Some(rework) = meta.rework {
+        element = element.attr("rework", rework_name(rework));
     }
     element
         .children(meta.addresses.iter().map(|address| {
@@ -119,6 +122,10 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
             Some(_) => field(element, "protect", parse_protection)?,
         },
         stopped: element.get("stopped") == Some("true"),
+        rework: match element.get("rework") {
+            None => None,
+            Some(_) => Some(field(element, "rework", parse_rework)?),
+        },
     })
 }
 
@@ -169,6 +176,20 @@ fn parse_protection(text: &str) -> Option<Protection> {
         .find(|p| protection_name(*p) == text)
 }
 
+const fn rework_name(rework: Rework) -> &'static str {
+    match rework {
+        Rework::Live => "live",
+        Rework::Restart => "restart",
+        Rework::Reimage => "reimage",
+    }
+}
+
+fn parse_rework(text: &str) -> Option<Rework> {
+    [Rework::Live, Rework::Restart, Rework::Reimage]
+        .into_iter()
+        .find(|r| rework_name(*r) == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +216,7 @@ mod tests {
                 .collect(),
             protection: Protection::ScaleIn,
             stopped: true,
+            rework: Some(Rework::Reimage),
         }
     }
 
@@ -218,14 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn a_note_without_protection_protects_from_nothing() {
+    fn a_note_leaves_out_what_says_nothing() {
         let meta = Metadata {
             protection: Protection::None,
             stopped: false,
+            rework: None,
             ..sample()
         };
         let xml = element(&meta).to_xml().unwrap();
-        assert!(!xml.contains("protect") && !xml.contains("stopped"), "{xml}");
+        for absent in ["protect", "stopped", "rework"] {
+            assert!(!xml.contains(absent), "{xml}");
+        }
         assert_eq!(parse(&xml), Ok(meta));
     }
 
@@ -236,6 +261,7 @@ mod tests {
             ("phase", good.replace("creating", "resting")),
             ("id", good.replace("id=\"999", "id=\"x999")),
             ("image", good.replace("aaaa", "ZZZZ")),
+            ("rework", good.replace("reimage", "rebuild")),
             (
                 "another element",
                 good.replace("<instance", "<x").replace("</instance", "</x"),
