@@ -17,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::inventory::HostSeen;
+use crate::inventory::{HostSeen, Protection};
 use crate::model::{Image, ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
 use crate::units::Bytes;
+
+pub use crate::inventory::Rework;
 
 /// Opens hosts. Opening does not wait: a connection is made by the first call that needs it.
 pub trait Hosts: Send + Sync {
@@ -60,10 +62,70 @@ pub trait Hypervisor: Send + Sync {
     /// On an error whatever was made is left, marked as being created; the caller undoes it with [`Self::delete`].
     fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<(), HypervisorError>;
 
-    /// Starts an instance that is off. One that runs is left alone.
+    /// Starts an instance that is off, and takes back the note that it was stopped on purpose. One that runs is left
+    /// alone.
+    ///
+    /// # Errors
+    /// `Missing` if it is gone; `NotOurs` if another store manages it; `Other` if it is half made, half changed or half
+    /// deleted.
     fn start(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
 
-    /// Marks the instance as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
+    /// Changes an instance in place to `spec`'s revision and `model`. It keeps id, name, UUID, MACs, host, fault domain,
+    /// time of creation, protection, and the content of its data disks; its addresses are `spec`'s, whose maker hands
+    /// on those that it has. Disks never shrink. One that was stopped on purpose is changed and stays off; with
+    /// [`Rework::Live`] power stays as it is.
+    ///
+    /// Its note comes first: in phase changing, with what the instance is to become and every volume that it has or
+    /// will have. What can be refused (the image is not whole, the host can't run it) is refused next, while its guest
+    /// still runs, and then the old note comes back. After that the change only goes forward: whatever breaks leaves
+    /// the instance in phase changing, for another call to finish, be it for another revision, or for
+    /// [`Self::delete`]. A call that goes on with a change does no less than the one that began it.
+    ///
+    /// # Errors
+    /// `Missing` if the instance is gone, or its image is not whole; `NotOurs` if another store manages it; `Other` if
+    /// it is half made or half deleted.
+    fn rework(
+        &self,
+        spec: &InstanceSpec,
+        model: &Model,
+        how: Rework,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError>;
+
+    /// Notes that the instance was stopped on purpose, shuts its guest down as [`Self::delete`] does, and switches it
+    /// off after `shutdown`. One that is off already only gets the note.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    fn stop(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<(), HypervisorError>;
+
+    /// Shuts the guest down (zero: switches it off at once), and starts it again, as it was defined, also if it was off
+    /// or stopped on purpose. Cut short in between it leaves an instance that is off and should run.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    fn restart(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError>;
+
+    /// Notes what the instance is protected from.
+    ///
+    /// # Errors
+    /// `Missing` if it is gone; `NotOurs` if another store manages it.
+    fn protect(&self, instance: &InstanceRef, protection: Protection) -> Result<(), HypervisorError>;
+
+    /// Whether its guest agent answers.
+    ///
+    /// # Errors
+    /// What happened instead: `Other` if the instance is not running or its agent is not connected, `TimedOut` if
+    /// there was no answer within 2 s; `Missing` if it is gone; `NotOurs` if another store manages it.
+    fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
+
+    /// Marks the instance, whole or half made or half changed, as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
     /// 10 s), switches it off after `shutdown`, deletes the volumes it owns and last its domain, so that nothing is
     /// ever left without the note that says whose it is.
     fn delete(

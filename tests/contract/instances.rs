@@ -7,7 +7,7 @@ use vmss::hypervisor::{FaultKind, Hypervisor, News, Pulse, Stage};
 use vmss::inventory::{Phase, Power};
 use vmss::names::volume_name;
 
-use super::{Fixture, kind};
+use super::{Fixture, cancelled_at, kind};
 
 pub fn a_host_without_the_set_shows_nothing_of_it(host: &dyn Hypervisor, f: &Fixture) {
     let seen = f.seen(host);
@@ -71,20 +71,6 @@ pub fn a_cancelled_create_is_finished_by_create(host: &dyn Hypervisor, f: &Fixtu
     f.create(host, 1);
     let whole = f.instance(host, 1).expect("it was created at the second try");
     assert_eq!((whole.meta.phase, whole.power), (Phase::Ready, Power::Running));
-}
-
-/// A pulse that is cancelled when that stage begins.
-fn cancelled_at(at: Stage) -> Arc<Pulse> {
-    Arc::new_cyclic(|pulse: &std::sync::Weak<Pulse>| {
-        let pulse = pulse.clone();
-        Pulse::new(move |news| {
-            if let (News::Stage(stage), Some(pulse)) = (news, pulse.upgrade())
-                && stage == at
-            {
-                pulse.cancel();
-            }
-        })
-    })
 }
 
 pub fn a_create_cancelled_at_any_stage_can_be_undone_and_finished(host: &dyn Hypervisor, f: &Fixture) {

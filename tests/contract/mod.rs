@@ -8,16 +8,20 @@
     reason = "each test program that includes the contract uses a part of it"
 )]
 
+mod changes;
 mod images;
 mod instances;
 mod owners;
+mod power;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use vmss::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, Pulse};
+use vmss::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage};
 use vmss::inventory::{HostSeen, Instance};
-use vmss::model::{DataDisk, Model, NicSource, UserData};
+use vmss::model::{DataDisk, ImageDigest, ImageFormat, Model, NicSource, UserData};
 use vmss::names::{InstanceId, Label, StoreId, instance_uuid, mac_address};
 use vmss::plan::action::{InstanceRef, InstanceSpec};
 use vmss::units::Bytes;
@@ -77,6 +81,43 @@ impl Fixture {
         }
     }
 
+    /// The same instance in its second revision, of another model, as a plan made later would have it.
+    pub fn second(&self, id: u64, model: &Model) -> InstanceSpec {
+        InstanceSpec {
+            revision: 2,
+            created_at: "2026-04-05T06:07:08Z".parse().unwrap(),
+            ..self.spec_of(id, model)
+        }
+    }
+
+    /// The fixture with another image, which is its own to send and to clean away. On a host that looks at bytes it
+    /// is the fixture's with more at its end, which boots as well.
+    pub fn with_another_image(&self) -> (Self, Option<tempfile::TempDir>) {
+        let mut other = self.clone();
+        let Ok(mut bytes) = std::fs::read(&self.image.path) else {
+            other.image.image.digest = ImageDigest("b2".repeat(32));
+            other.model.image = other.image.image.clone();
+            return (other, None);
+        };
+        let more = [0x5a; 4096];
+        bytes.extend(more);
+        let folder = tempfile::tempdir().unwrap();
+        other.image.path = folder.path().join("another");
+        std::fs::write(&other.image.path, &bytes).unwrap();
+        let image = &mut other.image.image;
+        let hex = Sha256::digest(&bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        image.digest = ImageDigest(hex);
+        image.file_size = Bytes(bytes.len() as u64);
+        if image.format == ImageFormat::Raw {
+            image.virtual_size = image.file_size;
+        }
+        other.model.image = image.clone();
+        (other, Some(folder))
+    }
+
     /// The fixture's model with user data.
     pub fn with_user_data(&self, text: &str) -> Model {
         Model {
@@ -132,6 +173,13 @@ impl Fixture {
         host.create(&spec, model, &Pulse::silent())
             .unwrap_or_else(|e| panic!("creating {}: {e}", spec.name()));
         spec.reference()
+    }
+
+    /// Changes an instance to its second revision, without asking its guest.
+    pub fn rework(&self, host: &dyn Hypervisor, id: u64, model: &Model, how: Rework) {
+        let spec = self.second(id, model);
+        host.rework(&spec, model, how, Duration::ZERO, &Pulse::silent())
+            .unwrap_or_else(|e| panic!("changing {}: {e}", spec.name()));
     }
 
     /// Deletes an instance without asking its guest.
@@ -191,12 +239,30 @@ situations![
     instances::what_is_promised_is_counted,
     instances::news_come_in_order,
     instances::facts_and_check,
+    changes::a_reimaged_instance_keeps_its_identity_and_data_disks_and_has_a_new_os_disk,
+    changes::a_restart_with_more_memory_keeps_the_disks,
+    changes::a_restart_brings_new_data_disks_and_grows_old_ones,
+    changes::a_live_change_grows_disks_under_a_running_guest,
+    changes::a_change_cancelled_at_any_stage_can_be_finished_and_deleted,
+    changes::whoever_goes_on_with_a_change_does_no_less,
+    changes::a_half_changed_instance_is_seen_and_neither_created_nor_started,
+    changes::a_change_to_an_image_that_is_not_there_leaves_the_instance_as_it_was,
+    changes::an_image_that_is_being_changed_to_stays,
+    changes::a_disk_that_is_not_wanted_any_more_goes_at_the_end,
+    changes::a_full_clone_is_reimaged_too,
+    changes::what_is_gone_can_not_be_changed,
+    power::stopping_is_noted_and_starting_takes_the_note_back,
+    power::a_stopped_instance_is_changed_and_stays_off,
+    power::a_restarted_instance_is_as_it_was,
+    power::protection_is_noted_and_kept_through_a_reimage,
+    power::an_agent_that_can_not_answer_is_told_apart,
     images::an_image_is_sent_once,
     images::an_image_in_use_stays,
     images::an_image_of_another_store_serves_too,
     images::an_image_volume_is_not_deleted_as_a_leftover,
     images::an_image_is_never_taken_from_under_an_instance,
     owners::another_stores_instance_is_left_alone,
+    owners::another_stores_instance_is_changed_by_nothing,
     owners::another_stores_instance_is_shown_as_such,
     owners::adopted_instances_obey_their_new_store,
 ];
@@ -235,4 +301,18 @@ pub fn on_network(name: &str) -> vmss::model::Nic {
 /// The kind of the failure that is expected.
 pub fn kind<T: std::fmt::Debug>(result: Result<T, HypervisorError>) -> FaultKind {
     result.expect_err("this must fail").kind
+}
+
+/// A pulse that is cancelled when that stage begins.
+pub fn cancelled_at(at: Stage) -> Arc<Pulse> {
+    Arc::new_cyclic(|pulse: &std::sync::Weak<Pulse>| {
+        let pulse = pulse.clone();
+        Pulse::new(move |news| {
+            if let (News::Stage(stage), Some(pulse)) = (news, pulse.upgrade())
+                && stage == at
+            {
+                pulse.cancel();
+            }
+        })
+    })
 }

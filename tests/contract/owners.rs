@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use uuid::Uuid;
-use vmss::hypervisor::{FaultKind, Hypervisor, Pulse};
+use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework};
+use vmss::inventory::Protection;
 use vmss::names::StoreId;
-use vmss::plan::action::InstanceRef;
+use vmss::plan::action::{InstanceRef, InstanceSpec};
 
 use super::{Fixture, kind};
 
@@ -34,6 +35,33 @@ pub fn another_stores_instance_is_left_alone(host: &dyn Hypervisor, f: &Fixture)
         FaultKind::NotOurs
     );
     assert_eq!(kind(host.start(&claimed)), FaultKind::NotOurs);
+    assert_eq!(f.instance(host, 1), before);
+}
+
+pub fn another_stores_instance_is_changed_by_nothing(host: &dyn Hypervisor, f: &Fixture) {
+    f.create(host, 1);
+    let before = f.instance(host, 1);
+    let store = other_store(f).store;
+    let silent = Pulse::silent();
+    let spec = InstanceSpec {
+        store,
+        ..f.second(1, &f.model)
+    };
+    let claimed = spec.reference();
+    for how in [Rework::Live, Rework::Restart, Rework::Reimage] {
+        let outcome = host.rework(&spec, &f.model, how, Duration::ZERO, &silent);
+        assert_eq!(kind(outcome), FaultKind::NotOurs);
+    }
+    assert_eq!(
+        kind(host.stop(&claimed, Duration::ZERO, &silent)),
+        FaultKind::NotOurs
+    );
+    assert_eq!(
+        kind(host.restart(&claimed, Duration::ZERO, &silent)),
+        FaultKind::NotOurs
+    );
+    assert_eq!(kind(host.protect(&claimed, Protection::All)), FaultKind::NotOurs);
+    assert_eq!(kind(host.ping(&claimed)), FaultKind::NotOurs);
     assert_eq!(f.instance(host, 1), before);
 }
 

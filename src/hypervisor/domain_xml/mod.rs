@@ -5,6 +5,7 @@ pub mod element;
 pub mod metadata;
 
 use crate::hypervisor::seed::SeedVolume;
+use crate::inventory::Metadata;
 use crate::model::{Cpu, Firmware, ImageFormat, Model};
 use crate::names::volume_name;
 use crate::plan::action::InstanceSpec;
@@ -93,7 +94,7 @@ pub fn owned_volumes(spec: &InstanceSpec, model: &Model, seed: &SeedVolume) -> V
     names
 }
 
-/// The domain as it is defined: named, with its UUID, in phase creating.
+/// The domain as it is defined: named, with its UUID, and with `note` in it.
 ///
 /// # Errors
 /// A text of the definition (a bridge, a network, a CPU model) holds a character that can't stand in XML.
@@ -101,10 +102,11 @@ pub fn domain_xml(
     spec: &InstanceSpec,
     model: &Model,
     seed: &SeedVolume,
+    note: &Metadata,
     host: &HostDetails,
 ) -> Result<String, XmlError> {
     let name = spec.name();
-    let note = metadata::embedded(&spec.metadata(owned_volumes(spec, model, seed)));
+    let note = metadata::embedded(note);
     let mut domain = Element::new("domain")
         .attr("type", host.domain_type.as_str())
         .child(Element::new("name").text(&name))

@@ -12,7 +12,12 @@ use crate::units::Bytes;
 
 fn xml(spec: &InstanceSpec, model: &Model, host: &HostDetails) -> String {
     let seed = crate::hypervisor::seed::volume(spec, model);
-    domain_xml(spec, model, &seed, host).unwrap()
+    domain_xml(spec, model, &seed, &note(spec, model), host).unwrap()
+}
+
+fn note(spec: &InstanceSpec, model: &Model) -> Metadata {
+    let seed = crate::hypervisor::seed::volume(spec, model);
+    spec.metadata(owned_volumes(spec, model, &seed))
 }
 
 /// libvirt's own schema. Not skipped where the tool is missing: then nothing would be known.
@@ -155,7 +160,7 @@ proptest! {
         model.networks[0].source = NicSource::Bridge(text.clone());
         model.cpu = Cpu::Named(cpu.clone());
         host.pool_path = format!("/{folder}");
-        match domain_xml(&spec, &model, &SeedVolume::None, &host) {
+        match domain_xml(&spec, &model, &SeedVolume::None, &note(&spec, &model), &host) {
             Ok(xml) => {
                 prop_assert_eq!(sources(&xml), vec![("bridge".to_owned(), text)]);
                 let document = Element::parse(&xml).unwrap();
@@ -181,5 +186,5 @@ fn quotes_and_control_characters_of_a_bridge() {
         [("bridge".to_owned(), hostile.to_owned())]
     );
     model.networks[0].source = NicSource::Network("a\u{1}b".to_owned());
-    assert!(domain_xml(&spec, &model, &SeedVolume::None, &host()).is_err());
+    assert!(domain_xml(&spec, &model, &SeedVolume::None, &note(&spec, &model), &host()).is_err());
 }

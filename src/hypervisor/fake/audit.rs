@@ -103,6 +103,9 @@ fn disk(machine: &Machine, name: &str, volume: &Volume, image: &ImageDigest) -> 
     if volume.content == (Content::Seed { whole: false }) {
         return Some(format!("{name} has a seed that was not written to the end"));
     }
+    if volume.image.as_ref().is_some_and(|made_of| made_of != image) {
+        return Some(format!("{name} has a disk of another image than it says"));
+    }
     let backing = volume.backing.as_ref()?;
     let copy = machine.copies.get(backing);
     if copy.is_some_and(|c| c.is_there && c.digest == *image) {

@@ -90,9 +90,23 @@ impl<'a> Call<'a> {
 
     /// Looks at the host.
     pub fn look<T>(&self, doing: &str, look: impl FnOnce(&Machine) -> Result<T>) -> Result<T> {
+        self.look_at_fleet(doing, |_, machine| look(machine))
+    }
+
+    /// Looks at the host, and at what is true of the whole fleet.
+    pub fn look_at_fleet<T>(
+        &self,
+        doing: &str,
+        look: impl FnOnce(&State, &Machine) -> Result<T>,
+    ) -> Result<T> {
         let state = self.reach(doing)?;
         let machine = state.machines.get(self.host).ok_or_else(|| gone(doing))?;
-        look(machine)
+        look(&state, machine)
+    }
+
+    /// The call's virtual time.
+    pub fn now(&self) -> Timestamp {
+        self.time.get()
     }
 
     /// Does one step: unless something stands in its way, the host is changed as a whole or, on an error, not at all.

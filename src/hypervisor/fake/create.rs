@@ -1,17 +1,19 @@
-//! Making an instance, and starting one: the steps that [`crate::hypervisor::Hypervisor::create`] promises, in its order.
+//! Making an instance: the steps that [`crate::hypervisor::Hypervisor::create`] promises, in its order.
 
 use std::net::Ipv4Addr;
 
-use uuid::Uuid;
+use jiff::Timestamp;
 
 use super::call::{Call, Result};
-use super::machine::{Content, Domain, Machine};
-use super::volumes::{Seed, THIN, disks, make, seed, write_seed};
+use super::machine::{Domain, Machine};
+use super::owned::{not_ours, owned, renote, there};
+use super::power::{power_on, set_power};
+use super::volumes::{Seed, disks, make_disk, owned_volumes, seed, write_seed};
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
-use crate::inventory::{Metadata, Phase, Power};
-use crate::model::{Clone as CloneMode, Model, NicSource, Virtualization};
+use crate::inventory::{Phase, Power};
+use crate::model::{Model, Virtualization};
 use crate::names::InstanceId;
-use crate::plan::action::{InstanceRef, InstanceSpec};
+use crate::plan::action::InstanceSpec;
 
 /// What there is of an instance before it is made.
 enum Found {
@@ -30,7 +32,7 @@ pub(super) fn create(call: &Call<'_>, spec: &InstanceSpec, model: &Model) -> Res
     call.stage(Stage::Define);
     let seed = seed(spec, model);
     match call.look(&looking, |m| existing(m, spec, &looking))? {
-        Found::Whole => return power_on(call, spec, model),
+        Found::Whole => return finish(call, spec, model),
         Found::Half { runs: true } => call.step(Stage::Destroy, &format!("switch off {name}"), |m| {
             set_power(m, spec.uuid, Power::Off);
             Ok(())
@@ -43,19 +45,12 @@ pub(super) fn create(call: &Call<'_>, spec: &InstanceSpec, model: &Model) -> Res
     call.stage(Stage::Disks);
     for (i, (volume, size)) in disks(spec, model).into_iter().enumerate() {
         call.step(Stage::Disks, &format!("make volume {volume}"), |m| {
-            // Another store's prune may have taken the image since it was last looked for.
-            let base = base(m, spec)?.to_owned();
-            let (allocation, backing) = match model.clone {
-                CloneMode::Full if i == 0 => (size, None),
-                CloneMode::Linked if i == 0 => (THIN, Some(base)),
-                _ => (THIN, None),
-            };
-            make(m, volume.clone(), allocation, Content::Disk, backing)
+            make_disk(m, spec, model, i, &volume, size)
         })?;
     }
     call.stage(Stage::Seed);
     write_seed(call, spec, &seed)?;
-    power_on(call, spec, model)
+    finish(call, spec, model)
 }
 
 fn existing(machine: &Machine, spec: &InstanceSpec, doing: &str) -> Result<Found> {
@@ -84,72 +79,66 @@ fn existing(machine: &Machine, spec: &InstanceSpec, doing: &str) -> Result<Found
     }
 }
 
-/// The instance's domain, proved to be its; `None` if it is gone.
-pub(super) fn owned<'m>(
-    machine: &'m Machine,
-    instance: &InstanceRef,
-    doing: &str,
-) -> Result<Option<(&'m Domain, &'m Metadata)>> {
-    let Some(domain) = machine.by_uuid(instance.uuid) else {
-        return Ok(None);
-    };
-    let is_named = |m: &&Metadata| {
-        (&m.set, m.store, m.id) == (&instance.set, instance.store, instance.id)
-            && domain.name == instance.name
-    };
-    match domain.meta.as_ref().filter(is_named) {
-        Some(meta) => Ok(Some((domain, meta))),
-        None => Err(not_ours(
-            doing,
-            "the domain with its UUID says that it is somebody else's",
-        )),
-    }
-}
-
-pub(super) fn not_ours(doing: &str, why: &str) -> HypervisorError {
-    HypervisorError::new(FaultKind::NotOurs, doing, format!("{why}; it was left untouched"))
-}
-
-fn base<'m>(machine: &'m Machine, spec: &InstanceSpec) -> Result<&'m str> {
+/// The volume of the image's copy that disks are made of.
+pub(super) fn base<'m>(machine: &'m Machine, spec: &InstanceSpec, doing: &str) -> Result<&'m str> {
     machine.whole_copy(&spec.image, spec.store).ok_or_else(|| {
         HypervisorError::new(
             FaultKind::Missing,
-            format!("creating {}", spec.name()),
+            doing,
             format!("image {} is not whole in the pool", spec.image.short()),
         )
     })
 }
 
+/// Whether the host can run such a domain.
+pub(super) fn fits(machine: &Machine, spec: &InstanceSpec, model: &Model) -> Result<()> {
+    if model.virtualization != Virtualization::Kvm || machine.made_of.kvm {
+        return Ok(());
+    }
+    Err(HypervisorError::new(
+        FaultKind::Unsupported,
+        format!("defining domain {}", spec.name()),
+        "the host offers no hardware virtualisation (KVM)",
+    ))
+}
+
 fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed) -> Result<()> {
     let name = spec.name();
-    base(machine, spec)?;
-    if model.virtualization == Virtualization::Kvm && !machine.made_of.kvm {
-        return Err(HypervisorError::new(
-            FaultKind::Unsupported,
-            format!("defining domain {name}"),
-            "the host offers no hardware virtualisation (KVM)",
-        ));
-    }
-    let mut volumes: Vec<String> = disks(spec, model).into_iter().map(|(volume, _)| volume).collect();
-    if !seed.is_shared {
-        volumes.push(seed.volume.clone());
-    }
+    base(machine, spec, &format!("creating {name}"))?;
+    fits(machine, spec, model)?;
     let domain = Domain {
         name: name.clone(),
         uuid: spec.uuid,
         power: Power::Off,
         vcpus: model.vcpus,
         memory: model.memory,
-        meta: Some(spec.metadata(volumes)),
-        macs: spec.macs.clone(),
-        leases: (0u32..)
-            .zip(&spec.addresses)
-            .filter(|(_, given)| given.is_none())
-            .map(|(card, _)| lease(spec.id, card))
-            .collect(),
+        meta: Some(spec.metadata(owned_volumes(spec, model, seed))),
+        macs: Vec::new(),
+        leases: Vec::new(),
+        disks: Vec::new(),
+        started_at: Timestamp::default(),
+        unhealthy: false,
     };
     machine.domains.insert(name, domain);
+    redefine(machine, spec, model, seed);
     Ok(())
+}
+
+/// Gives the domain what its model says.
+pub(super) fn redefine(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed) {
+    let Some(domain) = machine.by_uuid_mut(spec.uuid) else {
+        return;
+    };
+    domain.vcpus = model.vcpus;
+    domain.memory = model.memory;
+    domain.macs.clone_from(&spec.macs);
+    domain.leases = (0u32..)
+        .zip(&spec.addresses)
+        .filter(|(_, given)| given.is_none())
+        .map(|(card, _)| lease(spec.id, card))
+        .collect();
+    let disks = disks(spec, model).into_iter().map(|(volume, _)| volume);
+    domain.disks = disks.chain([seed.volume.clone()]).collect();
 }
 
 /// The address that the network gives to a card: follows from the id, so that no run differs from another.
@@ -159,85 +148,19 @@ fn lease(id: InstanceId, card: u32) -> Ipv4Addr {
     Ipv4Addr::from(ten | (low.wrapping_mul(8).wrapping_add(card) & 0x00ff_ffff))
 }
 
-fn set_power(machine: &mut Machine, uuid: Uuid, power: Power) {
-    if let Some(domain) = machine.by_uuid_mut(uuid) {
-        domain.power = power;
-    }
-}
-
-fn power_on(call: &Call<'_>, spec: &InstanceSpec, model: &Model) -> Result<()> {
+/// Starts the domain unless it runs, and marks it ready.
+fn finish(call: &Call<'_>, spec: &InstanceSpec, model: &Model) -> Result<()> {
     let name = spec.name();
-    call.stage(Stage::Start);
-    let missing = |m: &Machine| {
-        let sources = model.networks.iter().map(|n| match &n.source {
-            NicSource::Bridge(name) | NicSource::Network(name) => name,
-        });
-        sources
-            .into_iter()
-            .find(|s| m.made_of.lacks.contains(*s))
-            .cloned()
-    };
-    if let Some(network) = call.look(&format!("starting domain {name}"), |m| Ok(missing(m)))? {
-        return Err(HypervisorError::new(
-            FaultKind::Missing,
-            format!("starting domain {name}"),
-            format!("network {network} is not there"),
-        ));
-    }
-    boot(call, &spec.reference())?;
     let marking = format!("mark {name} as ready");
-    let phase = call.look(&marking, |m| {
-        Ok(owned(m, &spec.reference(), &marking)?.map(|(_, meta)| meta.phase))
-    })?;
-    if phase == Some(Phase::Ready) {
+    let instance = spec.reference();
+    // What an operator has stopped is whole, and stays off until it is started.
+    if !there(call, &instance, &marking)?.stopped {
+        power_on(call, spec, model)?;
+    }
+    if there(call, &instance, &marking)?.phase == Phase::Ready {
         return Ok(());
     }
     call.last_step(Stage::Start, &marking, |m| {
-        let meta = m.by_uuid_mut(spec.uuid).and_then(|d| d.meta.as_mut());
-        meta.ok_or_else(|| missing_instance(&marking))?.phase = Phase::Ready;
-        Ok(())
+        renote(m, &instance, &marking, |meta| meta.phase = Phase::Ready)
     })
-}
-
-fn missing_instance(doing: &str) -> HypervisorError {
-    HypervisorError::new(FaultKind::Missing, doing, "the instance is not there")
-}
-
-/// Switches its domain on, unless it is.
-fn boot(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
-    let doing = format!("start {}", instance.name);
-    let is_active = call.look(&doing, |m| match owned(m, instance, &doing)? {
-        Some((domain, _)) => Ok(domain.is_active()),
-        None => Err(missing_instance(&doing)),
-    })?;
-    if is_active {
-        return Ok(());
-    }
-    call.step(Stage::Start, &doing, |m| {
-        let lost = |m: &Machine, v: &String| !m.volumes.contains_key(v);
-        let volumes = owned(m, instance, &doing)?.map(|(_, meta)| meta.volumes.clone());
-        let volumes = volumes.ok_or_else(|| missing_instance(&doing))?;
-        if let Some(volume) = volumes.iter().find(|v| lost(m, v)) {
-            return Err(HypervisorError::new(
-                FaultKind::Missing,
-                &doing,
-                format!("volume {volume} is not there"),
-            ));
-        }
-        set_power(m, instance.uuid, Power::Running);
-        Ok(())
-    })
-}
-
-pub(super) fn start(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
-    let doing = format!("start {}", instance.name);
-    let phase = call.look(&doing, |m| {
-        Ok(owned(m, instance, &doing)?.map(|(_, meta)| meta.phase))
-    })?;
-    if phase.is_some_and(|p| p != Phase::Ready) {
-        // Once it ran, a create that goes on would take it for whole.
-        let why = "the instance is half made or half deleted";
-        return Err(HypervisorError::new(FaultKind::Other, doing, why));
-    }
-    boot(call, instance)
 }

@@ -11,6 +11,11 @@ use crate::names::InstanceId;
 pub enum Fault {
     /// Every call fails: unreachable. What runs on the host runs on.
     Down,
+    /// It has lost power: every call fails, and its guests answer nothing. When that ends ([`super::Fleet::reboot`], or
+    /// [`super::Fleet::heal`]), every domain is off.
+    Dead,
+    /// Calls work, but its guests answer no probe.
+    CutGuests,
     /// Every call waits, and every call under way waits before its next step, until the host is healed (then it goes
     /// on), the process is killed, or the fleet is dropped (then it fails).
     Hangs,
@@ -87,6 +92,8 @@ impl Failure {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults {
     pub down: bool,
+    pub dead: bool,
+    pub cut: bool,
     pub hangs: bool,
     pub steps_left: Option<u64>,
     pub failures: Vec<Failure>,
@@ -99,6 +106,8 @@ impl Faults {
     pub fn add(&mut self, fault: Fault) {
         match fault {
             Fault::Down => self.down = true,
+            Fault::Dead => self.dead = true,
+            Fault::CutGuests => self.cut = true,
             Fault::Hangs => self.hangs = true,
             Fault::DiesAfter(0) => self.down = true,
             Fault::DiesAfter(steps) => self.steps_left = Some(steps),

@@ -22,6 +22,17 @@ impl Machine {
             }
         }
     }
+
+    /// The domain of that name.
+    pub(super) fn domain(&mut self, name: &str) -> &mut Domain {
+        self.domains.get_mut(name).expect(ADDED)
+    }
+
+    fn comes_back_from_a_power_failure(&mut self) {
+        self.faults = Default::default();
+        let all = self.domains.values_mut().chain(self.foreign.0.values_mut());
+        all.for_each(|d| d.power = Power::Off);
+    }
 }
 
 impl Fleet {
@@ -31,7 +42,7 @@ impl Fleet {
             .change(|s| s.machines.insert(name.to_string(), Machine::new(made_of)));
     }
 
-    fn machine<T>(&self, host: &str, change: impl FnOnce(&mut Machine) -> T) -> T {
+    pub(super) fn machine<T>(&self, host: &str, change: impl FnOnce(&mut Machine) -> T) -> T {
         self.shared
             .change(|s| change(s.machines.get_mut(host).expect(ADDED)))
     }
@@ -41,18 +52,19 @@ impl Fleet {
         self.machine(host, |m| m.faults.add(fault));
     }
 
-    /// Takes all faults away. Calls that wait on the host go on.
+    /// Takes all faults away. Calls that wait on the host go on. One that was dead has every domain off.
     pub fn heal(&self, host: &str) {
-        self.machine(host, |m| m.faults = Default::default());
+        self.machine(host, |m| {
+            if m.faults.dead {
+                m.comes_back_from_a_power_failure();
+            }
+            m.faults = Default::default();
+        });
     }
 
     /// The host has lost power and come back: healed, with every domain off.
     pub fn reboot(&self, host: &str) {
-        self.machine(host, |m| {
-            m.faults = Default::default();
-            let all = m.domains.values_mut().chain(m.foreign.0.values_mut());
-            all.for_each(|d| d.power = Power::Off);
-        });
+        self.machine(host, Machine::comes_back_from_a_power_failure);
     }
 
     /// Domains of a host by name.
@@ -86,6 +98,9 @@ impl Fleet {
             meta: None,
             macs: Vec::new(),
             leases: Vec::new(),
+            disks: Vec::new(),
+            started_at: self.shared.clock.now(),
+            unhealthy: false,
         };
         self.machine(host, |m| {
             m.foreign.0.insert(name.to_owned(), domain.clone());
@@ -95,12 +110,7 @@ impl Fleet {
 
     /// Somebody else's volume appears.
     pub fn add_foreign_volume(&self, host: &str, name: &str, allocation: Bytes) {
-        let volume = Volume {
-            name: name.to_owned(),
-            allocation,
-            content: Content::Foreign,
-            backing: None,
-        };
+        let volume = volume(name, allocation, Content::Foreign);
         self.machine(host, |m| {
             m.foreign.1.insert(name.to_owned(), volume.clone());
             m.volumes.insert(name.to_owned(), volume);
@@ -110,12 +120,7 @@ impl Fleet {
     /// A disk appears that is not in [`Self::audit`]'s snapshot of what is somebody else's: a leftover, if its name
     /// says so.
     pub fn add_volume(&self, host: &str, name: &str, allocation: Bytes) {
-        let volume = Volume {
-            name: name.to_owned(),
-            allocation,
-            content: Content::Disk,
-            backing: None,
-        };
+        let volume = volume(name, allocation, Content::Disk);
         self.machine(host, |m| m.volumes.insert(name.to_owned(), volume));
     }
 
@@ -147,7 +152,20 @@ impl Fleet {
             if let Some(as_added) = m.foreign.0.get_mut(name) {
                 as_added.power = power;
             }
-            m.domains.get_mut(name).expect(ADDED).power = power;
+            m.domain(name).power = power;
         });
+    }
+}
+
+/// A volume that vmss did not make.
+fn volume(name: &str, allocation: Bytes, content: Content) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        allocation,
+        size: allocation,
+        content,
+        backing: None,
+        image: None,
+        serial: 0,
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::observe::problem;
 use super::shared::Shared;
-use super::{create, delete, images, observe};
+use super::{create, delete, health, images, observe, owned, power, rework};
 use crate::hypervisor::{Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, StoredImage};
-use crate::inventory::HostSeen;
+use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
@@ -72,7 +72,49 @@ impl Hypervisor for FakeHypervisor {
     fn start(&self, instance: &InstanceRef) -> Result<()> {
         let what = format!("start {}", instance.name);
         let pulse = Pulse::silent();
-        self.action(&what, &pulse, Some(instance.id), |c| create::start(c, instance))
+        self.action(&what, &pulse, Some(instance.id), |c| power::start(c, instance))
+    }
+
+    fn rework(
+        &self,
+        spec: &InstanceSpec,
+        model: &Model,
+        how: Rework,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<()> {
+        let what = match how {
+            Rework::Live => format!("change {}", spec.name()),
+            Rework::Restart => format!("change and restart {}", spec.name()),
+            Rework::Reimage => format!("reimage {}", spec.name()),
+        };
+        self.action(&what, pulse, Some(spec.id), |c| {
+            rework::rework(c, spec, model, how, shutdown)
+        })
+    }
+
+    fn stop(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
+        let what = format!("stop {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            power::stop(c, instance, shutdown)
+        })
+    }
+
+    fn restart(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
+        let what = format!("restart {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            power::restart(c, instance, shutdown)
+        })
+    }
+
+    fn protect(&self, instance: &InstanceRef, protection: Protection) -> Result<()> {
+        let what = format!("protect {}", instance.name);
+        self.call(&what, |c| owned::protect(c, instance, protection))
+    }
+
+    fn ping(&self, instance: &InstanceRef) -> Result<()> {
+        let what = format!("ping {}", instance.name);
+        self.call(&what, |c| health::ping(c, instance))
     }
 
     fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {

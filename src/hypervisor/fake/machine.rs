@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fault::Faults;
@@ -27,10 +28,12 @@ pub struct FakeHost {
     pub lacks: BTreeSet<String>,
     /// How long its guests take to shut down, in virtual time.
     pub shutdown_takes: Duration,
+    /// How long its guests take from their start until they answer a probe, in virtual time.
+    pub boot_takes: Duration,
 }
 
 impl Default for FakeHost {
-    /// 8 CPUs, 16 GiB, a pool of 100 GiB, KVM, nothing missing, guests that are off at once.
+    /// 8 CPUs, 16 GiB, a pool of 100 GiB, KVM, nothing missing, guests that are off and on at once.
     fn default() -> Self {
         Self {
             cpus: 8,
@@ -39,6 +42,7 @@ impl Default for FakeHost {
             kvm: true,
             lacks: BTreeSet::new(),
             shutdown_takes: Duration::ZERO,
+            boot_takes: Duration::ZERO,
         }
     }
 }
@@ -62,6 +66,12 @@ pub struct Domain {
     pub macs: Vec<String>,
     /// Addresses it got from somebody else than vmss.
     pub leases: Vec<Ipv4Addr>,
+    /// Volumes that its definition names, shared ones too: without one of them it does not start.
+    pub disks: Vec<String>,
+    /// When it was last started, in virtual time.
+    pub started_at: Timestamp,
+    /// Whether its guest answers every probe with a failure, until it is started again.
+    pub unhealthy: bool,
 }
 
 impl Domain {
@@ -78,10 +88,16 @@ pub struct Volume {
     pub name: String,
     /// Space it takes.
     pub allocation: Bytes,
+    /// Size of the disk that a guest sees.
+    pub size: Bytes,
     /// What is in it.
     pub content: Content,
     /// The volume it is an overlay on.
     pub backing: Option<String>,
+    /// The image it was made of, as an overlay or as a copy.
+    pub image: Option<ImageDigest>,
+    /// A number of its own on its host: a volume that was made anew has another.
+    pub serial: u64,
 }
 
 /// What is in a volume.
@@ -158,6 +174,8 @@ pub(super) struct Machine {
     pub copies: BTreeMap<String, ImageCopy>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
+    /// How many volumes were made here so far.
+    pub made: u64,
     pub in_flight: usize,
     pub most_in_flight: usize,
 }
@@ -171,6 +189,7 @@ impl Machine {
             volumes: BTreeMap::new(),
             copies: BTreeMap::new(),
             foreign: Default::default(),
+            made: 0,
             in_flight: 0,
             most_in_flight: 0,
         }

@@ -12,10 +12,14 @@ mod create;
 mod delete;
 mod fault;
 mod hands;
+mod health;
 mod host;
 mod images;
 mod machine;
 mod observe;
+mod owned;
+mod power;
+mod rework;
 mod shared;
 mod volumes;
 

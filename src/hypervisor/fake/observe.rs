@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::call::{Call, Result};
-use super::create::owned;
 use super::machine::{Content, Machine};
+use super::owned::owned;
 use crate::hypervisor::{Finding, HostFacts, Problem, Stage};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::model::{Model, NicSource, Virtualization};

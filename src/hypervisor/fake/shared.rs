@@ -1,11 +1,12 @@
 //! The fleet's state, and what may stand between a call and a host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
 use super::machine::Machine;
 use crate::hypervisor::{FaultKind, HypervisorError};
+use crate::model::ImageDigest;
 
 /// What everyone who knows the fleet shares.
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// By name.
     pub machines: BTreeMap<String, Machine>,
+    /// Images whose guests never get healthy.
+    pub broken: BTreeSet<ImageDigest>,
     /// Every call, as it began.
     pub log: Vec<String>,
     /// Every step, as it was done.
@@ -97,6 +100,9 @@ impl Shared {
             let Some(machine) = state.machines.get(host) else {
                 return unreachable("no route to host");
             };
+            if machine.faults.dead {
+                return unreachable("no route to host");
+            }
             if machine.faults.down {
                 return unreachable("connection refused");
             }

@@ -3,16 +3,17 @@
 use uuid::Uuid;
 
 use super::call::{Call, Result};
-use super::create::not_ours;
+use super::create::base;
 use super::machine::{Content, Machine, Volume};
+use super::owned::not_ours;
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
-use crate::model::Model;
+use crate::model::{Clone as CloneMode, ImageDigest, Model};
 use crate::names::volume_name;
 use crate::plan::action::InstanceSpec;
 use crate::units::Bytes;
 
 /// What a thin disk takes before its guest has written to it.
-pub(super) const THIN: Bytes = Bytes(256 << 10);
+const THIN: Bytes = Bytes(256 << 10);
 /// What a seed takes.
 const SEED: Bytes = Bytes(512 << 10);
 
@@ -32,34 +33,89 @@ pub(super) fn disks(spec: &InstanceSpec, model: &Model) -> Vec<(String, Bytes)> 
         .collect()
 }
 
-pub(super) fn make(
-    machine: &mut Machine,
-    name: String,
+/// Every volume that is its own.
+pub(super) fn owned_volumes(spec: &InstanceSpec, model: &Model, seed: &Seed) -> Vec<String> {
+    let disks = disks(spec, model).into_iter().map(|(volume, _)| volume);
+    let own = (!seed.is_shared).then(|| seed.volume.clone());
+    disks.chain(own).collect()
+}
+
+/// A volume as it is made.
+struct New {
     allocation: Bytes,
+    size: Bytes,
     content: Content,
     backing: Option<String>,
-) -> Result<()> {
+    image: Option<ImageDigest>,
+}
+
+fn make(machine: &mut Machine, name: &str, new: New) -> Result<()> {
     let doing = format!("creating volume {name}");
-    let there = machine.volumes.get(&name);
+    let there = machine.volumes.get(name);
     if there.is_some_and(|v| v.content == Content::Foreign) {
         return Err(not_ours(&doing, "a volume of that name is there"));
     }
     // What an interrupted attempt left is replaced.
     let freed = there.map_or(Bytes(0), |v| v.allocation);
-    if allocation > machine.pool_free() + freed {
+    if new.allocation > machine.pool_free() + freed {
         return Err(HypervisorError::new(
             FaultKind::NoSpace,
             doing,
             "no space left on device",
         ));
     }
+    machine.made += 1;
     let volume = Volume {
-        name: name.clone(),
-        allocation,
-        content,
-        backing,
+        name: name.to_owned(),
+        allocation: new.allocation,
+        size: new.size,
+        content: new.content,
+        backing: new.backing,
+        image: new.image,
+        serial: machine.made,
     };
-    machine.volumes.insert(name, volume);
+    machine.volumes.insert(name.to_owned(), volume);
+    Ok(())
+}
+
+/// Makes the disk at that position: the OS disk of the image, the others empty.
+pub(super) fn make_disk(
+    machine: &mut Machine,
+    spec: &InstanceSpec,
+    model: &Model,
+    position: usize,
+    name: &str,
+    size: Bytes,
+) -> Result<()> {
+    let mut new = New {
+        allocation: THIN,
+        size,
+        content: Content::Disk,
+        backing: None,
+        image: None,
+    };
+    if position == 0 {
+        // Another store's prune may have taken the image since it was last looked for.
+        let copy = base(machine, spec, &format!("creating volume {name}"))?.to_owned();
+        new.image = Some(spec.image.clone());
+        match model.clone {
+            CloneMode::Full => new.allocation = size,
+            CloneMode::Linked => new.backing = Some(copy),
+        }
+    }
+    make(machine, name, new)
+}
+
+/// Grows a disk. What its guest doesn't write takes no space.
+pub(super) fn grow(machine: &mut Machine, name: &str, size: Bytes) -> Result<()> {
+    let volume = machine.volumes.get_mut(name).ok_or_else(|| {
+        HypervisorError::new(
+            FaultKind::Missing,
+            format!("growing volume {name}"),
+            "it has gone",
+        )
+    })?;
+    volume.size = size.max(volume.size);
     Ok(())
 }
 
@@ -115,7 +171,14 @@ pub(super) fn write_seed(call: &Call<'_>, spec: &InstanceSpec, seed: &Seed) -> R
             if seed.is_shared && is_whole {
                 return Ok(());
             }
-            make(m, volume.clone(), SEED, content(false), None)
+            let new = New {
+                allocation: SEED,
+                size: SEED,
+                content: content(false),
+                backing: None,
+                image: None,
+            };
+            make(m, volume, new)
         })?;
     }
     call.step(Stage::Seed, &format!("write volume {volume}"), |m| {

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use virt::sys;
 
 use super::connection::Session;
-use super::delete::agent_connected;
-use super::domains;
 use super::raw::{self, Card};
+use super::{agent, domains};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::domain_xml::element::Element;
 use crate::plan::action::InstanceRef;
@@ -32,7 +31,7 @@ pub fn addresses(session: &Session<'_>, instance: &InstanceRef) -> Result<Vec<Ip
         sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
         sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
     ];
-    if agent_connected(session, name, domain) {
+    if agent::is_connected(session, name, domain).unwrap_or(false) {
         sources.insert(0, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT);
     }
     for source in sources {

@@ -7,7 +7,8 @@ use super::connection::Session;
 use super::fault::{Fault, optional};
 use crate::hypervisor::domain_xml::metadata::{self, NAMESPACE, PREFIX};
 use crate::hypervisor::{FaultKind, HypervisorError};
-use crate::inventory::{Metadata, Phase};
+use crate::inventory::{Metadata, Phase, Protection};
+use crate::names::volume_name;
 use crate::plan::action::InstanceRef;
 
 /// `VIR_DOMAIN_METADATA_ELEMENT` in the type that the crate's calls take.
@@ -45,6 +46,64 @@ pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owne
         ));
     }
     Ok(Some(Owned { domain, meta }))
+}
+
+/// The instance's domain, which must be there.
+///
+/// # Errors
+/// `Missing` if it is not; `NotOurs` as [`find`].
+pub fn there(session: &Session<'_>, instance: &InstanceRef, doing: &str) -> Result<Owned, HypervisorError> {
+    find(session, instance)?
+        .ok_or_else(|| HypervisorError::new(FaultKind::Missing, doing, "the instance is not there"))
+}
+
+/// The instance's domain, which must be whole.
+///
+/// # Errors
+/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made, half changed or half deleted.
+pub fn whole(session: &Session<'_>, instance: &InstanceRef, doing: &str) -> Result<Owned, HypervisorError> {
+    let owned = there(session, instance, doing)?;
+    match owned.meta.phase {
+        Phase::Ready => Ok(owned),
+        half => Err(is_half(doing, half)),
+    }
+}
+
+/// The instance's domain, which must be whole or half changed.
+///
+/// # Errors
+/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made or half deleted.
+pub fn changeable(
+    session: &Session<'_>,
+    instance: &InstanceRef,
+    doing: &str,
+) -> Result<Owned, HypervisorError> {
+    let owned = there(session, instance, doing)?;
+    match owned.meta.phase {
+        Phase::Ready | Phase::Changing => Ok(owned),
+        half => Err(is_half(doing, half)),
+    }
+}
+
+fn is_half(doing: &str, phase: Phase) -> HypervisorError {
+    let how = match phase {
+        Phase::Creating => "half made",
+        Phase::Ready => "whole",
+        Phase::Changing => "half changed",
+        Phase::Deleting => "half deleted",
+    };
+    HypervisorError::new(FaultKind::Other, doing, format!("the instance is {how}"))
+}
+
+/// The volumes that the note lists, as far as their names prove that they are this very instance's: a note that
+/// someone edited can't make vmss delete another's disk.
+pub fn own_volumes<'a>(instance: &InstanceRef, note: &'a Metadata) -> impl Iterator<Item = &'a String> {
+    let stem = volume_name(&instance.set, instance.id, instance.uuid, "", "");
+    let stem = stem.trim_end_matches('.').to_owned();
+    let plain = |name: &str| !name.contains('/');
+    note.volumes
+        .iter()
+        .filter(move |v| v.starts_with(&stem) && plain(v))
 }
 
 /// The domain's metadata; `None` if it has none, or none that is understood.
@@ -85,6 +144,29 @@ pub fn mark(session: &Session<'_>, owned: &mut Owned, phase: Phase) -> Result<()
         return Ok(());
     }
     owned.meta.phase = phase;
+    write(session, &owned.domain, &owned.meta)
+}
+
+/// Notes whether the instance was stopped on purpose.
+pub fn note_stopped(session: &Session<'_>, owned: &mut Owned, stopped: bool) -> Result<(), HypervisorError> {
+    if owned.meta.stopped == stopped {
+        return Ok(());
+    }
+    owned.meta.stopped = stopped;
+    write(session, &owned.domain, &owned.meta)
+}
+
+/// See [`crate::hypervisor::Hypervisor::protect`].
+pub fn protect(
+    session: &Session<'_>,
+    instance: &InstanceRef,
+    protection: Protection,
+) -> Result<(), HypervisorError> {
+    let mut owned = there(session, instance, &format!("protecting {}", instance.name))?;
+    if owned.meta.protection == protection {
+        return Ok(());
+    }
+    owned.meta.protection = protection;
     write(session, &owned.domain, &owned.meta)
 }
 

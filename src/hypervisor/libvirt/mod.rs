@@ -4,6 +4,7 @@
 //! is then a volume without content and its mark, a seed a volume without content. That is for rehearsals and tests.
 
 mod addresses;
+mod agent;
 mod check;
 mod connection;
 mod create;
@@ -12,7 +13,10 @@ mod domains;
 mod fault;
 mod images;
 mod observe;
+mod parts;
+mod power;
 mod raw;
+mod rework;
 mod seeds;
 mod sets;
 mod traits;
@@ -30,7 +34,7 @@ use std::time::Duration;
 use super::{
     FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, StoredImage,
 };
-use crate::inventory::HostSeen;
+use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
@@ -120,7 +124,41 @@ impl Hypervisor for Libvirt {
 
     fn start(&self, instance: &InstanceRef) -> Result<(), HypervisorError> {
         let pulse = Pulse::silent();
-        create::start(&self.work.session(&pulse)?, instance)
+        power::start(&self.work.session(&pulse)?, instance)
+    }
+
+    fn rework(
+        &self,
+        spec: &InstanceSpec,
+        model: &Model,
+        how: Rework,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        rework::rework(self, &self.work.session(pulse)?, spec, model, how, shutdown)
+    }
+
+    fn stop(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<(), HypervisorError> {
+        power::stop(&self.work.session(pulse)?, instance, shutdown)
+    }
+
+    fn restart(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        power::restart(&self.work.session(pulse)?, instance, shutdown)
+    }
+
+    fn protect(&self, instance: &InstanceRef, protection: Protection) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        domains::protect(&self.work.session(&pulse)?, instance, protection)
+    }
+
+    fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        agent::ping(&self.look.session(&pulse)?, instance)
     }
 
     fn delete(

@@ -24,18 +24,30 @@ pub fn provide(
     spec: &InstanceSpec,
     model: &Model,
 ) -> Result<(), HypervisorError> {
-    let bytes = seed::contents(spec, model).map_err(|e| {
-        HypervisorError::new(
-            FaultKind::Unsupported,
-            format!("making the seed of {}", spec.name()),
-            e.to_string(),
-        )
-    })?;
+    let bytes = contents(spec, model)?;
     match (seed::volume(spec, model), bytes) {
         (SeedVolume::Own(name), Some(bytes)) => write(pool, &name, &bytes),
         (SeedVolume::Shared(name), Some(bytes)) => share(pool, checked, &name, &bytes),
         _ => Ok(()),
     }
+}
+
+/// Whether the instance's seed can be made.
+///
+/// # Errors
+/// `Unsupported`: what in its user data is wrong.
+pub fn check(spec: &InstanceSpec, model: &Model) -> Result<(), HypervisorError> {
+    contents(spec, model).map(|_| ())
+}
+
+fn contents(spec: &InstanceSpec, model: &Model) -> Result<Option<Vec<u8>>, HypervisorError> {
+    seed::contents(spec, model).map_err(|e| {
+        HypervisorError::new(
+            FaultKind::Unsupported,
+            format!("making the seed of {}", spec.name()),
+            e.to_string(),
+        )
+    })
 }
 
 /// Forgets a seed that was deleted, so that the next instance makes it anew.

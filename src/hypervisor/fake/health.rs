@@ -1,0 +1,117 @@
+//! How guests are: what a probe of one says, and what makes it say so.
+//!
+//! # Panics
+//! Those that take a host's or a domain's name panic if it is not there: a test names only what it made.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::Fleet;
+use super::call::{Call, Result};
+use super::clock::later;
+use super::machine::{Domain, Machine};
+use super::owned::{missing, owned};
+use super::shared::State;
+use crate::hypervisor::{FaultKind, HypervisorError};
+use crate::inventory::Power;
+use crate::model::ImageDigest;
+use crate::plan::action::InstanceRef;
+
+/// Why a guest doesn't answer, or not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ill {
+    /// It is off, paused, or its host has no power.
+    Off,
+    /// Nothing gets through to it.
+    Cut,
+    /// It is on its way up or down.
+    Booting,
+    /// It says that it can't serve.
+    Unhealthy,
+}
+
+impl Ill {
+    /// What a probe over the network meets.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Off | Self::Cut => "no answer within 2 s",
+            Self::Booting => "connection refused",
+            Self::Unhealthy => "503 Service Unavailable",
+        }
+    }
+}
+
+fn look(state: &State, machine: &Machine, domain: &Domain, now: Timestamp) -> std::result::Result<(), Ill> {
+    if machine.faults.dead {
+        return Err(Ill::Off);
+    }
+    let of_broken = |volume: &String| {
+        let image = machine.volumes.get(volume).and_then(|v| v.image.as_ref());
+        image.is_some_and(|image| state.broken.contains(image))
+    };
+    match domain.power {
+        Power::Off | Power::Crashed | Power::Paused => Err(Ill::Off),
+        _ if machine.faults.cut => Err(Ill::Cut),
+        Power::ShuttingDown => Err(Ill::Booting),
+        Power::Running if now < later(domain.started_at, machine.made_of.boot_takes) => Err(Ill::Booting),
+        Power::Running if domain.unhealthy || domain.disks.iter().any(of_broken) => Err(Ill::Unhealthy),
+        Power::Running => Ok(()),
+    }
+}
+
+/// See [`crate::hypervisor::Hypervisor::ping`].
+pub(super) fn ping(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
+    let doing = format!("asking the guest agent of {}", instance.name);
+    let now = call.now();
+    let found = call.look_at_fleet(&doing, |state, machine| {
+        let (domain, _) = owned(machine, instance, &doing)?.ok_or_else(|| missing(&doing))?;
+        Ok(look(state, machine, domain, now))
+    })?;
+    found.map_err(|ill| {
+        let (kind, text) = match ill {
+            Ill::Off => (FaultKind::Other, "the instance is not running"),
+            Ill::Booting => (FaultKind::Other, "its guest agent is not connected"),
+            Ill::Cut | Ill::Unhealthy => (FaultKind::TimedOut, "no answer within 2 s"),
+        };
+        HypervisorError::new(kind, doing, text)
+    })
+}
+
+impl Fleet {
+    /// What a probe of the guest with that UUID says now: `Ok("200")`, or what it met instead ("503 Service
+    /// Unavailable", "connection refused", "no answer within 2 s"). Of two guests with one UUID the healthier answers.
+    pub fn probe(&self, uuid: Uuid) -> std::result::Result<String, String> {
+        let now = self.shared.clock.now();
+        let state = self.shared.lock();
+        let mut said = Err(Ill::Off.words().to_owned());
+        for machine in state.machines.values() {
+            match machine
+                .by_uuid(uuid)
+                .map(|domain| look(&state, machine, domain, now))
+            {
+                Some(Ok(())) => return Ok("200".to_owned()),
+                Some(Err(ill)) => said = Err(ill.words().to_owned()),
+                None => {}
+            }
+        }
+        said
+    }
+
+    /// The domain's guest fails every probe from now on, or no longer. It is also well again once it is started anew:
+    /// by a restart, a reimage, or as another instance.
+    pub fn set_unhealthy(&self, host: &str, name: &str, unhealthy: bool) {
+        self.machine(host, |m| m.domain(name).unhealthy = unhealthy);
+    }
+
+    /// Guests whose disk was made of the image never get healthy, on any host.
+    pub fn break_image(&self, digest: &ImageDigest) {
+        self.shared.change(|s| s.broken.insert(digest.clone()));
+    }
+
+    /// How long the host's guests take from their start until they answer.
+    pub fn set_boot_takes(&self, host: &str, time: Duration) {
+        self.machine(host, |m| m.made_of.boot_takes = time);
+    }
+}

@@ -1,0 +1,96 @@
+//! The guest's agent: whether it listens, whether it answers, and asking it to shut its guest down.
+
+use virt::domain::Domain;
+use virt::sys;
+
+use super::connection::Session;
+use super::fault::Fault;
+use super::{domains, power, raw};
+use crate::hypervisor::domain_xml::element::Element;
+use crate::hypervisor::{FaultKind, HypervisorError};
+use crate::plan::action::InstanceRef;
+
+/// How long the agent has to answer, in seconds. A shutdown that works gives no answer at all.
+const PATIENCE: i32 = 2;
+
+/// Whether the guest's agent listens. A call to one that doesn't may block for a minute.
+pub fn is_connected(session: &Session<'_>, name: &str, domain: &Domain) -> Result<bool, HypervisorError> {
+    let xml = session.call(format_args!("reading domain {name}"), |_| domain.xml_desc(0))?;
+    Ok(listens(&xml))
+}
+
+fn listens(xml: &str) -> bool {
+    let Ok(document) = Element::parse(xml) else {
+        return false;
+    };
+    let devices = document.find("devices").into_iter().flat_map(|d| &d.children);
+    devices
+        .filter(|e| e.name == "channel")
+        .filter_map(|channel| channel.find("target"))
+        .any(|t| t.get("name") == Some("org.qemu.guest_agent.0") && t.get("state") == Some("connected"))
+}
+
+fn command(session: &Session<'_>, doing: &str, domain: &Domain, command: &str) -> Result<(), Fault> {
+    session
+        .call(doing, |_| {
+            let _ = raw::set_agent_timeout(domain, PATIENCE);
+            domain.qemu_agent_command(command, PATIENCE, 0)
+        })
+        .map(|_| ())
+}
+
+/// Asks through the agent. Not by `virDomainShutdown`, which would hold one of the connection's few places until the
+/// guest is off.
+pub fn shut_down(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
+    let ask = r#"{"execute":"guest-shutdown","arguments":{"mode":"powerdown"}}"#;
+    match command(session, doing, domain, ask) {
+        Ok(()) => true,
+        // It heard and has nothing to answer.
+        Err(fault) => fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT),
+    }
+}
+
+/// See [`crate::hypervisor::Hypervisor::ping`].
+pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), HypervisorError> {
+    let name = &instance.name;
+    let doing = format!("asking the guest agent of {name}");
+    let domain = domains::there(session, instance, &doing)?.domain;
+    let silent = |kind, text: String| Err(HypervisorError::new(kind, &doing, text));
+    if !power::is_active(session, name, &domain)? {
+        return silent(FaultKind::Other, "the instance is not running".to_owned());
+    }
+    if !is_connected(session, name, &domain)? {
+        return silent(FaultKind::Other, "its guest agent is not connected".to_owned());
+    }
+    match command(session, &doing, &domain, r#"{"execute":"guest-ping"}"#) {
+        Ok(()) => Ok(()),
+        // libvirt says the second where even its own greeting before the command was not answered.
+        Err(fault)
+            if fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT) || fault.is(sys::VIR_ERR_AGENT_UNRESPONSIVE) =>
+        {
+            silent(FaultKind::TimedOut, format!("no answer within {PATIENCE} s"))
+        }
+        Err(fault) => Err(fault.error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listens;
+
+    #[test]
+    fn only_a_connected_channel_of_the_agents_is_asked() {
+        let channel = |name: &str, state: &str| {
+            format!(
+                "<domain><devices><channel type='unix'><target type='virtio' name='{name}' {state}/>\
+                 </channel></devices></domain>"
+            )
+        };
+        let agent = "org.qemu.guest_agent.0";
+        assert!(listens(&channel(agent, "state='connected'")));
+        assert!(!listens(&channel(agent, "state='disconnected'")));
+        assert!(!listens(&channel(agent, "")), "a domain that is off");
+        assert!(!listens(&channel("com.redhat.spice.0", "state='connected'")));
+        assert!(!listens("<domain><devices/></domain>") && !listens("no XML"));
+    }
+}

@@ -1,0 +1,104 @@
+//! Instances are stopped, started again, and protected.
+
+use std::time::Duration;
+
+use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework};
+use vmss::inventory::{Instance, Metadata, Phase, Power, Protection};
+use vmss::plan::action::InstanceRef;
+use vmss::units::Bytes;
+
+use super::{Fixture, kind};
+
+fn stop(host: &dyn Hypervisor, instance: &InstanceRef) {
+    // The first time the guest is asked; the others find it off.
+    host.stop(instance, Duration::from_millis(100), &Pulse::silent())
+        .unwrap_or_else(|e| panic!("stopping {}: {e}", instance.name));
+}
+
+fn state(seen: &Instance) -> (Power, Phase, bool) {
+    (seen.power, seen.meta.phase, seen.meta.stopped)
+}
+
+pub fn stopping_is_noted_and_starting_takes_the_note_back(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    let before = f.instance(host, 1).unwrap();
+    for _ in 0..2 {
+        stop(host, &instance);
+        let seen = f.instance(host, 1).unwrap();
+        assert_eq!(state(&seen), (Power::Off, Phase::Ready, true));
+    }
+    // Making it again is no start.
+    f.create(host, 1);
+    assert_eq!(f.instance(host, 1).unwrap().power, Power::Off);
+    for _ in 0..2 {
+        host.start(&instance).expect("it starts");
+        assert_eq!(f.instance(host, 1), Some(before.clone()));
+    }
+}
+
+pub fn a_stopped_instance_is_changed_and_stays_off(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    stop(host, &instance);
+    let mut model = f.model.clone();
+    model.memory = model.memory + Bytes::mib(16);
+    for how in [Rework::Reimage, Rework::Restart] {
+        f.rework(host, 1, &model, how);
+        let seen = f.instance(host, 1).unwrap();
+        assert_eq!(state(&seen), (Power::Off, Phase::Ready, true));
+        assert_eq!(seen.meta.revision, 2);
+    }
+    host.start(&instance).expect("it starts as it was defined anew");
+    let seen = f.instance(host, 1).unwrap();
+    assert_eq!(state(&seen), (Power::Running, Phase::Ready, false));
+}
+
+pub fn a_restarted_instance_is_as_it_was(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create_of(host, 1, &f.with_disks(&["logs"]));
+    let before = f.instance(host, 1);
+    for shutdown in [Duration::ZERO, Duration::from_millis(100)] {
+        host.restart(&instance, shutdown, &Pulse::silent())
+            .expect("it is started again");
+        assert_eq!(f.instance(host, 1), before);
+    }
+    stop(host, &instance);
+    host.restart(&instance, Duration::ZERO, &Pulse::silent())
+        .expect("one that is off is started");
+    assert_eq!(f.instance(host, 1), before);
+}
+
+pub fn protection_is_noted_and_kept_through_a_reimage(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    let before = f.instance(host, 1).unwrap();
+    for protection in [Protection::ScaleIn, Protection::All, Protection::All] {
+        host.protect(&instance, protection).expect("it is noted");
+        let meta = Metadata {
+            protection,
+            ..before.meta.clone()
+        };
+        assert_eq!(f.instance(host, 1).unwrap().meta, meta);
+    }
+    // The spec of a plan that knew nothing of it.
+    f.rework(host, 1, &f.model, Rework::Reimage);
+    assert_eq!(f.instance(host, 1).unwrap().meta.protection, Protection::All);
+    stop(host, &instance);
+    host.protect(&instance, Protection::None)
+        .expect("one that is off has a note too");
+    let seen = f.instance(host, 1).unwrap();
+    assert_eq!(seen.meta.protection, Protection::None);
+    assert!(seen.meta.stopped);
+}
+
+pub fn an_agent_that_can_not_answer_is_told_apart(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    // Whether there is an agent, and is up by now, depends on the host and its image.
+    if let Err(error) = host.ping(&instance) {
+        let expected = [FaultKind::Other, FaultKind::TimedOut];
+        assert!(expected.contains(&error.kind), "{error}");
+    }
+    stop(host, &instance);
+    let error = host.ping(&instance).unwrap_err();
+    assert_eq!(error.kind, FaultKind::Other);
+    assert!(error.message.contains("not running"), "{error}");
+    f.delete(host, &instance);
+    assert_eq!(kind(host.ping(&instance)), FaultKind::Missing);
+}
