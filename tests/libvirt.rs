@@ -12,7 +12,7 @@ use contract::{Fixture, label, on_network};
 use support::simulation::Simulation;
 use virt::sys;
 use vmss::hypervisor::libvirt::Libvirt;
-use vmss::hypervisor::{FaultKind, Hypervisor, LocalImage, Pulse};
+use vmss::hypervisor::{FaultKind, Hypervisor, LocalImage, Pulse, Rework};
 use vmss::inventory::{Phase, Power};
 use vmss::model::*;
 use vmss::names::{InstanceId, volume_name};
@@ -578,6 +578,145 @@ mod real {
             "it shut down by itself, and was not switched off"
         );
         fixture.clean(&real.host);
+    }
+
+    /// What the guest of the lab's image serves.
+    fn curl(address: std::net::IpAddr, path: &str) -> String {
+        let run = Command::new("curl")
+            .args(["-sS", "--max-time", "10", "--retry", "20", "--retry-connrefused"])
+            .arg(format!("http://{address}{path}"))
+            .output()
+            .unwrap();
+        assert!(
+            run.status.success(),
+            "{path}: {}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        String::from_utf8(run.stdout).unwrap()
+    }
+
+    /// Waits until its agent answers, and gives its address.
+    fn booted(host: &Libvirt, instance: &vmss::plan::action::InstanceRef) -> std::net::IpAddr {
+        let began = Instant::now();
+        loop {
+            let said = host.ping(instance);
+            let found = host.addresses(instance).unwrap();
+            if let (Ok(()), Some(address)) = (&said, found.first()) {
+                return *address;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "the guest never came up: {said:?}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Sizes of the instance's disks as the pool has them.
+    fn sizes(connection: &virt::connect::Connect, pool: &str, volumes: &[String]) -> Vec<u64> {
+        let pool = connection.lookup_storage_pool_by_name(pool).unwrap();
+        let size = |v: &String| {
+            let volume = pool.lookup_storage_vol_by_name(v).unwrap();
+            volume.info().unwrap().capacity
+        };
+        volumes.iter().map(size).collect()
+    }
+
+    #[test]
+    #[ignore = "needs a real host: tests/run"]
+    fn a_guest_keeps_its_data_and_its_address_through_every_change() {
+        let real = real();
+        if !real.boots {
+            println!("VMSS_TEST_HOST_IMAGE is not set: no guest is booted");
+            return;
+        }
+        let host = &real.host;
+        let uri = variable("VMSS_TEST_HOST_URI").unwrap();
+        let pool = variable("VMSS_TEST_HOST_POOL").unwrap_or_else(|| "default".to_owned());
+        let connection = virt::connect::Connect::open(Some(&uri)).unwrap();
+        let fixture = Fixture::new("rework", &real.model, &real.image);
+        let mut model = fixture.with_disks(&["logs"]);
+        let instance = fixture.create_of(host, 1, &model);
+        let volumes = fixture.instance(host, 1).unwrap().meta.volumes;
+        let is_as_large = |model: &Model| {
+            let expected = [model.disk.0, model.data_disks[0].size.0];
+            assert_eq!(sizes(&connection, &pool, &volumes), expected);
+        };
+        is_as_large(&model);
+        let address = booted(host, &instance);
+        assert!(curl(address, "/").contains("revision 1"));
+        curl(address, "/data?write=kept");
+
+        let more = Bytes::mib(16);
+        let grow = |model: &mut Model| {
+            model.disk = model.disk + more;
+            model.data_disks[0].size = model.data_disks[0].size + more;
+        };
+        let up = curl(address, "/uptime");
+        grow(&mut model);
+        fixture.rework(host, 1, &model, Rework::Live);
+        is_as_large(&model);
+        let seconds = |text: &str| text.split(['.', ' ']).next().unwrap().parse::<u64>().unwrap();
+        assert!(
+            seconds(&curl(address, "/uptime")) >= seconds(&up),
+            "it was not restarted"
+        );
+
+        grow(&mut model);
+        model.memory = model.memory + more;
+        let spec = fixture.second(1, &model);
+        let asked = Duration::from_secs(60);
+        host.rework(&spec, &model, Rework::Restart, asked, &Pulse::silent())
+            .unwrap();
+        is_as_large(&model);
+        assert_eq!(booted(host, &instance), address, "it has the same card");
+        assert!(curl(address, "/").contains("revision 2"));
+        assert!(curl(address, "/data").starts_with("kept"));
+
+        let (next, _folder) = fixture.with_another_image();
+        next.push(host);
+        model.image = next.model.image.clone();
+        let spec = next.second(1, &model);
+        host.rework(&spec, &model, Rework::Reimage, asked, &Pulse::silent())
+            .unwrap();
+        is_as_large(&model);
+        let volume = connection.lookup_storage_pool_by_name(&pool).unwrap();
+        let volume = volume.lookup_storage_vol_by_name(&volumes[0]).unwrap();
+        let backing = volume.xml_desc(0).unwrap();
+        assert!(backing.contains(&model.image.digest.0), "{backing}");
+        assert_eq!(booted(host, &instance), address);
+        assert!(curl(address, "/data").starts_with("kept"));
+
+        host.stop(&instance, asked, &Pulse::silent()).unwrap();
+        host.start(&instance).unwrap();
+        assert_eq!(booted(host, &instance), address);
+        host.restart(&instance, asked, &Pulse::silent()).unwrap();
+        assert_eq!(booted(host, &instance), address);
+        assert!(curl(address, "/data").starts_with("kept"));
+
+        let domain = connection.lookup_domain_by_name(&instance.name).unwrap();
+        domain.suspend().unwrap();
+        let error = host.ping(&instance).unwrap_err();
+        assert_eq!(error.kind, FaultKind::TimedOut, "{error}");
+        next.clean(host);
+        fixture.clean(host);
+    }
+
+    /// The memory that somebody saved of a guest belongs to the disk that is replaced.
+    #[test]
+    #[ignore = "needs a real host: tests/run"]
+    fn a_saved_memory_does_not_come_back_on_a_new_disk() {
+        let real = real();
+        let host = &real.host;
+        let fixture = Fixture::new("saved", &real.model, &real.image);
+        let instance = fixture.create(host, 1);
+        let connection = virt::connect::Connect::open(variable("VMSS_TEST_HOST_URI").as_deref()).unwrap();
+        let domain = connection.lookup_domain_by_name(&instance.name).unwrap();
+        domain.managed_save(0).unwrap();
+        fixture.rework(host, 1, &real.model, Rework::Reimage);
+        assert!(!domain.has_managed_save(0).unwrap());
+        assert_eq!(fixture.instance(host, 1).unwrap().power, Power::Running);
+        fixture.clean(host);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use vmss::hypervisor::fake::Fleet;
-use vmss::hypervisor::{FaultKind, Hypervisor, Pulse};
-use vmss::inventory::Phase;
+use vmss::hypervisor::fake::{Fleet, Volume};
+use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework};
+use vmss::inventory::{Phase, Power};
+use vmss::units::Bytes;
 
 use crate::support::*;
 
@@ -92,6 +93,109 @@ fn a_delete_killed_anywhere_still_knows_whose_all_is_and_is_finished_by_delete()
         },
     );
     assert_eq!(steps, 6);
+}
+
+/// Instance 1 of the first model, and the image of the next.
+fn before_a_reimage(host: &dyn Hypervisor) {
+    create_of(host, 1, &templated()).unwrap();
+    host.push_image(&next().0, STORE, &Pulse::silent()).unwrap();
+}
+
+#[test]
+fn a_reimage_killed_anywhere_is_finished_by_any_other_change() {
+    let model = next().1;
+    for goes_on in [Rework::Live, Rework::Restart, Rework::Reimage] {
+        let steps = at_every_step(
+            before_a_reimage,
+            |host| rework(host, 1, &model, Rework::Reimage),
+            |fleet, host, step| {
+                let at = format!("killed at step {step}, then {goes_on:?}");
+                let seen = seen(host);
+                assert!(seen.leftovers.is_empty(), "{at}: {:?}", seen.leftovers);
+                let logs = |v: &&Volume| v.name.ends_with("logs.qcow2");
+                let kept = fleet.volumes("kvm1").iter().find(logs).map(|v| v.serial);
+                // Before its note was written nothing happened: that is a reimage still to be ordered.
+                let begun = seen.instances[0].meta.phase == Phase::Changing;
+                let how = if begun { goes_on } else { Rework::Reimage };
+                rework(host, 1, &model, how).unwrap();
+                for (_, seed) in seen.seeds {
+                    host.delete_volume(&seed).unwrap();
+                }
+                let wrong = audit(fleet);
+                assert!(wrong.is_empty(), "{at}: {wrong:?}");
+                let meta = instance(host, 1).unwrap().meta;
+                assert_eq!((meta.phase, meta.revision), (Phase::Ready, 2), "{at}");
+                let volumes = fleet.volumes("kvm1");
+                assert_eq!(volumes.len(), 4, "{at}: {volumes:?}");
+                let logs = volumes.iter().find(logs).unwrap();
+                assert_eq!((Some(logs.serial), logs.size), (kept, Bytes::gib(6)), "{at}");
+                assert_eq!(fleet.probe(reference(1).uuid), Ok("200".to_owned()), "{at}");
+            },
+        );
+        assert_eq!(steps, 10);
+    }
+}
+
+#[test]
+fn a_reimage_killed_anywhere_can_be_taken_back_or_deleted() {
+    let model = next().1;
+    for is_deleted in [true, false] {
+        at_every_step(
+            before_a_reimage,
+            |host| rework(host, 1, &model, Rework::Reimage),
+            |fleet, host, step| {
+                if is_deleted {
+                    delete(host, 1).unwrap();
+                    for image in [templated().image, next().1.image] {
+                        assert_eq!(host.delete_image(&image.digest, &[STORE]), Ok(true));
+                    }
+                    let left = fleet.traces(&web(), &[STORE]);
+                    assert!(left.is_empty(), "killed at step {step}: {left:?}");
+                    return;
+                }
+                // Its old model, whose image is still there.
+                host.rework(
+                    &spec_of(1, &templated()),
+                    &templated(),
+                    Rework::Reimage,
+                    Duration::ZERO,
+                    &Pulse::silent(),
+                )
+                .unwrap();
+                let wrong = audit(fleet);
+                assert!(wrong.is_empty(), "killed at step {step}: {wrong:?}");
+                assert_eq!(instance(host, 1).unwrap().meta.volumes.len(), 3);
+                assert_eq!(fleet.volumes("kvm1").len(), 3, "killed at step {step}");
+            },
+        );
+    }
+}
+
+#[test]
+fn a_stop_killed_anywhere_is_no_fault_to_repair_and_a_restart_is_one() {
+    let patience = Duration::from_secs(20);
+    at_every_step(
+        |host| create(host, 1).unwrap(),
+        |host| host.stop(&reference(1), patience, &Pulse::silent()),
+        |_, host, _| {
+            let seen = instance(host, 1).unwrap();
+            assert!(seen.power == Power::Running || seen.meta.stopped, "{seen:?}");
+            host.stop(&reference(1), patience, &Pulse::silent()).unwrap();
+            assert_eq!(instance(host, 1).unwrap().power, Power::Off);
+        },
+    );
+    at_every_step(
+        |host| create(host, 1).unwrap(),
+        |host| host.restart(&reference(1), patience, &Pulse::silent()),
+        |fleet, host, _| {
+            assert!(
+                !instance(host, 1).unwrap().meta.stopped,
+                "whoever sees it off starts it"
+            );
+            host.start(&reference(1)).unwrap();
+            assert!(audit(fleet).is_empty(), "{:?}", audit(fleet));
+        },
+    );
 }
 
 #[test]

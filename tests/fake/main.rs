@@ -5,7 +5,9 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+mod changes;
 mod faults;
+mod health;
 mod killed;
 mod properties;
 mod support;

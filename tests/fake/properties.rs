@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vmss::hypervisor::fake::{Fault, Fleet};
-use vmss::hypervisor::{FaultKind, Pulse};
+use vmss::hypervisor::{FaultKind, Pulse, Rework};
 use vmss::inventory::{Phase, Power};
 use vmss::names::InstanceId;
 
@@ -15,6 +15,9 @@ enum Op {
     Create(u64),
     Delete(u64, u64),
     Start(u64),
+    Stop(u64),
+    Restart(u64, u64),
+    Rework(u64, Rework),
     PowerOff(u64),
     TakeDomain(u64),
     DeleteImage,
@@ -30,6 +33,10 @@ fn op() -> impl Strategy<Value = Op> {
         6 => id.clone().prop_map(Op::Create),
         4 => (id.clone(), 0..30u64).prop_map(|(id, patience)| Op::Delete(id, patience)),
         1 => id.clone().prop_map(Op::Start),
+        1 => id.clone().prop_map(Op::Stop),
+        1 => (id.clone(), 0..30u64).prop_map(|(id, patience)| Op::Restart(id, patience)),
+        3 => (id.clone(), prop_oneof![Just(Rework::Restart), Just(Rework::Reimage)])
+            .prop_map(|(id, how)| Op::Rework(id, how)),
         1 => id.clone().prop_map(Op::PowerOff),
         1 => id.prop_map(Op::TakeDomain),
         1 => Just(Op::DeleteImage),
@@ -55,6 +62,14 @@ fn apply(fleet: &Fleet, op: &Op) {
             host.delete(&reference(*id), Duration::from_secs(*patience), &Pulse::silent())
         }
         Op::Start(id) => host.start(&reference(*id)),
+        Op::Stop(id) => host.stop(&reference(*id), Duration::ZERO, &Pulse::silent()),
+        Op::Restart(id, patience) => {
+            host.restart(&reference(*id), Duration::from_secs(*patience), &Pulse::silent())
+        }
+        Op::Rework(id, how) => {
+            let spec = spec(*id);
+            host.rework(&spec, &model(), *how, Duration::ZERO, &Pulse::silent())
+        }
         Op::DeleteImage => host.delete_image(&model().image.digest, &[STORE]).map(drop),
         Op::PowerOff(id) if is_there(fleet, *id) => {
             fleet.set_power("kvm1", &format!("web-{id}"), Power::Off);
@@ -136,13 +151,17 @@ proptest! {
     fn creating_and_deleting_twice_is_like_once(ops in prop::collection::vec(op(), 0..30), id in 1..5u64) {
         let fleet = lived(&ops);
         let host = open(&fleet, "kvm1");
-        // One that is being deleted has to go first.
-        if instance(&*host, id).is_some_and(|i| i.meta.phase == Phase::Deleting) {
+        // One that is being deleted or changed has to go first.
+        let busy = [Phase::Deleting, Phase::Changing];
+        if instance(&*host, id).is_some_and(|i| busy.contains(&i.meta.phase)) {
             fails(create(&*host, id), FaultKind::Other);
             delete(&*host, id).unwrap();
         }
         let whole = |i: vmss::inventory::Instance| (i.power, i.meta.phase) == (Power::Running, Phase::Ready);
         create(&*host, id).unwrap();
+        if instance(&*host, id).is_some_and(|i| i.meta.stopped) {
+            host.start(&reference(id)).unwrap();
+        }
         let once = state(&fleet);
         prop_assert!(instance(&*host, id).is_some_and(whole));
         create(&*host, id).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use vmss::hypervisor::fake::{FakeHost, Fleet};
-use vmss::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse};
+use vmss::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Rework};
 use vmss::inventory::{HostSeen, Instance};
 use vmss::model::{
     Clone as CloneMode, Cpu, DataDisk, Firmware, Image, ImageDigest, ImageFormat, Model, Nic, NicSource,
@@ -113,6 +113,37 @@ pub fn spec_of(id: u64, model: &Model) -> InstanceSpec {
         addresses: vec![None],
         protection: vmss::inventory::Protection::None,
     }
+}
+
+/// The same instance in its second revision.
+pub fn second(id: u64, model: &Model) -> InstanceSpec {
+    InstanceSpec {
+        revision: 2,
+        ..spec_of(id, model)
+    }
+}
+
+/// Another image, and [`model`] with it, more memory, a larger disk and one more.
+pub fn next() -> (LocalImage, Model) {
+    let mut model = templated();
+    model.image.digest = ImageDigest("cd".repeat(32));
+    model.memory = Bytes::gib(2);
+    model.data_disks[0].size = Bytes::gib(6);
+    model.data_disks.push(DataDisk {
+        name: label("cache"),
+        size: Bytes::gib(1),
+    });
+    let image = LocalImage {
+        path: "next.qcow2".into(),
+        image: model.image.clone(),
+    };
+    (image, model)
+}
+
+/// Changes the instance to its second revision.
+pub fn rework(host: &dyn Hypervisor, id: u64, model: &Model, how: Rework) -> Result<(), HypervisorError> {
+    let patience = Duration::from_secs(20);
+    host.rework(&second(id, model), model, how, patience, &Pulse::silent())
 }
 
 pub fn spec(id: u64) -> InstanceSpec {

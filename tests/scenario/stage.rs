@@ -14,6 +14,8 @@ host DOMAIN NAME [cpus N] [memory SIZE] [pool SIZE] [without-kvm] [lacks NETWORK
 kill HOST                    it is down; its guests run on
 reboot HOST                  it comes back after a power failure: its guests are off
 heal HOST                    all faults of the host end
+power-cut HOST               it has lost power; its guests answer nothing, and are off when it is back (reboot, heal)
+cut HOST                     its guests answer no probe; calls work
 hang HOST                    calls wait until it is healed
 die HOST after N             it is down after N more steps
 full HOST [unseen]           its pool is full; unseen: no observation shows it
@@ -24,6 +26,10 @@ slow HOST SECONDS            each step takes that long
 foreign HOST NAME            somebody else's domain appears
 undefine HOST NAME           somebody takes a domain away
 power-off HOST NAME          somebody switches a domain off
+crash HOST NAME              a domain's guest crashes
+unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
+healthy HOST NAME            it passes them again
+boots HOST SECONDS           its guests answer that long after their start
 kill-vmss after N            the next commands' process is killed right after N more steps
 kill-vmss before N           the same, at the last moment before the next step
 revive                       another process begins
@@ -100,6 +106,8 @@ impl Stage {
             ("kill", []) => inject(Fault::Down),
             ("reboot", []) => fleet.reboot(host),
             ("heal", []) => fleet.heal(host),
+            ("power-cut", []) => inject(Fault::Dead),
+            ("cut", []) => inject(Fault::CutGuests),
             ("hang", []) => inject(Fault::Hangs),
             ("die", ["after", n]) => inject(Fault::DiesAfter(number(n)?)),
             ("full", []) => fleet.fill_pool(host),
@@ -119,6 +127,15 @@ impl Stage {
                 there(name)?;
                 fleet.set_power(host, name, Power::Off);
             }
+            ("crash", [name]) => {
+                there(name)?;
+                fleet.set_power(host, name, Power::Crashed);
+            }
+            ("unhealthy" | "healthy", [name]) => {
+                there(name)?;
+                fleet.set_unhealthy(host, name, verb == "unhealthy");
+            }
+            ("boots", [seconds]) => fleet.set_boot_takes(host, Duration::from_secs(number(seconds)?)),
             _ => return Err(usage(verb)),
         }
         Ok(())
