@@ -695,9 +695,20 @@ mod real {
         assert!(curl(address, "/data").starts_with("kept"));
 
         let domain = connection.lookup_domain_by_name(&instance.name).unwrap();
+        let stop = r#"{"execute":"guest-exec","arguments":{"path":"/bin/busybox","arg":["sh","-c","sleep 1; kill -STOP $(pidof qemu-ga)"]}}"#;
+        domain.qemu_agent_command(stop, 5, 0).unwrap();
+        let began = Instant::now();
+        let error = loop {
+            match host.ping(&instance) {
+                Ok(()) => assert!(began.elapsed() < Duration::from_secs(60), "the agent goes on"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind, FaultKind::TimedOut, "{error}");
         domain.suspend().unwrap();
         let error = host.ping(&instance).unwrap_err();
-        assert_eq!(error.kind, FaultKind::TimedOut, "{error}");
+        assert_eq!(error.kind, FaultKind::Other, "{error}");
+        assert!(error.message.contains("not running"), "{error}");
         next.clean(host);
         fixture.clean(host);
     }

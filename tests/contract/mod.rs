@@ -91,15 +91,15 @@ impl Fixture {
     }
 
     /// The fixture with another image, which is its own to send and to clean away. On a host that looks at bytes it
-    /// is the fixture's with more at its end, which boots as well.
+    /// is the fixture's with more at its end, which boots as well. Nobody else has sent it.
     pub fn with_another_image(&self) -> (Self, Option<tempfile::TempDir>) {
         let mut other = self.clone();
         let Ok(mut bytes) = std::fs::read(&self.image.path) else {
-            other.image.image.digest = ImageDigest("b2".repeat(32));
+            other.image.image.digest = ImageDigest(self.store.0.simple().to_string().repeat(2));
             other.model.image = other.image.image.clone();
             return (other, None);
         };
-        let more = [0x5a; 4096];
+        let more = self.store.0.as_bytes().repeat(256);
         bytes.extend(more);
         let folder = tempfile::tempdir().unwrap();
         other.image.path = folder.path().join("another");

@@ -56,8 +56,9 @@ pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hypervi
     let doing = format!("asking the guest agent of {name}");
     let domain = domains::there(session, instance, &doing)?.domain;
     let silent = |kind, text: String| Err(HypervisorError::new(kind, &doing, text));
+    let off = "the instance is not running";
     if !power::is_active(session, name, &domain)? {
-        return silent(FaultKind::Other, "the instance is not running".to_owned());
+        return silent(FaultKind::Other, off.to_owned());
     }
     if !is_connected(session, name, &domain)? {
         return silent(FaultKind::Other, "its guest agent is not connected".to_owned());
@@ -70,6 +71,8 @@ pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hypervi
         {
             silent(FaultKind::TimedOut, format!("no answer within {PATIENCE} s"))
         }
+        // Paused, or switched off just now.
+        Err(fault) if fault.is(sys::VIR_ERR_OPERATION_INVALID) => silent(FaultKind::Other, off.to_owned()),
         Err(fault) => Err(fault.error),
     }
 }
