@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::names::Label;
+use crate::model::Disruption;
+use crate::names::{InstanceId, Label};
+use crate::scaleset::Amount;
 
 /// Scale sets for plain libvirt/KVM hosts: one declared group of identical VMs, spread over fault domains.
 #[derive(Parser, Debug)]
@@ -14,7 +16,7 @@ use crate::names::Label;
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 converged, 1 failed, 2 usage, 3 definition, 4 unreachable, 5 blocked, 7 locked, \
+    after_help = "Exit codes: 0 converged, 1 failed, 2 usage, 3 definition, 4 unreachable, 5 blocked, 6 unhealthy, 7 locked, \
                   10 changes pending (plan --detailed-exitcode), 130 interrupted.\n\
                   Start with: vmss init > scaleset.toml; vmss check; vmss plan; vmss create"
 )]
@@ -116,8 +118,31 @@ pub enum Command {
     Plan(PlanArgs),
     /// Create the set, or finish creating it
     Create,
-    /// Apply what can change without touching running instances: hosts, placement, limits, scale-in policy
-    Apply,
+    /// Make a changed definition count; a changed model becomes a new revision, rolled out as upgrade.policy says
+    Apply(ApplyArgs),
+    /// Bring outdated instances to the current revision, batch by batch; or go on with that
+    Upgrade(UpgradeArgs),
+    /// Look at the revisions of the set's model
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Tend the set until stopped: the same loop as every command's, at an interval; for systemd
+    Run {
+        /// Tend every set of the store, those made later too
+        #[arg(long, conflicts_with_all = ["file", "set"])]
+        all: bool,
+        /// Time between two looks, such as 30s
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+        interval: Duration,
+    },
+    /// Wait until the set is healthy, has its capacity, or is upgraded: for scripts and CI
+    Wait {
+        /// What to wait for
+        #[arg(long = "for", value_enum, value_name = "WHAT")]
+        what: WaitFor,
+        /// How long to wait, such as 10m; exit 6 if it has not come by then
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+        timeout: Duration,
+    },
     /// Set the capacity: N, +N or -N; also finishes what was interrupted
     Scale {
         /// The capacity, or the change of it
@@ -192,11 +217,153 @@ pub struct PlanArgs {
     pub detailed_exitcode: bool,
 }
 
+/// `vmss apply`.
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// Refuse a change of the model that needs more: live, restart, reimage or replace
+    #[arg(long, value_name = "CLASS", value_parser = class)]
+    pub at_most: Option<Disruption>,
+}
+
+/// `vmss upgrade`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct UpgradeArgs {
+    /// Only these instances: 3, 3-7, 1,4,9
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub instances: Vec<IdRange>,
+    /// Stop for a look once so many instances are upgraded: a number, or a share such as 10%
+    #[arg(long, value_name = "N|N%", value_parser = amount)]
+    pub canary: Option<Amount>,
+    /// Refuse if the upgrade needs more: live, restart, reimage or replace
+    #[arg(long, value_name = "CLASS", value_parser = class)]
+    pub at_most: Option<Disruption>,
+    /// What else to do with a rollout.
+    #[command(subcommand)]
+    pub command: Option<UpgradeCommand>,
+}
+
+/// `vmss upgrade ...`.
+#[derive(Subcommand, Debug)]
+pub enum UpgradeCommand {
+    /// Show the rollout: batch, host and health of each instance
+    Status {
+        /// Go on showing it until it ends
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Begin no further batch, wherever the rollout is run
+    Pause,
+    /// Go on with a rollout that is paused, or has stopped
+    Resume,
+    /// Give the rollout up: instances stay at the revisions they have
+    Cancel,
+    /// Bring every instance back to the revision before, during a rollout or after it
+    Rollback,
+}
+
+/// `vmss model`.
+#[derive(Subcommand, Debug)]
+pub enum ModelCommand {
+    /// List the revisions, and how many instances have each
+    List,
+    /// Show one revision whole
+    Show {
+        /// Its number [default: the current one]
+        revision: Option<u32>,
+    },
+    /// Show what differs, and the least disruptive action that each difference needs
+    Diff {
+        /// From this revision [default: the current one]
+        from: Option<u32>,
+        /// To this one [default: the definition]
+        to: Option<u32>,
+    },
+}
+
+/// What `vmss wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    /// As many instances as capacity wants are healthy.
+    Healthy,
+    /// As many as capacity wants are running.
+    Capacity,
+    /// Every instance has the current revision and is healthy.
+    Upgraded,
+}
+
+/// One id, or a range of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id.
+    pub first: u64,
+    /// Last id, not before the first.
+    pub last: u64,
+}
+
+impl IdRange {
+    /// The ids.
+    pub fn ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
+        (self.first..=self.last).map(InstanceId)
+    }
+}
+
+impl std::str::FromStr for IdRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is no id: write 3, or 3-7 for a range");
+        let number = |digits: &str| digits.parse::<u64>().map_err(|_| form());
+        let (first, last) = match text.split_once('-') {
+            None => (number(text)?, number(text)?),
+            Some((first, last)) => (number(first)?, number(last)?),
+        };
+        if first == 0 || first > last || last - first > u64::from(MOST) {
+            return Err(form());
+        }
+        Ok(Self { first, last })
+    }
+}
+
+fn class(text: &str) -> Result<Disruption, String> {
+    use Disruption::{Live, Reimage, Replace, Restart};
+    [Live, Restart, Reimage, Replace]
+        .into_iter()
+        .find(|c| c.as_str() == text)
+        .ok_or_else(|| "give live, restart, reimage or replace".to_owned())
+}
+
+fn amount(text: &str) -> Result<Amount, String> {
+    let bad = || "give a number such as 1, or a share such as 10%".to_owned();
+    let amount = match text.strip_suffix('%') {
+        Some(share) => Amount::Percent(share.trim().parse().map_err(|_| bad())?),
+        None => Amount::Count(text.parse().map_err(|_| bad())?),
+    };
+    match amount {
+        Amount::Percent(0 | 101..) | Amount::Count(0) => Err(bad()),
+        amount => Ok(amount),
+    }
+}
+
 /// `vmss host`.
 #[derive(Subcommand, Debug)]
 pub enum HostCommand {
     /// List the hosts with their room
     List,
+    /// Place no new instances on a host; those it has stay
+    Cordon {
+        /// The host's name in the definition
+        host: Label,
+    },
+    /// Move the instances of a host to others, new ones first, within the health budget of upgrades; then it may be switched off
+    Drain {
+        /// The host's name in the definition
+        host: Label,
+    },
+    /// Let a host have instances again
+    Uncordon {
+        /// The host's name in the definition
+        host: Label,
+    },
 }
 
 /// `vmss image`.
@@ -287,6 +454,24 @@ mod tests {
     fn the_command_tree_is_sound() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ids_are_numbers_and_ranges() {
+        assert_eq!("3".parse(), Ok(IdRange { first: 3, last: 3 }));
+        assert_eq!("3-7".parse::<IdRange>().map(|r| r.ids().count()), Ok(5));
+        for bad in ["", "0", "-3", "7-3", "a", "1-", "1-2-3", "1-99999999999"] {
+            assert!(bad.parse::<IdRange>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_canary_is_a_number_or_a_share() {
+        assert_eq!(amount("2"), Ok(Amount::Count(2)));
+        assert_eq!(amount("10%"), Ok(Amount::Percent(10)));
+        for bad in ["0", "0%", "101%", "-1", "x", ""] {
+            assert!(amount(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

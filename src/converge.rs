@@ -1,7 +1,7 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,15 +12,17 @@ use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
 use crate::inventory::{Inventory, View};
 use crate::model::{ImageDigest, Model};
-use crate::names::Label;
+use crate::names::{Label, ranges};
 use crate::observe::observe;
 use crate::plan::action::Step;
-use crate::plan::report::{Report, Verdict};
+use crate::plan::report::{Report, Verdict, Wait};
 use crate::plan::{Experience, Lesson, Situation, plan};
 use crate::record::Record;
+use crate::rollout::{Rollout, RolloutState};
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
-use crate::world::{Clock, World};
+use crate::vitals;
+use crate::world::World;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -86,7 +88,41 @@ pub fn amend(
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
 pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores())
+    let mut inventory = observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores());
+    inventory.answers = vitals::ask(
+        &*world.hosts,
+        &world.probes,
+        &world.addresses,
+        set,
+        record.store,
+        &inventory,
+    );
+    inventory
+}
+
+/// Most looks in a row of a command that only looks.
+const MOST_LOOKS: u32 = 10;
+
+/// Looks, and looks again while answers of instances speak against what they have counted as so far: so that a command
+/// that only looks can tell what one answer alone does not. `record` takes in what was seen; it is not written down.
+pub fn look_closely(world: &World, set: &ScaleSet, record: &mut Record) -> Inventory {
+    for look in 0.. {
+        let inventory = look_once(world, set, record);
+        let now = world.clock.now();
+        let undecided = record.vitals.values().any(|v| v.is_undecided(&set.health, now));
+        if !undecided || look >= MOST_LOOKS || world.interrupt.is_set() {
+            return inventory;
+        }
+        world.clock.wait(set.health.interval.min(HEAR), &world.interrupt);
+    }
+    unreachable!("the range of looks has no end")
+}
+
+fn look_once(world: &World, set: &ScaleSet, record: &mut Record) -> Inventory {
+    let inventory = look(world, set, record);
+    record.absorb(&inventory);
+    record.heed(&inventory, &set.health, world.clock.now());
+    inventory
 }
 
 /// Runs the loop on `set` under `lease`.
@@ -100,15 +136,19 @@ pub fn converge(
     let mut experience = Experience::default();
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     let images: LocalImages = Arc::default();
-    let mut told: HashMap<Label, String> = HashMap::new();
-    for number in 1.. {
+    let mut told = Told::default();
+    let mut number = 0;
+    loop {
         store.renew(lease, world.clock.now())?;
         let (record, _) = amend(store, set, |_| false)?;
         let scale_set = record.applied.clone();
         let inventory = look(world, &scale_set, &record);
-        tell_unseen(&inventory, &mut told, listener);
-        let (record, _) = amend(store, set, |record| record.absorb(&inventory))?;
+        told.unseen(&inventory, listener);
         let now = world.clock.now();
+        let (record, version) = amend(store, set, |record| {
+            // Both, whatever the first says.
+            record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
+        })?;
         let situation = Situation {
             set: &scale_set,
             record: &record,
@@ -118,30 +158,49 @@ pub fn converge(
         };
         let plan = plan(situation);
         let interrupted = world.interrupt.is_set();
-        if plan.steps.is_empty() || interrupted {
+        let is_over = plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none();
+        if is_over || interrupted {
             // A run that was asked to stop but has nothing left to do was not cut short.
-            let interrupted = interrupted && !plan.steps.is_empty();
-            let left = plan.steps;
             return Ok(Ending {
                 report: plan.report,
-                left,
-                interrupted,
+                left: plan.steps,
+                interrupted: interrupted && !is_over,
                 done,
                 failed,
                 inventory,
                 record,
             });
         }
-        if number > MOST_BATCHES {
+        if let Some(next) = &plan.rollout {
+            let mut taken = false;
+            amend(store, set, |record| {
+                taken = record.steer(situation.record.rollout.as_ref(), next.clone());
+                taken
+            })?;
+            if !taken {
+                // Somebody has paused it, say: what was planned is planned anew.
+                continue;
+            }
+            tell_rollout(record.rollout.as_ref(), next, listener);
+        }
+        if plan.steps.is_empty() {
+            told.waits(&plan.report, listener);
+            if let Some(at) = plan.again {
+                wait_for_change(world, store, set, version, at)?;
+            }
+            continue;
+        }
+        number += 1;
+        if number > MOST_BATCHES.saturating_add(record.capacity.saturating_mul(4)) {
             let text = format!(
-                "after {MOST_BATCHES} batches there is still something to do: {}",
+                "after {number} batches there is still something to do: {}",
                 first(&plan.steps)
             );
             return Err(Error::message(Exit::Failed, text).hint(
                 "look whether something on the hosts undoes what vmss does, then run the command again",
             ));
         }
-        amend(store, set, |record| record.reserve(&plan.steps))?;
+        amend(store, set, |record| record.reserve(&plan.steps, now))?;
         listener.event(&Event::Batch {
             number,
             steps: plan.steps.clone(),
@@ -170,7 +229,74 @@ pub fn converge(
             }
         }
     }
-    unreachable!("the range of batches has no end, every way out is a return")
+}
+
+/// How often who waits for health or a pause looks whether somebody has changed the record: a pause typed in another
+/// terminal is heard within that.
+const HEAR: Duration = Duration::from_secs(1);
+
+/// Waits until `at`, until the record is another than at `version`, or until the operator wants to stop.
+pub fn wait_for_change(
+    world: &World,
+    store: &dyn Store,
+    set: &Label,
+    version: Version,
+    at: Timestamp,
+) -> Result<()> {
+    loop {
+        let left = Duration::try_from(at.duration_since(world.clock.now())).unwrap_or_default();
+        if left.is_zero() || world.interrupt.is_set() {
+            return Ok(());
+        }
+        world.clock.wait(left.min(HEAR), &world.interrupt);
+        if store.get(set)?.is_none_or(|(_, now)| now != version) {
+            return Ok(());
+        }
+    }
+}
+
+/// Says how a rollout went on.
+fn tell_rollout(before: Option<&Rollout>, after: &Rollout, listener: &Arc<dyn Listener>) {
+    let tell = |text: String| {
+        listener.event(&Event::Rollout {
+            number: after.number,
+            text,
+        });
+    };
+    let batch_before = before.and_then(|r| r.batch.as_ref()).map(|b| b.number);
+    if after.batches > before.map_or(0, |r| r.batches) {
+        tell(format!("rollout batch {} is done", after.batches));
+    }
+    if let Some(batch) = after.batch.as_ref().filter(|b| batch_before != Some(b.number)) {
+        let ids = ranges(batch.instances.iter().map(|id| id.0));
+        let noun = if batch.instances.len() == 1 {
+            "instance"
+        } else {
+            "instances"
+        };
+        let place = batch
+            .fault_domain
+            .as_ref()
+            .map_or_else(String::new, |d| format!(" in {d}"));
+        let how = if batch.replaces { "replacing" } else { "changing" };
+        tell(format!(
+            "rollout batch {}: {how} {noun} {ids}{place}",
+            batch.number
+        ));
+    }
+    if before.map(|r| &r.state) != Some(&after.state) {
+        match &after.state {
+            RolloutState::RollingBack { reason } => {
+                tell(format!("rolling back to revision {}: {reason}", after.target));
+            }
+            RolloutState::Done => tell(format!("every instance is at revision {}", after.target)),
+            RolloutState::RolledBack { .. } => {
+                tell(format!("every instance is back at revision {}", after.target))
+            }
+            // The end of the run says it.
+            _ => {}
+        }
+    }
 }
 
 fn first(steps: &[Step]) -> String {
@@ -179,16 +305,37 @@ fn first(steps: &[Step]) -> String {
     })
 }
 
-fn tell_unseen(inventory: &Inventory, told: &mut HashMap<Label, String>, listener: &Arc<dyn Listener>) {
-    for host in &inventory.hosts {
-        if let View::Unseen { reason } = &host.view
-            && told.insert(host.name.clone(), reason.clone()).is_none()
-        {
-            listener.event(&Event::HostUnseen {
-                host: host.name.clone(),
-                reason: reason.clone(),
-            });
+/// What a run has said already: nothing is said twice in a row.
+#[derive(Default)]
+struct Told {
+    unseen: HashMap<Label, String>,
+    waits: Vec<String>,
+}
+
+impl Told {
+    fn unseen(&mut self, inventory: &Inventory, listener: &Arc<dyn Listener>) {
+        for host in &inventory.hosts {
+            if let View::Unseen { reason } = &host.view
+                && self.unseen.insert(host.name.clone(), reason.clone()).is_none()
+            {
+                listener.event(&Event::HostUnseen {
+                    host: host.name.clone(),
+                    reason: reason.clone(),
+                });
+            }
         }
+    }
+
+    fn waits(&mut self, report: &Report, listener: &Arc<dyn Listener>) {
+        let waits = report
+            .waits
+            .iter()
+            .filter(|w| !matches!(w, Wait::HostUnseen { .. }));
+        let waits: Vec<String> = waits.map(ToString::to_string).collect();
+        for text in waits.iter().filter(|text| !self.waits.contains(text)) {
+            listener.event(&Event::Waiting { text: text.clone() });
+        }
+        self.waits = waits;
     }
 }
 
@@ -224,8 +371,8 @@ fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSou
         let found = crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())?;
         if &found.image.digest != wanted {
             return Err(format!(
-                "{} has changed since the set was made: its digest is {}, instances need {}; put the old image back \
-                 or delete the set and create it anew",
+                "{} is another image than this revision was made of: its digest is {}, instances need {}; put that image \
+                 back, or apply the definition to make a revision of this one",
                 found.path.display(),
                 found.image.digest.short(),
                 wanted.short()
@@ -234,85 +381,4 @@ fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSou
         known.insert(wanted.clone(), found.clone());
         Ok(found)
     })
-}
-
-/// A set's lease, kept alive while it is held and given back when dropped.
-pub struct Held {
-    store: Arc<dyn Store>,
-    /// The lease itself.
-    pub lease: Lease,
-    /// Dropped to end the thread that renews the lease.
-    _keeping: mpsc::Sender<()>,
-}
-
-/// How often a lease is renewed: well within the time after which another machine may take it over. A batch that takes
-/// long (an image on its way) must not lose it.
-const RENEW: Duration = Duration::from_secs(20);
-
-impl Held {
-    fn new(store: &Arc<dyn Store>, lease: Lease, clock: &Arc<dyn Clock>) -> Self {
-        let (keeping, ended) = mpsc::channel();
-        let (shelf, kept, clock) = (Arc::clone(store), lease.clone(), Arc::clone(clock));
-        let renew = move || {
-            while ended.recv_timeout(RENEW) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // A lease that was lost shows before the next batch, where it stops the run.
-                let _ = shelf.renew(&kept, clock.now());
-            }
-        };
-        // Without the thread the lease is still renewed before every batch.
-        let _ = std::thread::Builder::new().name("lease".into()).spawn(renew);
-        Self {
-            store: Arc::clone(store),
-            lease,
-            _keeping: keeping,
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // A lease that can't be given back now is taken over once this process is gone.
-        let _ = self.store.release(&self.lease);
-    }
-}
-
-/// Key of a set's lease.
-pub fn lease_key(set: &Label) -> String {
-    format!("set/{set}")
-}
-
-/// Takes the set's lease, waiting for it as long as `wait` says.
-pub fn hold(
-    world: &World,
-    store: &Arc<dyn Store>,
-    set: &Label,
-    doing: &str,
-    wait: Duration,
-    listener: &Arc<dyn Listener>,
-) -> Result<Held> {
-    let mut me = world.env.me.clone();
-    doing.clone_into(&mut me.doing);
-    let began = std::time::Instant::now();
-    let mut told = false;
-    loop {
-        let now: Timestamp = world.clock.now();
-        match store.acquire(&lease_key(set), &me, now) {
-            Ok(lease) => return Ok(Held::new(store, lease, &world.clock)),
-            Err(StoreError::Held(other)) if began.elapsed() < wait && !world.interrupt.is_set() => {
-                if !told {
-                    told = true;
-                    let text = format!(
-                        "waiting for {} (pid {} on {}): {}",
-                        other.user, other.pid, other.machine, other.doing
-                    );
-                    listener.event(&Event::Note { text });
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(e) => {
-                let error = Error::from(e).context(format!("set {set} is in use"));
-                return Err(error);
-            }
-        }
-    }
 }

@@ -18,6 +18,8 @@ pub enum Exit {
     Unreachable = 4,
     /// Nothing can be done as things are: no room, strict spread, another store's set.
     Blocked = 5,
+    /// Instances are not healthy, and what was asked for stops there.
+    Unhealthy = 6,
     /// Another process acts on this set.
     Locked = 7,
     /// `plan --detailed-exitcode`: there is something to do.

@@ -91,6 +91,18 @@ pub enum Event {
         /// What was being done when it failed, and what the host said.
         error: String,
     },
+    /// A rollout went on.
+    Rollout {
+        /// Its number.
+        number: u32,
+        /// What happened to it: "batch 2: instances 3, 4 in rack-b".
+        text: String,
+    },
+    /// Something is waited for that comes by itself.
+    Waiting {
+        /// What: a clause of the report.
+        text: String,
+    },
     /// The operator asked to stop: nothing new is begun.
     Interrupted {
         /// Actions still in flight.

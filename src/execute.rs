@@ -14,7 +14,7 @@ use crate::event::{ActionNumber, Event, Listener};
 use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
-use crate::plan::action::{Action, Step};
+use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::scaleset::Limits;
 use crate::world::Interrupt;
 
@@ -188,11 +188,15 @@ impl Lane {
     /// How many actions of this kind may be in flight at once.
     const fn width(&self, action: &Action) -> usize {
         match action {
-            Action::Create(_) | Action::Start(_) => self.means.limits.starts_per_host as usize,
-            Action::PushImage { .. } => 1,
-            Action::Delete { .. } | Action::DeleteVolume { .. } | Action::DeleteImage { .. } => {
-                self.means.limits.calls_per_host as usize
+            Action::Create(_) | Action::Start(_) | Action::Rework { .. } | Action::Restart { .. } => {
+                self.means.limits.starts_per_host as usize
             }
+            Action::PushImage { .. } => 1,
+            Action::Stop { .. }
+            | Action::Protect { .. }
+            | Action::Delete { .. }
+            | Action::DeleteVolume { .. }
+            | Action::DeleteImage { .. } => self.means.limits.calls_per_host as usize,
         }
     }
 
@@ -290,6 +294,14 @@ const fn lessons(step: &Step, end: &End, lost: bool, making_failed: bool) -> (bo
 
 fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> Result<End, HypervisorError> {
     let missing = |what: &str, why: String| HypervisorError::new(FaultKind::Missing, what, why);
+    let model = |spec: &InstanceSpec| {
+        (means.models)(spec.revision).ok_or_else(|| {
+            missing(
+                "looking for the model",
+                format!("the record has no revision {}", spec.revision),
+            )
+        })
+    };
     match action {
         Action::PushImage { digest } => {
             let image = (means.image)(digest).map_err(|e| missing("reading the local image", e))?;
@@ -301,16 +313,17 @@ fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> 
                 Pushed::Present | Pushed::Sent => Ok(End::Done),
             }
         }
-        Action::Create(spec) => {
-            let model = (means.models)(spec.revision).ok_or_else(|| {
-                missing(
-                    "looking for the model",
-                    format!("the record has no revision {}", spec.revision),
-                )
-            })?;
-            host.create(spec, &model, pulse).map(|()| End::Done)
+        Action::Create(spec) => host.create(spec, &*model(spec)?, pulse).map(|()| End::Done),
+        Action::Rework { spec, how, shutdown } => {
+            let done = host.rework(spec, &*model(spec)?, *how, *shutdown, pulse);
+            done.map(|()| End::Done)
         }
         Action::Start(instance) => host.start(instance).map(|()| End::Done),
+        Action::Stop { instance, shutdown } => host.stop(instance, *shutdown, pulse).map(|()| End::Done),
+        Action::Restart { instance, shutdown } => {
+            host.restart(instance, *shutdown, pulse).map(|()| End::Done)
+        }
+        Action::Protect { instance, protection } => host.protect(instance, *protection).map(|()| End::Done),
         Action::Delete { instance, shutdown } => host.delete(instance, *shutdown, pulse).map(|()| End::Done),
         Action::DeleteVolume { volume } => host.delete_volume(volume).map(|()| End::Done),
         Action::DeleteImage { digest } => host

@@ -1,6 +1,6 @@
 //! The inventory: what was seen on the hosts at one moment, and what could not be seen.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -16,6 +16,18 @@ use crate::units::Bytes;
 pub struct Inventory {
     /// One entry per host of the set.
     pub hosts: Vec<HostView>,
+    /// What instances said to their probe; only those that were asked.
+    #[serde(default)]
+    pub answers: BTreeMap<InstanceId, Answer>,
+}
+
+/// What an instance said to its probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether that is a healthy answer.
+    pub good: bool,
+    /// What was said, or why nothing was: "200", "503 Service Unavailable", "connection refused", "no answer within 2 s", "no address is known".
+    pub said: String,
 }
 
 impl Inventory {
@@ -114,16 +126,6 @@ pub struct Instance {
     pub meta: Metadata,
 }
 
-/// What an instance said to its probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Whether that is a healthy answer.
-    pub good: bool,
-    /// What was said, or why nothing was: "200", "503 Service Unavailable", "connection refused", "no answer within 2 s",
-    /// "no address is known".
-    pub said: String,
-}
-
 /// Whether a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -203,6 +205,17 @@ pub enum Rework {
     Restart,
     /// As a restart, with a new OS disk (and seed) made of the model's image.
     Reimage,
+}
+
+impl Rework {
+    /// The verb for people.
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Live => "update",
+            Self::Restart => "restart",
+            Self::Reimage => "reimage",
+        }
+    }
 }
 
 /// What an instance is protected from (Azure's two instance protections, AWS's scale-in protection).

@@ -8,11 +8,13 @@ pub mod download;
 pub mod error;
 pub mod event;
 pub mod execute;
+pub mod health;
 pub mod hosturi;
 pub mod hypervisor;
 pub mod image_file;
 pub mod images;
 pub mod inventory;
+pub mod lease;
 pub mod model;
 pub mod names;
 pub mod observe;
@@ -20,10 +22,12 @@ pub mod plan;
 pub mod probe;
 pub mod record;
 pub mod resolve;
+pub mod rollout;
 pub mod scaleset;
 pub mod store;
 pub mod ui;
 pub mod units;
+pub mod vitals;
 pub mod world;
 
 use std::ffi::OsString;
@@ -62,7 +66,8 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -
     let style = Style {
         color: ui::use_color(&cli.global, world, world.env.stdout_is_terminal),
     };
-    let listener = ui::listener(&cli.global, world);
+    let endless = matches!(cli.command, cli::Command::Run { .. });
+    let listener = ui::listener(&cli.global, world, endless);
     let ctx = Context {
         world,
         global: &cli.global,

@@ -164,6 +164,23 @@ pub fn parse_volume_name(store: StoreId, set: &Label, name: &str) -> Option<Inst
     (tag == &uuid[..8] && part.contains('.')).then_some(id)
 }
 
+/// Ids as ranges: 1, 2, 3, 7 become "1-3, 7".
+pub fn ranges(ids: impl IntoIterator<Item = u64>) -> String {
+    let mut ids: Vec<u64> = ids.into_iter().collect();
+    ids.sort_unstable();
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    for id in ids {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => parts.push((id, id)),
+        }
+    }
+    let parts: Vec<String> = (parts.into_iter())
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .collect();
+    parts.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +231,12 @@ mod tests {
         assert_eq!(parse_volume_name(theirs, &web, &name), None);
         assert_eq!(parse_volume_name(ours, &label("we"), &name), None);
         assert_eq!(parse_volume_name(ours, &web, "web-3-data.qcow2"), None);
+    }
+
+    #[test]
+    fn ids_in_a_row_are_a_range() {
+        assert_eq!(ranges([7, 2, 1, 3]), "1-3, 7");
+        assert_eq!(ranges([]), "");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Observation: all hosts side by side, each with its own deadline. A host that hangs costs its own answer, no more.
 
-use std::sync::{Arc, mpsc};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError};
-use crate::inventory::{HostView, Inventory, View};
-use crate::names::{Label, StoreId};
+use crate::inventory::{Answer, HostView, Inventory, View};
+use crate::names::{InstanceId, Label, StoreId};
+use crate::plan::action::InstanceRef;
 use crate::scaleset::{Host, Limits};
 
 /// Asks every host its question, all at once. Answers come in the order of `hosts`; one that is not there by the
@@ -79,5 +82,82 @@ pub fn observe(
     });
     Inventory {
         hosts: views.collect(),
+        answers: BTreeMap::new(),
     }
+}
+
+/// Instances of one host that are asked about at once: most of a question is waiting for its answer.
+const SIDE_BY_SIDE: usize = 3;
+
+/// What hosts find out of the addresses of their instances, all hosts side by side. Told as it comes, so that a guest
+/// that does not answer hides no other's address: what has not come within `patience` is left out.
+pub fn addresses(
+    hosts: &dyn Hosts,
+    limits: &Limits,
+    ask: Vec<(&Host, Vec<InstanceRef>)>,
+    patience: Duration,
+) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+    let told: Arc<Mutex<BTreeMap<InstanceId, Vec<IpAddr>>>> = Arc::default();
+    let sink = Arc::clone(&told);
+    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
+        for instance in &instances {
+            if let Ok(addresses) = host.addresses(instance) {
+                lock(&sink).insert(instance.id, addresses);
+            }
+        }
+        Ok(())
+    });
+    std::mem::take(&mut *lock(&told))
+}
+
+/// What guest agents answer to a ping, as [`addresses`] asks.
+pub fn pings(
+    hosts: &dyn Hosts,
+    limits: &Limits,
+    ask: Vec<(&Host, Vec<InstanceRef>)>,
+    patience: Duration,
+) -> BTreeMap<InstanceId, Answer> {
+    let asked: Vec<InstanceId> = ask.iter().flat_map(|(_, i)| i.iter().map(|i| i.id)).collect();
+    let told: Arc<Mutex<BTreeMap<InstanceId, Answer>>> = Arc::default();
+    let sink = Arc::clone(&told);
+    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
+        for instance in &instances {
+            let (good, said) = match host.ping(instance) {
+                Ok(()) => (true, "the agent answers".to_owned()),
+                Err(e) => (false, e.message),
+            };
+            lock(&sink).insert(instance.id, Answer { good, said });
+        }
+        Ok(())
+    });
+    let mut answers = std::mem::take(&mut *lock(&told));
+    for id in asked {
+        answers.entry(id).or_insert_with(|| Answer {
+            good: false,
+            said: format!("no answer within {} s", patience.as_secs_f64()),
+        });
+    }
+    answers
+}
+
+fn split(
+    hosts: &dyn Hosts,
+    limits: &Limits,
+    ask: Vec<(&Host, Vec<InstanceRef>)>,
+) -> Vec<(Arc<dyn Hypervisor>, Vec<InstanceRef>)> {
+    let mut questions = Vec::new();
+    for (host, instances) in ask.into_iter().filter(|(_, i)| !i.is_empty()) {
+        let open = hosts.host(host, limits);
+        let share = instances.len().div_ceil(SIDE_BY_SIDE);
+        questions.extend(
+            instances
+                .chunks(share)
+                .map(|part| (Arc::clone(&open), part.to_vec())),
+        );
+    }
+    questions
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

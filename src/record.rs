@@ -1,17 +1,22 @@
 //! The record: the set-level facts that no hypervisor holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Instance, Inventory, Phase};
-use crate::model::Model;
+use crate::health::Vital;
+use crate::inventory::{Instance, Inventory, Phase, Power};
+use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::action::{InstanceSpec, Step};
-use crate::scaleset::ScaleSet;
+use crate::rollout::Rollout;
+use crate::scaleset::{Health, Probe, ScaleSet};
+
+/// Revisions kept though no instance has them.
+const KEPT_MODELS: usize = 10;
 
 /// One set's record. Changed only by compare-and-swap in the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +37,21 @@ pub struct Record {
     pub next_id: InstanceId,
     /// Model revisions, oldest first; never empty.
     pub models: Vec<Revision>,
+    /// Images of revisions that were forgotten: hosts may still have them, and they go with the set.
+    #[serde(default)]
+    pub former_images: BTreeSet<ImageDigest>,
+    /// Number of the revision that new instances are made of; `None`: the newest.
+    #[serde(default)]
+    pub current: Option<u32>,
+    /// The last rollout, under way or ended.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+    /// Hosts that get no new instances, by name.
+    #[serde(default)]
+    pub cordons: BTreeMap<Label, Cordon>,
+    /// What instances' answers to their probe add up to.
+    #[serde(default)]
+    pub vitals: BTreeMap<InstanceId, Vital>,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
@@ -65,6 +85,17 @@ pub struct Revision {
     pub model: Model,
 }
 
+/// Why a host gets no new instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Who cordoned it, as `user@machine`.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether those it has are to leave it.
+    pub drain: bool,
+}
+
 /// What is remembered of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
@@ -77,6 +108,9 @@ pub struct Known {
     /// Whether it was ever seen whole. One that was only about to be made keeps its id and addresses from others,
     /// but counts for nothing: were its host to die in the middle, the set would wait for an instance that never was.
     pub confirmed: bool,
+    /// The revision it was last seen with.
+    #[serde(default)]
+    pub revision: Option<u32>,
 }
 
 impl Known {
@@ -87,6 +121,7 @@ impl Known {
             fault_domain: instance.meta.fault_domain.clone(),
             addresses: instance.meta.addresses.clone(),
             confirmed: matches!(instance.meta.phase, Phase::Ready | Phase::Changing),
+            revision: Some(instance.meta.revision),
         }
     }
 
@@ -97,16 +132,74 @@ impl Known {
             fault_domain: spec.fault_domain.clone(),
             addresses: spec.addresses.clone(),
             confirmed: false,
+            revision: Some(spec.revision),
         }
     }
 }
 
 impl Record {
-    /// The newest revision: what new instances are made of.
+    /// The current revision: what new instances are made of, and what the others are outdated against.
     pub fn current(&self) -> &Revision {
-        self.models
-            .last()
+        self.current
+            .and_then(|number| self.revision(number))
+            .or_else(|| self.models.last())
             .expect("a record is made with a revision and none is ever the last to go")
+    }
+
+    /// Makes `model` the current one: an earlier revision that is the same comes back, any other becomes a new one.
+    /// Returns its number.
+    pub fn adopt_model(&mut self, model: Model, now: Timestamp) -> u32 {
+        let hash = model.hash();
+        let number = match self.models.iter().find(|r| r.hash == hash) {
+            Some(revision) => revision.number,
+            None => {
+                let number = self.models.iter().map(|r| r.number).max().unwrap_or(0) + 1;
+                self.models.push(Revision {
+                    number,
+                    hash,
+                    created_at: now,
+                    model,
+                });
+                number
+            }
+        };
+        self.current = Some(number);
+        number
+    }
+
+    /// Takes the rollout on to `next`, unless somebody has changed it since it was `seen`. Returns whether it was taken.
+    pub fn steer(&mut self, seen: Option<&Rollout>, next: Rollout) -> bool {
+        if self.rollout.as_ref() != seen {
+            return false;
+        }
+        // New instances are made of what the others are brought to.
+        self.current = Some(next.target);
+        self.rollout = Some(next);
+        true
+    }
+
+    /// Forgets revisions that nobody has any more: the last ten, those of instances, the current one and the ends of a
+    /// rollout stay.
+    pub fn forget_old_models(&mut self) {
+        let keep = self.models.len().saturating_sub(KEPT_MODELS);
+        let mut needed: BTreeSet<u32> = self.known.values().filter_map(|k| k.revision).collect();
+        needed.insert(self.current().number);
+        needed.extend(self.rollout.iter().flat_map(|r| [r.from, r.target]));
+        let mut position = 0;
+        let (kept, forgotten) = std::mem::take(&mut self.models)
+            .into_iter()
+            .partition(|revision| {
+                position += 1;
+                position > keep || needed.contains(&revision.number)
+            });
+        self.models = kept;
+        (self.former_images).extend(forgotten.into_iter().map(|r: Revision| r.model.image.digest));
+    }
+
+    /// Images that hosts may have because of the set: those of its revisions, and of those that were forgotten.
+    pub fn images(&self) -> BTreeSet<&ImageDigest> {
+        let present = self.models.iter().map(|r| &r.model.image.digest);
+        present.chain(&self.former_images).collect()
     }
 
     /// The stores whose names prove that a volume is the set's: the present one first.
@@ -123,14 +216,47 @@ impl Record {
 
     /// Notes the ids and addresses that `steps` are about to use, so that nothing ever gives them out again, whatever
     /// becomes of the steps. Returns whether anything changed.
-    pub fn reserve(&mut self, steps: &[Step]) -> bool {
+    pub fn reserve(&mut self, steps: &[Step], now: Timestamp) -> bool {
         let specs = steps.iter().filter_map(|s| s.action.created());
-        let before = self.next_id;
+        let mut changed = false;
         for spec in specs {
             self.next_id = self.next_id.max(InstanceId(spec.id.0 + 1));
             self.known.insert(spec.id, Known::reserved(spec));
+            changed = true;
         }
-        self.next_id != before
+        // Whatever is started or changed begins its grace period anew.
+        for id in steps.iter().filter_map(|s| s.action.restarted()) {
+            self.vitals.insert(id, Vital::new(now));
+            changed = true;
+        }
+        changed
+    }
+
+    /// Adds what instances have answered to what is known of their health. One that does not run, or is being changed,
+    /// begins anew. Returns whether anything changed.
+    pub fn heed(&mut self, inventory: &Inventory, rules: &Health, now: Timestamp) -> bool {
+        if rules.probe == Probe::None {
+            return !std::mem::take(&mut self.vitals).is_empty();
+        }
+        let mut vitals = std::mem::take(&mut self.vitals);
+        let before = vitals.clone();
+        vitals.retain(|id, _| self.known.contains_key(id));
+        let ours = inventory.instances().filter(|i| i.meta.store == self.store);
+        for instance in ours {
+            // One that nobody has looked at yet has been starting since it was made.
+            let vital = (vitals.entry(instance.id)).or_insert_with(|| Vital::new(instance.meta.created_at));
+            let runs = instance.meta.phase == Phase::Ready && instance.power == Power::Running;
+            if !runs && !vital.is_new() {
+                *vital = Vital::new(now);
+            }
+        }
+        for (id, answer) in &inventory.answers {
+            if let Some(vital) = vitals.get_mut(id) {
+                *vital = vital.after(answer, rules, now);
+            }
+        }
+        self.vitals = vitals;
+        self.vitals != before
     }
 
     /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its

@@ -5,14 +5,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
+use crate::probe::{NetworkProbes, Probes};
 use crate::store::location::Folders;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Holder, Store, StoreError};
+use crate::vitals::KnownAddresses;
 
 /// Opens the store at a path.
 pub type OpenStore = Box<dyn Fn(&Path) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -21,6 +24,10 @@ pub type OpenStore = Box<dyn Fn(&Path) -> Result<Arc<dyn Store>, StoreError> + S
 pub struct World {
     /// The hosts.
     pub hosts: Arc<dyn Hosts>,
+    /// Asks instances over the network.
+    pub probes: Arc<dyn Probes>,
+    /// Addresses of instances that were found out already.
+    pub addresses: KnownAddresses,
     /// Opens the store at a path.
     pub open_store: OpenStore,
     /// The time.
@@ -31,6 +38,8 @@ pub struct World {
     pub stderr: Output,
     /// What the environment says.
     pub env: Env,
+    /// Tells the service manager how a process that runs for long is.
+    pub notify: Box<dyn Fn(Notice<'_>) + Send + Sync>,
     /// Asks the operator a yes-or-no question and waits for the answer.
     pub ask: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// Whether the operator wants to stop.
@@ -45,11 +54,14 @@ impl World {
         listen_for_signals(&interrupt);
         Self {
             hosts: Arc::new(LibvirtHosts::default()),
+            probes: Arc::new(NetworkProbes),
+            addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock),
             stdout: Output::new(std::io::stdout()),
             stderr: Output::new(std::io::stderr()),
             env,
+            notify: Box::new(notify_systemd),
             ask: Box::new(ask_on_terminal),
             interrupt,
         }
@@ -81,6 +93,32 @@ fn ask_on_terminal(question: &str) -> bool {
     std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
 }
 
+/// What a service manager is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice<'a> {
+    /// It is at work.
+    Ready,
+    /// It is alive: feeds a watchdog.
+    Alive,
+    /// What it found last, in a line.
+    Status(&'a str),
+    /// It is about to end.
+    Stopping,
+}
+
+/// Tells systemd, if it has started this process and wants to know.
+fn notify_systemd(notice: Notice<'_>) {
+    use sd_notify::NotifyState;
+    let state = match notice {
+        Notice::Ready => NotifyState::Ready,
+        Notice::Alive => NotifyState::Watchdog,
+        Notice::Status(text) => NotifyState::Status(text),
+        Notice::Stopping => NotifyState::Stopping,
+    };
+    // A service manager that does not listen is no reason to stop.
+    let _ = sd_notify::notify(&[state]);
+}
+
 struct SystemClock;
 
 impl Clock for SystemClock {
@@ -91,12 +129,24 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
+
+    fn wait(&self, span: Duration, interrupt: &Interrupt) {
+        let began = Instant::now();
+        while !interrupt.is_set() && began.elapsed() < span {
+            std::thread::sleep(GLANCE.min(span.saturating_sub(began.elapsed())));
+        }
+    }
 }
+
+/// How often who waits looks whether the operator wants to stop.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// The time.
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+    /// Waits for `span`, or until the operator wants to stop.
+    fn wait(&self, span: Duration, interrupt: &Interrupt);
 }
 
 /// What the environment says, read once.

@@ -11,7 +11,11 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use support::{Runs, steps, wait_for};
 
@@ -111,14 +115,18 @@ impl Lab {
 
     /// Waits until each of `count` instances answers by its own name.
     fn all_answer(&self, count: usize) -> BTreeMap<String, String> {
+        self.all_are(count, 1, 1)
+    }
+
+    /// Waits until each of `count` instances answers by its own name, and says that it is of that revision and image.
+    #[track_caller]
+    fn all_are(&self, count: usize, revision: u32, image: u32) -> BTreeMap<String, String> {
         let addresses = self.addresses(count);
         for (name, address) in &addresses {
-            let mut said = String::new();
-            wait_for(&format!("{name} to answer"), || {
-                said = curl(&format!("http://{address}/"));
-                !said.is_empty()
-            });
-            assert_eq!(said, format!("{name} revision 1 image 1\n"));
+            assert_eq!(
+                said_by(name, address),
+                format!("{name} revision {revision} image {image}\n")
+            );
         }
         addresses
     }
@@ -155,6 +163,16 @@ impl Lab {
             assert_eq!(files.trim(), "", "{host} has files that no volume names");
         }
     }
+}
+
+/// What the instance at `address` answers, once it does.
+fn said_by(name: &str, address: &str) -> String {
+    let mut said = String::new();
+    wait_for(&format!("{name} to answer"), || {
+        said = curl(&format!("http://{address}/"));
+        !said.is_empty()
+    });
+    said
 }
 
 fn curl(url: &str) -> String {
@@ -459,5 +477,405 @@ fn a_full_pool_is_named_and_the_instances_go_elsewhere() {
         "-c",
         "virsh -q pool-destroy tiny; umount /run/tiny",
     ]);
+    lab.assert_no_trace();
+}
+
+// --- rollouts ------------------------------------------------------------------------------------------------------
+
+/// A set whose health is asked for, all of it healthy; `grace` is its grace period, `upgrade` what `[upgrade]` says.
+fn healthy_set(capacity: u32, instance: &str, grace: &str, upgrade: &str) -> Lab {
+    let lab = Lab::new(capacity, instance, "");
+    let path = lab.folder.path().join("scaleset.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let health = format!(
+        "[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\ntimeout = \"2s\"\ngrace_period = \"{grace}\""
+    );
+    fs::write(&path, format!("{text}\n{health}\n\n[upgrade]\n{upgrade}\n")).unwrap();
+    lab.expect(0, "create");
+    lab.expect(0, "wait --for healthy");
+    lab
+}
+
+/// One instance as `vmss instances` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listed {
+    id: u64,
+    host: String,
+    revision: u64,
+    health: String,
+}
+
+impl Lab {
+    fn listed(&self) -> Vec<Listed> {
+        let list = self.expect(0, "instances -o json").json();
+        let one = |i: &serde_json::Value| Listed {
+            id: i["id"].as_u64().unwrap(),
+            host: i["host"].as_str().unwrap().to_owned(),
+            revision: i["revision"].as_u64().unwrap(),
+            health: i["health"].as_str().unwrap().to_owned(),
+        };
+        list.as_array().unwrap().iter().map(one).collect()
+    }
+
+    /// Every instance is of `revision` and healthy.
+    #[track_caller]
+    fn assert_all_at(&self, revision: u64, count: usize, when: &str) {
+        let listed = self.listed();
+        assert!(
+            listed.len() == count
+                && listed
+                    .iter()
+                    .all(|i| i.revision == revision && i.health == "healthy"),
+            "{when} not all of {count} instances are healthy and of revision {revision}: {listed:#?}"
+        );
+    }
+
+    /// Names of all domains of the set.
+    fn domains(&self) -> BTreeSet<String> {
+        (self.hosts.iter())
+            .flat_map(|h| {
+                let names = self.virsh(h, &["list", "--all", "--name"]);
+                names
+                    .lines()
+                    .filter(|n| n.starts_with("web-"))
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Volumes that no domain of their host names, images left out.
+    fn orphans(&self) -> Vec<String> {
+        let mut orphans = Vec::new();
+        for host in &self.hosts {
+            let script = "for d in $(virsh -q list --all --name); do virsh -q domblklist \"$d\"; done";
+            let used = self::lab(&["exec", host, "sh", "-c", script]);
+            let used: BTreeSet<&str> = used
+                .split_whitespace()
+                .filter_map(|word| word.rsplit_once('/').map(|(_, name)| name))
+                .collect();
+            let volumes = self.virsh(host, &["vol-list", "default"]);
+            orphans.extend(
+                (volumes.lines().filter_map(|l| l.split_whitespace().next()))
+                    .filter(|v| !v.starts_with("vmss-base-") && !used.contains(v))
+                    .map(|v| format!("{host}: {v}")),
+            );
+        }
+        orphans
+    }
+
+    /// Starts a thread that watches the set until it is asked what it has seen.
+    fn watch(&self) -> Watch {
+        let over = Arc::new(AtomicBool::new(false));
+        let watching = |mut look: Box<dyn FnMut() + Send>| {
+            let over = Arc::clone(&over);
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    look();
+                    thread::sleep(Duration::from_millis(400));
+                }
+            }
+        };
+        let hosts = self.hosts.clone();
+        let lab = Lab {
+            folder: tempfile::tempdir().unwrap(),
+            hosts,
+        };
+        let fewest = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let most = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+        let (serving, present) = (Arc::clone(&fewest), Arc::clone(&most));
+        let threads = vec![
+            thread::spawn(watching(Box::new(move || {
+                serving.lock().unwrap().push(answering().len());
+            }))),
+            thread::spawn(watching(Box::new(move || {
+                // Hosts are asked one after the other. What is there at both looks was there at once between them, for a
+                // name is never used again.
+                let at_once: BTreeSet<String> = lab.domains().intersection(&lab.domains()).cloned().collect();
+                let mut most = present.lock().unwrap();
+                if at_once.len() > most.len() {
+                    *most = at_once;
+                }
+            }))),
+        ];
+        Watch {
+            over,
+            threads,
+            serving: fewest,
+            most,
+        }
+    }
+}
+
+/// A look at all addresses that the lab has given out, whoever has them now: those where `/healthz` is answered well. One
+/// that does not answer at once is asked a second time: a guest that is only slow serves.
+fn answering() -> BTreeSet<String> {
+    let leases = fs::read_to_string(lab_folder().join("leases")).unwrap_or_default();
+    let mut silent: BTreeSet<String> = (leases.lines())
+        .filter_map(|l| l.split_whitespace().nth(2).map(str::to_owned))
+        .collect();
+    let mut answering = BTreeSet::new();
+    for _ in 0..2 {
+        if silent.is_empty() {
+            break;
+        }
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-s",
+            "-Z",
+            "--parallel-immediate",
+            "-m",
+            "2",
+            "-w",
+            "%{http_code} %{url_effective}\n",
+        ]);
+        for address in &silent {
+            curl.args(["-o", "/dev/null", &format!("http://{address}/healthz")]);
+        }
+        let said = String::from_utf8(curl.output().unwrap().stdout).unwrap();
+        let good = said.lines().filter_map(|l| l.strip_prefix("200 http://"));
+        for address in good.filter_map(|url| url.strip_suffix("/healthz")) {
+            answering.extend(silent.take(address));
+        }
+    }
+    answering
+}
+
+/// What a [`Lab::watch`] sees.
+struct Watch {
+    over: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+    serving: Arc<std::sync::Mutex<Vec<usize>>>,
+    most: Arc<std::sync::Mutex<BTreeSet<String>>>,
+}
+
+impl Watch {
+    /// How many served at each look, and the most domains there at once.
+    fn end(self) -> (Vec<usize>, BTreeSet<String>) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("the watcher could look");
+        }
+        let (serving, most) = (self.serving.lock().unwrap(), self.most.lock().unwrap());
+        (serving.clone(), most.clone())
+    }
+}
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn an_upgrade_in_place_and_then_one_by_replacing_keep_to_their_budgets_as_seen_from_outside() {
+    let lab = healthy_set(
+        6,
+        "data_disks = [{ name = \"data\", size = \"8 MiB\" }]",
+        "5m",
+        "max_batch = 2\nmax_unavailable = 2",
+    );
+    let addresses = lab.all_answer(6);
+    for (name, address) in &addresses {
+        curl(&format!("http://{address}/data?write=of-{name}"));
+    }
+    let before = lab.listed();
+
+    lab.edit("guest-v1", "guest-v2");
+    let watch = lab.watch();
+    lab.expect(0, "apply");
+    let (serving, most) = watch.end();
+    assert!(
+        serving.iter().all(|n| *n >= 4),
+        "more than max_unavailable = 2 did not serve: {serving:?} of 6 did"
+    );
+    assert!(
+        serving.iter().any(|n| *n < 6),
+        "the watcher has missed the whole upgrade: {serving:?}"
+    );
+    assert_eq!(most.len(), 6, "in place nothing is made beside the set: {most:?}");
+    assert_eq!(
+        lab.all_are(6, 2, 2),
+        addresses,
+        "names and addresses stay as they are"
+    );
+    let places = |listed: &[Listed]| {
+        let place = |i: &Listed| (i.id, i.host.clone());
+        listed.iter().map(place).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&lab.listed()), places(&before), "ids and hosts stay");
+    for (name, address) in &addresses {
+        assert_eq!(
+            curl(&format!("http://{address}/data")),
+            format!("of-{name}\n"),
+            "the data disk of {name} stays as it was"
+        );
+    }
+    assert_eq!(lab.orphans(), Vec::<String>::new());
+    lab.expect(0, "wait --for upgraded");
+
+    // Back to the first image, by instances that take the place of those.
+    lab.edit("guest-v2", "guest-v1");
+    lab.edit(
+        "max_unavailable = 2",
+        "max_unavailable = 0\nmax_surge = 1\nmethod = \"replace\"",
+    );
+    let watch = lab.watch();
+    lab.expect(0, "apply");
+    let (serving, most) = watch.end();
+    assert!(
+        serving.iter().all(|n| *n >= 6),
+        "max_unavailable = 0, and fewer than 6 served: {serving:?}"
+    );
+    assert_eq!(
+        most.len(),
+        7,
+        "one above capacity is there at times, never more: {most:?}"
+    );
+    let ids: Vec<u64> = lab.listed().iter().map(|i| i.id).collect();
+    assert_eq!(
+        ids,
+        [7, 8, 9, 10, 11, 12],
+        "every instance is a new one, made one by one"
+    );
+    lab.all_are(6, 1, 1);
+    assert_eq!(
+        lab.counts(),
+        [2, 2, 2],
+        "each new one is in the fault domain of the old one"
+    );
+    assert_eq!(lab.orphans(), Vec::<String>::new());
+    lab.expect(0, "delete --yes");
+    lab.assert_no_trace();
+}
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn a_version_that_never_gets_healthy_stops_after_its_first_batch_and_goes_back_when_told_or_by_itself() {
+    let lab = healthy_set(6, "", "45s", "max_batch = 1\nmax_unavailable = 1");
+    let addresses = lab.all_answer(6);
+    lab.edit("guest-v1", "guest-broken");
+    let ran = lab.expect(6, "apply");
+    let touched: Vec<u64> = (lab.listed().iter())
+        .filter(|i| i.revision == 2)
+        .map(|i| i.id)
+        .collect();
+    let [id] = touched[..] else {
+        panic!(
+            "the first batch is one instance, and {touched:?} were touched: {}",
+            ran.stderr
+        );
+    };
+    assert!(
+        ran.stderr
+            .contains(&format!("instance {id} is unhealthy (503 Service Unavailable)")),
+        "who ails is named with its answer: {}",
+        ran.stderr
+    );
+    for (name, address) in &addresses {
+        let (revision, image) = if *name == format!("web-{id}") {
+            (2, 3)
+        } else {
+            (1, 1)
+        };
+        assert_eq!(
+            said_by(name, address),
+            format!("{name} revision {revision} image {image}\n")
+        );
+    }
+    assert!(
+        lab.expect(6, "upgrade status").stdout.contains("stopped"),
+        "the rollout waits for a decision"
+    );
+    lab.expect(0, "upgrade rollback");
+    assert_eq!(lab.all_answer(6), addresses);
+    lab.assert_all_at(1, 6, "after the rollback");
+
+    lab.edit(
+        "max_unavailable = 1",
+        "max_unavailable = 1\non_failure = \"rollback\"",
+    );
+    let ran = lab.expect(6, "apply");
+    assert!(
+        ran.stderr.contains("503 Service Unavailable"),
+        "it says why it went back: {}",
+        ran.stderr
+    );
+    assert_eq!(lab.all_answer(6), addresses);
+    lab.assert_all_at(1, 6, "after it went back by itself");
+    assert_eq!(lab.orphans(), Vec::<String>::new());
+    lab.expect(0, "delete --yes");
+    lab.assert_no_trace();
+}
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn a_rollout_killed_on_real_hosts_is_finished_by_the_next_run() {
+    let lab = healthy_set(3, "", "5m", "max_batch = 2\nmax_unavailable = 2");
+    let (mut old, mut new) = (1, 2);
+    for mark in [
+        "\"event\":\"rollout\"",
+        "\"stage\":\"destroy\"",
+        "\"stage\":\"disks\"",
+        "\"stage\":\"start\"",
+        "\"event\":\"finished\"",
+        "\"event\":\"waiting\"",
+    ] {
+        lab.edit(&format!("guest-v{old}"), &format!("guest-v{new}"));
+        assert!(
+            lab.kill_when("apply", |line| line.contains(mark)),
+            "the rollout had ended before {mark}"
+        );
+        lab.expect(0, "upgrade");
+        let when = format!("killed at {mark} and run again,");
+        lab.assert_all_at(u64::from(new), 3, &when);
+        lab.all_are(3, new, new);
+        let plan = lab.expect(0, "plan").stdout;
+        assert!(
+            plan.contains("nothing to do"),
+            "{when} there is more to do: {plan}"
+        );
+        assert_eq!(lab.orphans(), Vec::<String>::new(), "{when} volumes are nobody's");
+        (old, new) = (new, old);
+    }
+    assert_eq!(lab.counts(), [1, 1, 1]);
+    lab.expect(0, "delete --yes");
+    lab.assert_no_trace();
+}
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn a_rollout_paused_from_another_terminal_stops_there_and_goes_on_when_resumed() {
+    use std::io::BufRead as _;
+    let lab = healthy_set(3, "", "5m", "max_batch = 1\nmax_unavailable = 1");
+    lab.edit("guest-v1", "guest-v2");
+    let mut child: Child = lab
+        .command("apply --progress json")
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = std::io::BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    told.find(|l| l.contains("batch 1 is done"))
+        .expect("the first batch is done");
+    lab.expect(0, "upgrade pause");
+    let rest: Vec<String> = told.collect();
+    assert_eq!(
+        child.wait().unwrap().code(),
+        Some(5),
+        "a paused rollout waits for a decision: {rest:#?}"
+    );
+    assert!(
+        rest.iter().any(|l| l.contains("the rollout is paused by")),
+        "the first says why it ends: {rest:#?}"
+    );
+    let revisions = |lab: &Lab| lab.listed().iter().map(|i| i.revision).collect::<Vec<_>>();
+    assert!(
+        revisions(&lab).contains(&1) && revisions(&lab).contains(&2),
+        "{:?}",
+        revisions(&lab)
+    );
+    lab.expect(5, "upgrade");
+    lab.expect(0, "upgrade resume");
+    lab.all_are(3, 2, 2);
+    lab.assert_all_at(2, 3, "after it was resumed");
+    lab.expect(0, "delete --yes");
     lab.assert_no_trace();
 }

@@ -145,6 +145,55 @@ fn killed_at_any_point_the_next_run_puts_everything_right() {
     assert!(kills >= 20, "only {kills} runs were killed before their end");
 }
 
+/// SIGKILL at many points of a rollout of twelve in batches of two; `vmss upgrade` goes on from each.
+#[test]
+fn a_rollout_killed_at_any_point_goes_on_where_it_was() {
+    let stage = Stage::new(&[1, 1, 1]);
+    stage.define(&[1, 1, 1], 12, "");
+    stage.expect(0, "create");
+    let (ids, places) = (stage.ids(), stage.domains());
+    let mut kills = 0;
+    for round in 0..20_u8 {
+        let revision = u64::from(round) + 2;
+        std::fs::write(stage.path("image.raw"), vec![round + 8; 1 << 20]).unwrap();
+        // The first event comes after the rollout was noted; a rollout has more than a hundred and thirty.
+        let mut told = 0;
+        let killed = stage.kill_when("apply", |line| {
+            told += usize::from(line.contains("\"event\""));
+            told > usize::from(round) * 6
+        });
+        kills += usize::from(killed);
+        stage.expect(0, "upgrade");
+        let when = format!("killed after {told} events");
+        assert_eq!(stage.faults(12), Vec::<String>::new(), "{when}");
+        assert_eq!(stage.ids(), ids, "{when} an id was not kept");
+        assert_eq!(stage.domains(), places, "{when} an instance has changed its host");
+        let listed = stage.expect(0, "instances -o json").json();
+        let revisions: Vec<_> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["revision"].as_u64())
+            .collect();
+        assert_eq!(
+            revisions,
+            [Some(revision); 12],
+            "{when} not every instance was upgraded"
+        );
+        let plan = stage.expect(0, "plan");
+        assert!(plan.stdout.contains("nothing to do"), "{when}: {}", plan.stdout);
+    }
+    assert!(
+        kills >= 15,
+        "only {kills} of 20 rollouts were killed before their end"
+    );
+    stage.expect(0, "delete --yes");
+    for daemon in &stage.daemons {
+        let left = (daemon.domains(), daemon.volumes());
+        assert_eq!(left, (vec![], vec![]), "something is left on {}", daemon.name);
+    }
+}
+
 #[test]
 fn of_two_at_once_one_works_and_the_other_waits_or_says_so() {
     let stage = Stage::new(&[1]);
@@ -298,6 +347,74 @@ fn a_lost_store_is_made_again_from_the_instances() {
             "also what an earlier store had named is gone"
         );
     }
+}
+
+#[test]
+fn the_controller_mends_what_breaks_carries_out_what_is_asked_and_stops_cleanly() {
+    let stage = Stage::new(&[1, 1]);
+    stage.expect(0, "create");
+    let socket = std::os::unix::net::UnixDatagram::bind(stage.path("notify")).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .unwrap();
+    let hear = |wanted: &str| {
+        let mut heard = Vec::new();
+        loop {
+            let mut bytes = [0; 4096];
+            let n = socket
+                .recv(&mut bytes)
+                .unwrap_or_else(|e| panic!("never heard {wanted} ({e}): {heard:?}"));
+            let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
+            if text.contains(wanted) {
+                return;
+            }
+            heard.push(text);
+        }
+    };
+    let child = stage
+        .command("run --interval 1s")
+        .env("NOTIFY_SOCKET", stage.path("notify"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    hear("READY=1");
+    hear("STATUS=web: converged, 6 of 6 running");
+    hear("WATCHDOG=1");
+    let gone = stage.daemons[0]
+        .connection()
+        .lookup_domain_by_name("web-1")
+        .unwrap();
+    gone.destroy().unwrap();
+    wait_for("the controller to start it", || {
+        stage.daemons[0].running().contains(&"web-1".to_owned())
+    });
+    stage.expect(0, "scale 8 --wait-lock 30s");
+    wait_for("eight instances", || stage.faults(8).is_empty());
+    hear("STATUS=web: converged, 8 of 8 running");
+    let terminated = std::process::Command::new("kill")
+        .arg(child.id().to_string())
+        .status()
+        .unwrap();
+    assert!(terminated.success());
+    hear("STOPPING=1");
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(0), "{told}");
+    assert!(told.contains("start web-1 (it is off)"), "{told}");
+    assert_eq!(
+        told.matches("web: converged, 6 of 6 running").count(),
+        1,
+        "one line for each decision, not one for each look: {told}"
+    );
+    let history = stage.expect(0, "history -o json").json();
+    let verbs: Vec<&str> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["verb"].as_str().unwrap())
+        .collect();
+    assert!(verbs.contains(&"run"), "what it did is in the history: {verbs:?}");
 }
 
 #[test]

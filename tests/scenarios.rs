@@ -1,5 +1,5 @@
 //! Whole commands on the fake fleet: scenarios that a person reads (`tests/scenarios/*.txt`), the outputs in the README,
-//! the contract that keeps the fake honest, and a process killed at every single step.
+//! the contract that keeps the fake honest, and a process killed at every single step, of a rollout too.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should panic where it stands"
@@ -8,12 +8,13 @@
 mod contract;
 mod scenario;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use scenario::theatre::Theatre;
-use scenario::{files, is_update, readme, run_file};
+use scenario::{Outcome, files, is_update, readme, run_file};
 use vmss::hypervisor::fake::{FakeHost, Fleet};
 use vmss::hypervisor::{Hosts as _, LocalImage};
 use vmss::scaleset::{Host, Limits};
@@ -76,11 +77,23 @@ fn the_contract_holds_on_the_fake() {
     );
 }
 
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whatever is wrong with the set on the fleet.
+fn audit(theatre: &Theatre) -> Vec<String> {
+    let store = Sqlite::open(&theatre.folder().join("state.db"))
+        .unwrap()
+        .id()
+        .unwrap();
+    theatre.stage.fleet.audit(&contract::label("web"), &[store])
+}
+
 /// The process is killed right after, and right before, every single step of create, scale in and delete. The next run
 /// meets the capacity and leaves nothing orphaned, half-made or double.
 #[test]
 fn killed_at_every_step_the_next_run_puts_everything_right() {
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     for (command, capacity) in [("create", 4), ("scale 1 --yes", 1), ("delete --yes", 0)] {
         let mut tried = 0;
         for before in [false, true] {
@@ -110,13 +123,13 @@ fn killed_at_every_step_the_next_run_puts_everything_right() {
                     again.2
                 );
                 assert_eq!(again.0, 0, "{at}");
-                let set = contract::label("web");
-                let store = Sqlite::open(&theatre.folder().join("state.db"))
-                    .unwrap()
-                    .id()
-                    .unwrap();
-                assert_eq!(fleet.audit(&set, &[store]), Vec::<String>::new(), "{at}");
+                assert_eq!(audit(&theatre), Vec::<String>::new(), "{at}");
                 if capacity == 0 {
+                    let set = contract::label("web");
+                    let store = Sqlite::open(&theatre.folder().join("state.db"))
+                        .unwrap()
+                        .id()
+                        .unwrap();
                     assert_eq!(fleet.traces(&set, &[store]), Vec::<String>::new(), "{at}");
                 } else {
                     let there: usize = ["kvm1", "kvm2"].iter().map(|h| fleet.domains(h).len()).sum();
@@ -130,4 +143,262 @@ fn killed_at_every_step_the_next_run_puts_everything_right() {
         }
         assert!(tried > 10, "{command} has only {tried} steps to be killed at");
     }
+}
+
+// --- a rollout killed at every step --------------------------------------------------------------------------------
+
+/// Four healthy instances, and a changed image that is about to be applied.
+struct Rollout {
+    /// Hosts as the stage is told of them.
+    hosts: &'static [&'static str],
+    /// What `[upgrade]` says.
+    rules: &'static [&'static str],
+    /// The image that comes, as the theatre is told of it.
+    image: &'static str,
+    /// Most domains that may be there at any moment.
+    most: usize,
+    /// Fewest guests that may be on at any moment.
+    fewest: usize,
+}
+
+/// When the process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kill {
+    Before(usize),
+    After(usize),
+}
+
+/// An instance as `vmss instances` lists it: id, fault domain, revision, health.
+type Listed = (u64, String, u64, String);
+
+impl Rollout {
+    fn theatre(&self) -> Theatre {
+        let mut theatre = Theatre::new();
+        let head = [
+            "definition [[instance.networks]]",
+            "definition bridge = \"br0\"",
+            "definition [health]",
+            "definition probe = \"http\"",
+            "definition grace_period = \"30s\"",
+            "definition [upgrade]",
+        ];
+        let rules: Vec<String> = self.rules.iter().map(|r| format!("definition {r}")).collect();
+        let tail = ["define 4", "vmss create", "vmss wait --for healthy", self.image];
+        let lines = (self.hosts.iter().chain(&head).copied())
+            .chain(rules.iter().map(String::as_str))
+            .chain(tail);
+        for line in lines {
+            let ran = theatre.command(line);
+            assert_eq!(ran.0, 0, "{line}: {}", ran.2);
+        }
+        theatre
+    }
+
+    /// Kills `vmss apply` right before and right after every step in turn, until one comes to its end. `next` is what the
+    /// next process runs; `check` is told when the first was killed, and how the next ended.
+    fn killed_at_every_step(
+        &self,
+        next: impl Fn(Kill) -> &'static str,
+        check: impl Fn(&Theatre, Kill, &Outcome),
+        unkilled: impl Fn(&Theatre, &Outcome),
+    ) {
+        let mut kills = 0;
+        for before in [false, true] {
+            for step in 0.. {
+                let theatre = self.theatre();
+                let fleet = Arc::clone(&theatre.stage.fleet);
+                let began = fleet.steps();
+                let kill = if before {
+                    fleet.kill_before(step);
+                    Kill::Before(step)
+                } else {
+                    fleet.kill_after(step);
+                    Kill::After(step)
+                };
+                let first = theatre.vmss(&words("apply"));
+                let killed = fleet.is_killed();
+                fleet.revive();
+                if killed {
+                    kills += 1;
+                    let second = theatre.vmss(&words(next(kill)));
+                    check(&theatre, kill, &second);
+                } else {
+                    unkilled(&theatre, &first);
+                }
+                let journal = fleet.journal();
+                let wrong = self.moments(&journal, began);
+                assert_eq!(wrong, Vec::<String>::new(), "{kill:?}: {:#?}", &journal[began..]);
+                assert_eq!(audit(&theatre), Vec::<String>::new(), "{kill:?}");
+                if !killed {
+                    break;
+                }
+            }
+        }
+        assert!(kills > 30, "the rollout has only {kills} steps to be killed at");
+    }
+
+    /// Every moment from the step numbered `began` on at which too many domains were there, or too few guests were on.
+    fn moments(&self, journal: &[String], began: usize) -> Vec<String> {
+        let (mut there, mut on) = (BTreeSet::new(), BTreeSet::new());
+        let mut wrong = Vec::new();
+        for (number, step) in journal.iter().enumerate() {
+            let words: Vec<&str> = step.split_whitespace().skip(1).collect();
+            match words[..] {
+                ["define", name] => drop(there.insert(name)),
+                ["undefine", name] => drop(there.remove(name)),
+                ["start", name] => drop(on.insert(name)),
+                ["ask", name, "to", "shut", "down"] | ["switch", "off", name] => drop(on.remove(name)),
+                _ => continue,
+            }
+            if number >= began && (there.len() > self.most || on.len() < self.fewest) {
+                wrong.push(format!(
+                    "after \"{step}\" {there:?} are there (at most {} may be), and {on:?} are on (at least {} must be)",
+                    self.most, self.fewest
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+fn listed(theatre: &Theatre) -> Vec<Listed> {
+    let ran = theatre.vmss(&words("instances -o json"));
+    let list: serde_json::Value = serde_json::from_str(&ran.1).unwrap();
+    let one = |i: &serde_json::Value| {
+        let text = |key: &str| i[key].as_str().unwrap().to_owned();
+        (
+            i["id"].as_u64().unwrap(),
+            text("fault_domain"),
+            i["revision"].as_u64().unwrap(),
+            text("health"),
+        )
+    };
+    list.as_array().unwrap().iter().map(one).collect()
+}
+
+/// Nothing is left to do, and every one of the four instances is healthy and of `revision`.
+fn assert_settled(theatre: &Theatre, revision: u64, when: &str) {
+    let listed = listed(theatre);
+    assert!(
+        listed.len() == 4 && listed.iter().all(|i| i.2 == revision && i.3 == "healthy"),
+        "{when}: not all of four instances are healthy and of revision {revision}: {listed:?}"
+    );
+}
+
+fn assert_nothing_to_do(theatre: &Theatre, when: &str) {
+    let plan = theatre.vmss(&words("plan"));
+    assert!(plan.1.contains("nothing to do"), "{when}: {}", plan.1);
+}
+
+/// After a kill the same command goes on, and so does `vmss upgrade` where the rollout was noted: before the first step it
+/// is.
+fn goes_on(kill: Kill) -> &'static str {
+    match kill {
+        Kill::After(_) => "apply",
+        Kill::Before(_) => "upgrade",
+    }
+}
+
+#[test]
+fn an_upgrade_in_place_killed_at_every_step_is_finished_by_the_next_run() {
+    let rollout = Rollout {
+        hosts: &["host rack-a kvm1", "host rack-b kvm2"],
+        rules: &["max_batch = 1", "max_unavailable = 1"],
+        image: "image 8",
+        most: 4,
+        fewest: 3,
+    };
+    let as_unkilled = |theatre: &Theatre, when: &str, ended: &Outcome| {
+        assert_eq!(ended.0, 0, "{when}: {}", ended.2);
+        assert_settled(theatre, 2, when);
+        let ids: Vec<u64> = listed(theatre).iter().map(|i| i.0).collect();
+        assert_eq!(ids, [1, 2, 3, 4], "{when}: an id was not kept");
+        assert_nothing_to_do(theatre, when);
+    };
+    rollout.killed_at_every_step(
+        goes_on,
+        |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
+        |theatre, ended| as_unkilled(theatre, "not killed", ended),
+    );
+}
+
+#[test]
+fn an_upgrade_by_replacing_killed_at_every_step_is_finished_by_the_next_run() {
+    let rollout = Rollout {
+        // Two hosts in a fault domain: what is made on one must not come before what is deleted on the other is gone.
+        hosts: &["host rack-a kvm1", "host rack-a kvm2", "host rack-b kvm3"],
+        rules: &[
+            "method = \"replace\"",
+            "max_batch = 2",
+            "max_surge = 1",
+            "max_unavailable = 0",
+        ],
+        image: "image 8",
+        most: 5,
+        fewest: 4,
+    };
+    let as_unkilled = |theatre: &Theatre, when: &str, ended: &Outcome| {
+        assert_eq!(ended.0, 0, "{when}: {}", ended.2);
+        assert_settled(theatre, 2, when);
+        let listed = listed(theatre);
+        assert!(
+            listed.iter().all(|i| i.0 > 4),
+            "{when}: not every instance is a new one: {listed:?}"
+        );
+        let in_a = listed.iter().filter(|i| i.1 == "rack-a").count();
+        assert_eq!(in_a, 2, "{when}: the fault domains are not as even as before");
+        assert_nothing_to_do(theatre, when);
+    };
+    rollout.killed_at_every_step(
+        goes_on,
+        |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
+        |theatre, ended| as_unkilled(theatre, "not killed", ended),
+    );
+}
+
+/// Wherever the process is killed, on the way forth or back, `vmss upgrade` goes on with what was noted: it finds that the
+/// version is broken, if that was not found yet, goes back, and says that the rollout failed. `vmss upgrade rollback`
+/// goes back from everywhere. Either way the set ends as if nobody had been killed: whole, and at revision 1.
+#[test]
+fn a_broken_version_killed_at_every_step_goes_back_all_the_same() {
+    let rollout = Rollout {
+        hosts: &["host rack-a kvm1", "host rack-b kvm2"],
+        rules: &[
+            "max_batch = 1",
+            "max_unavailable = 1",
+            "on_failure = \"rollback\"",
+        ],
+        image: "broken-image 9",
+        most: 4,
+        fewest: 3,
+    };
+    let all_back = |theatre: &Theatre, when: &str, (exit, _, stderr): &Outcome, wanted: u8| {
+        assert_eq!(*exit, wanted, "{when}: {stderr}");
+        assert_settled(theatre, 1, when);
+        let ids: Vec<u64> = listed(theatre).iter().map(|i| i.0).collect();
+        assert_eq!(ids, [1, 2, 3, 4], "{when}: an id was not kept");
+        let models = theatre.vmss(&words("model list -o json")).1;
+        let models: serde_json::Value = serde_json::from_str(&models).unwrap();
+        let current = models.as_array().unwrap().iter().find(|m| m["current"] == true);
+        assert_eq!(
+            current.unwrap()["revision"],
+            1,
+            "{when}: new instances would be of the broken revision"
+        );
+    };
+    rollout.killed_at_every_step(
+        |kill| match kill {
+            Kill::After(_) => "upgrade",
+            Kill::Before(_) => "upgrade rollback",
+        },
+        |theatre, kill, ended| {
+            let wanted = match kill {
+                // Nothing was noted yet: there is nothing to upgrade.
+                Kill::After(0) | Kill::Before(_) => 0,
+                Kill::After(_) => 6,
+            };
+            all_back(theatre, &format!("killed {kill:?}"), ended, wanted);
+        },
+        |theatre, ended| all_back(theatre, "not killed", ended, 6),
+    );
 }

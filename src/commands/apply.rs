@@ -1,17 +1,19 @@
-//! `vmss apply`: makes a changed definition count, as far as that needs no change of running instances.
+//! `vmss apply`: makes a changed definition count. What concerns the set counts at once; a changed model becomes a new
+//! revision, to which the instances are brought as the upgrade policy says.
 
 use std::collections::BTreeSet;
 
-use crate::commands::Context;
+use crate::cli::ApplyArgs;
+use crate::commands::{Context, upgrade};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
-use crate::model::Model;
+use crate::model::{Change, Disruption, Model};
 use crate::names::Label;
-use crate::record::Life;
-use crate::scaleset::ScaleSet;
+use crate::record::{Life, Record};
+use crate::scaleset::{Method, ScaleSet, UpgradePolicy};
 
 /// Applies the definition.
-pub fn run(ctx: &Context<'_>) -> Result<Exit> {
+pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     let target = ctx.target()?;
     let Some(set) = target.definition.clone() else {
         return Err(Error::message(
@@ -26,7 +28,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         );
     }
     let model = ctx.model(&set)?;
-    refuse_model_change(&set.name, &target.record.current().model, &model)?;
+    let changes = target.record.current().model.changes(&model);
+    allow(&set, &target.record, &changes, args.at_most)?;
 
     let held = ctx.hold(&target.store, &set.name, &format!("apply {}", set.name))?;
     let (record, _) = amend(&*target.store, &set.name, |_| false)?;
@@ -39,10 +42,13 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     )?;
 
     let keys = changed_keys(&record.applied, &set);
-    if keys.is_empty() {
+    if keys.is_empty() && changes.is_empty() {
         ctx.say(format!("{}: the definition is applied already", set.name));
     } else {
-        ctx.say(format!("{}: applying {}", set.name, keys.join(", ")));
+        ctx.say(format!("{}: applying {}", set.name, named(&keys)));
+    }
+    for change in &changes {
+        ctx.say(format!("  {}", sentence(change)));
     }
     if record.capacity != set.capacity {
         ctx.say(format!(
@@ -50,28 +56,95 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             record.capacity, set.capacity, set.capacity
         ));
     }
-    let file = ctx.file();
-    amend(&*target.store, &set.name, |record| {
-        record.applied = set.clone();
+    let (file, now, who) = (ctx.file(), ctx.world.clock.now(), ctx.world.env.who());
+    let (record, _) = amend(&*target.store, &set.name, |record| {
+        make_count(record, &set, model.clone(), now, &who);
         record.definition.clone_from(&file);
         true
     })?;
+    if !changes.is_empty() && set.upgrade.policy == UpgradePolicy::Manual {
+        ctx.say(format!(
+            "{}: revision {} is current; upgrade.policy is manual, so vmss upgrade brings the instances to it",
+            set.name,
+            record.current().number
+        ));
+    }
     let operation = ctx.operation(&set.name, "apply", Some(record.capacity), Some(record.capacity));
     let ending = ctx.converge(&target.store, &held, &operation)?;
-    Ok(ctx.conclude(&set.name, "apply", &ending))
+    Ok(upgrade::conclude(ctx, &set.name, "apply", &ending))
 }
 
-/// A change of the model can't be applied to running instances: refuses it, naming each key.
-pub fn refuse_model_change(set: &Label, now: &Model, wanted: &Model) -> Result<()> {
-    let keys = now.differences(wanted);
-    if keys.is_empty() {
+/// Changes the record as applying the definition does.
+pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, now: jiff::Timestamp, who: &str) {
+    record.applied = set.clone();
+    let before = record.current().number;
+    if record.current().hash == model.hash() {
+        return;
+    }
+    record.adopt_model(model, now);
+    record.forget_old_models();
+    if set.upgrade.policy != UpgradePolicy::Manual && record.known.values().any(|k| k.confirmed) {
+        upgrade::begin(record, before, set.upgrade.clone(), who, now);
+    }
+}
+
+/// Refuses a change of the model that may not be made, or not now.
+pub fn allow(set: &ScaleSet, record: &Record, changes: &[Change], at_most: Option<Disruption>) -> Result<()> {
+    if changes.is_empty() {
         return Ok(());
     }
-    Err(Error::message(
-        Exit::Blocked,
-        format!("the definition changes what the instances of {set} are made of: {}", keys.join(", ")),
+    if let Some(rollout) = record.rollout.as_ref().filter(|r| r.is_active()) {
+        return Err(Error::message(
+            Exit::Blocked,
+            format!(
+                "a rollout to revision {} of {} is under way, and the definition changes the model again ({})",
+                rollout.target,
+                set.name,
+                keys(changes)
+            ),
+        )
+        .hint("let it end (vmss upgrade), or vmss upgrade cancel, then apply"));
+    }
+    if let Some(limit) = at_most
+        && let Some(change) = changes.iter().find(|c| c.class > limit)
+    {
+        return Err(Error::message(
+            Exit::Blocked,
+            format!("{}, and --at-most {limit} forbids that", sentence(change)),
+        ));
+    }
+    let replacing = changes.iter().find(|c| c.class == Disruption::Replace);
+    if let (Method::Reimage, Some(change)) = (set.upgrade.method, replacing) {
+        return Err(Error::message(
+            Exit::Blocked,
+            format!(
+                "{}, and upgrade.method = \"reimage\" keeps the instances",
+                sentence(change)
+            ),
+        )
+        .hint("put the key back, or write upgrade.method = \"auto\""));
+    }
+    Ok(())
+}
+
+/// What has changed, in words: what a definition only refers to has no key that differs.
+pub fn named(keys: &[&str]) -> String {
+    if keys.is_empty() {
+        return "another image or user data under the same name".to_owned();
+    }
+    keys.join(", ")
+}
+
+fn keys(changes: &[Change]) -> String {
+    changes.iter().map(|c| c.key).collect::<Vec<_>>().join(", ")
+}
+
+/// A change in a sentence: "instance.memory: 1.0 GiB -> 2.0 GiB needs restart: a guest counts its memory when it boots".
+pub fn sentence(change: &Change) -> String {
+    format!(
+        "{}: {} -> {} needs {}: {}",
+        change.key, change.from, change.to, change.class, change.why
     )
-    .hint("running instances can't be changed by this version: put these keys back, or delete the set and create it"))
 }
 
 /// A host may leave the definition only when nothing of the set is on it, or its instances would be out of reach.
@@ -94,7 +167,7 @@ fn refuse_lost_hosts(applied: &ScaleSet, wanted: &ScaleSet, in_use: &BTreeSet<&L
     .hint("keep them until their instances are gone (scale in), then apply again"))
 }
 
-/// Keys outside the model in which two definitions differ. Capacity is not one: the record holds it.
+/// Sections in which two definitions differ. Capacity is not one: the record holds it.
 pub fn changed_keys(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<&'static str> {
     let mut keys = Vec::new();
     let mut note = |differs: bool, key| {

@@ -1,6 +1,6 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commands::{Context, apply};
 use crate::error::{Error, Exit, Result};
@@ -61,6 +61,11 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
         capacity: set.capacity,
         life: Life::Wanted,
         keep_images: false,
+        current: None,
+        rollout: None,
+        cordons: std::collections::BTreeMap::new(),
+        former_images: BTreeSet::new(),
+        vitals: BTreeMap::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,
@@ -114,12 +119,11 @@ fn existing(ctx: &Context<'_>, set: &ScaleSet, model: &Model, record: &Record) -
                 .hint("finish that with vmss delete, then create it"),
         );
     }
-    apply::refuse_model_change(&set.name, &record.current().model, model)?;
     let keys = apply::changed_keys(&record.applied, set);
-    if !keys.is_empty() {
+    if !keys.is_empty() || record.current().hash != model.hash() {
         ctx.say(format!(
             "note: the set exists and the definition has changed since ({}); vmss apply makes it count",
-            keys.join(", ")
+            apply::named(&keys)
         ));
     }
     if record.capacity != set.capacity {

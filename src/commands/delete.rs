@@ -54,7 +54,7 @@ pub fn run(ctx: &Context<'_>, keep_images: bool, abandon_unseen: bool) -> Result
                 count(unseen, "host")
             ));
         }
-        crate::ui::outcome::tell(ctx, &name, "delete", &ending);
+        crate::ui::outcome::tell(ctx, &name, "delete", &ending, ending.exit());
         return Ok(Exit::Converged);
     }
     let exit = ctx.conclude(&name, "delete", &ending);

@@ -1,5 +1,7 @@
 //! `vmss host list`: the hosts with their room.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::commands::Context;
@@ -7,14 +9,17 @@ use crate::error::{Exit, Result};
 use crate::hypervisor::HostFacts;
 use crate::names::Label;
 use crate::observe::ask_all;
+use crate::record::Cordon;
 use crate::scaleset::ScaleSet;
 use crate::ui::table::Table;
+use crate::ui::words::ago;
 
 #[derive(Serialize)]
 struct Line {
     host: Label,
     fault_domain: Label,
     uri: String,
+    cordoned: Option<Cordon>,
     #[serde(flatten)]
     facts: Option<HostFacts>,
     error: Option<String>,
@@ -29,9 +34,16 @@ pub fn meant(ctx: &Context<'_>) -> Result<ScaleSet> {
     }
 }
 
+/// Hosts that the set's record has cordoned, if there is one.
+fn cordons(ctx: &Context<'_>, set: &ScaleSet) -> Result<BTreeMap<Label, Cordon>> {
+    let record = ctx.store(Some(set))?.get(&set.name)?;
+    Ok(record.map_or_else(BTreeMap::new, |(record, _)| record.cordons))
+}
+
 /// Lists the hosts.
 pub fn list(ctx: &Context<'_>) -> Result<Exit> {
     let set = meant(ctx)?;
+    let cordons = cordons(ctx, &set)?;
     let open = set
         .hosts()
         .map(|(_, h)| (ctx.world.hosts.host(h, &set.limits), ()))
@@ -47,6 +59,7 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
                 host: host.name.clone(),
                 fault_domain: domain.clone(),
                 uri: host.uri.clone(),
+                cordoned: cordons.get(&host.name).cloned(),
                 facts,
                 error,
             }
@@ -96,6 +109,15 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
     }
     ctx.table(&table);
     for line in &lines {
+        if let Some(cordon) = &line.cordoned {
+            let what = if cordon.drain { "being drained" } else { "cordoned" };
+            ctx.print(format!(
+                "! {} is {what} ({} by {})",
+                line.host,
+                ago(cordon.at, ctx.world.clock.now()),
+                cordon.by
+            ));
+        }
         if let Some(error) = &line.error {
             ctx.print(format!("! {}: {error}", line.host));
         }

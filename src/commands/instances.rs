@@ -2,30 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::commands::Context;
-use crate::converge::look;
+use crate::converge::look_closely;
 use crate::error::{Exit, Result};
-use crate::inventory::{Instance, Phase, Power, View};
+use crate::health::State;
+use crate::inventory::{Instance, Inventory, Phase, Power, Protection, View};
 use crate::names::{InstanceId, Label, instance_name};
-use crate::observe::ask_all;
+use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::record::Record;
+use crate::scaleset::Probe;
 use crate::ui::table::Table;
 use crate::ui::words::ago;
 use crate::world::World;
-
-/// How long a host may take to tell all its instances' addresses. They are a courtesy: the list is shown without
-/// those that did not come in time.
-const PATIENCE: Duration = Duration::from_secs(8);
-
-/// Instances of one host that are asked about at once: most of a question is waiting for its answer.
-const SIDE_BY_SIDE: usize = 3;
 
 /// One instance as it is listed.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +30,14 @@ pub struct Line {
     pub name: String,
     /// Its state: running, off, crashed, paused, shutting-down, creating, changing, deleting, unseen.
     pub state: &'static str,
+    /// How it is, if it was seen.
+    pub health: Option<State>,
+    /// What it said to its probe last; empty if it was not asked.
+    pub said: String,
+    /// Since when it is so, as far as that is known.
+    pub health_since: Option<Timestamp>,
+    /// What it is protected from.
+    pub protection: Protection,
     /// Its host.
     pub host: Label,
     /// Its fault domain.
@@ -65,25 +67,31 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
     let now = ctx.world.clock.now();
-    let mut table = Table::new([
+    let probed = target.record.applied.health.probe != Probe::None;
+    let columns = [
         "ID",
         "NAME",
         "STATE",
+        "HEALTH",
         "HOST",
         "FAULT DOMAIN",
         "ADDRESS",
         "REVISION",
         "AGE",
-    ])
-    .right(0)
-    .right(6);
+    ];
+    // Without a probe health says no more than the state.
+    let shown = |column: &str| column != "HEALTH" || probed;
+    let heads: Vec<&str> = columns.into_iter().filter(|c| shown(c)).collect();
+    let revision_at = heads.len() - 2;
+    let mut table = Table::new(heads).right(0).right(revision_at);
     for line in &lines {
         let addresses: Vec<String> = line.addresses.iter().map(ToString::to_string).collect();
         let revision = line.revision.map_or_else(|| "-".to_owned(), |r| r.to_string());
-        table.row([
-            line.id.to_string(),
-            line.name.clone(),
-            line.state.to_owned(),
+        let mut row = vec![line.id.to_string(), line.name.clone(), line.state.to_owned()];
+        if probed {
+            row.push(health(line.health.unwrap_or(State::Unknown), &line.said));
+        }
+        row.extend([
             line.host.to_string(),
             line.fault_domain.to_string(),
             if addresses.is_empty() {
@@ -98,6 +106,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             },
             line.created_at.map_or_else(|| "-".to_owned(), |at| ago(at, now)),
         ]);
+        table.row(row);
     }
     ctx.table(&table);
     Ok(Exit::Converged)
@@ -106,8 +115,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 /// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and those hosts.
 pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
     let set = record.applied.clone();
-    let inventory = look(world, &set, record);
-    record.absorb(&inventory);
+    let inventory = look_closely(world, &set, record);
     let addresses = addresses(world, record, &inventory);
     let hash = &record.current().hash;
     let mut lines: Vec<Line> = Vec::new();
@@ -117,6 +125,13 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
                 id: instance.id,
                 name: instance_name(&set.name, instance.id),
                 state: state(instance),
+                health: Some(State::of(instance, record.vitals.get(&instance.id), &set.health)),
+                said: record
+                    .vitals
+                    .get(&instance.id)
+                    .map_or_else(String::new, |v| v.said.clone()),
+                health_since: record.vitals.get(&instance.id).map(|v| v.since),
+                protection: instance.meta.protection,
                 host: host.name.clone(),
                 fault_domain: instance.meta.fault_domain.clone(),
                 revision: Some(instance.meta.revision),
@@ -132,6 +147,10 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
                 id: *id,
                 name: instance_name(&set.name, *id),
                 state: "unseen",
+                health: Some(State::Unknown),
+                said: String::new(),
+                health_since: None,
+                protection: Protection::None,
                 host: known.host.clone(),
                 fault_domain: known.fault_domain.clone(),
                 revision: None,
@@ -149,6 +168,14 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
     (lines, unseen.collect())
 }
 
+/// How an instance is, with what it said last: "unhealthy (503 Service Unavailable)".
+pub fn health(state: State, said: &str) -> String {
+    if said.is_empty() || state == State::Healthy {
+        return state.to_string();
+    }
+    format!("{state} ({said})")
+}
+
 fn state(instance: &Instance) -> &'static str {
     match (instance.meta.phase, instance.power) {
         (Phase::Creating, _) => "creating",
@@ -162,25 +189,20 @@ fn state(instance: &Instance) -> &'static str {
     }
 }
 
-/// Addresses: those vmss assigned, else what each host finds out of its running instances, all hosts side by side.
-fn addresses(
-    world: &World,
-    record: &Record,
-    inventory: &crate::inventory::Inventory,
-) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+/// How long a host may take to tell all its instances' addresses. They are a courtesy: the list is shown without
+/// those that did not come in time.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Addresses: those vmss assigned, else what each host finds out of its running instances.
+fn addresses(world: &World, record: &Record, inventory: &Inventory) -> BTreeMap<InstanceId, Vec<IpAddr>> {
     let set = &record.applied;
     let mut found: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
     let mut questions = Vec::new();
     for host in &inventory.hosts {
         let mut ask: Vec<InstanceRef> = Vec::new();
         for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-            let assigned: Vec<IpAddr> = instance
-                .meta
-                .addresses
-                .iter()
-                .flatten()
-                .map(|a| IpAddr::V4(*a))
-                .collect();
+            let assigned = instance.meta.addresses.iter().flatten();
+            let assigned: Vec<IpAddr> = assigned.map(|a| IpAddr::V4(*a)).collect();
             if !assigned.is_empty() {
                 found.insert(instance.id, assigned);
             } else if instance.power == Power::Running {
@@ -193,25 +215,13 @@ fn addresses(
                 });
             }
         }
-        if let (false, Some(host)) = (ask.is_empty(), set.host(&host.name)) {
-            let open = world.hosts.host(host, &set.limits);
-            let share = ask.len().div_ceil(SIDE_BY_SIDE);
-            questions.extend(ask.chunks(share).map(|part| (Arc::clone(&open), part.to_vec())));
-        }
+        questions.extend(set.host(&host.name).map(|host| (host, ask)));
     }
-    // What is found is told as it comes, so that a guest that does not answer hides no other's address.
-    let told: Arc<Mutex<BTreeMap<InstanceId, Vec<IpAddr>>>> = Arc::default();
-    let sink = Arc::clone(&told);
-    ask_all(questions, PATIENCE, move |host, instances: Vec<InstanceRef>| {
-        for instance in &instances {
-            if let Ok(addresses) = host.addresses(instance) {
-                sink.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(instance.id, addresses);
-            }
-        }
-        Ok(())
-    });
-    found.append(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
+    found.append(&mut observe::addresses(
+        &*world.hosts,
+        &set.limits,
+        questions,
+        PATIENCE,
+    ));
     found
 }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::commands::{Context, short_path};
-use crate::converge::lease_key;
 use crate::error::{Exit, Result};
+use crate::lease::lease_key;
 use crate::names::Label;
 use crate::record::Life;
 use crate::ui::table::Table;

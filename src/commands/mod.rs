@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod check;
+pub mod cordon;
 pub mod create;
 pub mod delete;
 pub mod history;
@@ -9,20 +10,25 @@ pub mod host;
 pub mod image;
 pub mod instances;
 pub mod list;
+pub mod model;
 pub mod paper;
 pub mod plan;
+pub mod run;
 pub mod scale;
 pub mod show;
 pub mod state;
+pub mod upgrade;
+pub mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cli::{Command, Global, HostCommand, ImageCommand, OutputFormat, StateCommand};
-use crate::converge::{self, Ending, Held};
+use crate::cli::{Command, Global, HostCommand, ImageCommand, ModelCommand, OutputFormat, StateCommand};
+use crate::converge::{self, Ending};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::event::Listener;
+use crate::lease::{self, Held};
 use crate::model::Model;
 use crate::names::Label;
 use crate::record::Record;
@@ -41,7 +47,13 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Man { dir } => paper::man(ctx, dir.as_deref()),
         Command::Plan(args) => plan::run(ctx, args),
         Command::Create => create::run(ctx),
-        Command::Apply => apply::run(ctx),
+        Command::Apply(args) => apply::run(ctx, args),
+        Command::Upgrade(args) => upgrade::run(ctx, args),
+        Command::Model(ModelCommand::List) => model::list(ctx),
+        Command::Model(ModelCommand::Show { revision }) => model::show(ctx, *revision),
+        Command::Model(ModelCommand::Diff { from, to }) => model::diff(ctx, *from, *to),
+        Command::Run { all, interval } => run::run(ctx, *all, *interval),
+        Command::Wait { what, timeout } => wait::run(ctx, *what, *timeout),
         Command::Scale { capacity } => scale::run(ctx, *capacity),
         Command::Show => show::run(ctx),
         Command::Instances => instances::run(ctx),
@@ -51,6 +63,9 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
             abandon_unseen,
         } => delete::run(ctx, *keep_images, *abandon_unseen),
         Command::Host(HostCommand::List) => host::list(ctx),
+        Command::Host(HostCommand::Cordon { host }) => cordon::cordon(ctx, host),
+        Command::Host(HostCommand::Drain { host }) => cordon::drain(ctx, host),
+        Command::Host(HostCommand::Uncordon { host }) => cordon::uncordon(ctx, host),
         Command::Image(ImageCommand::List) => image::list(ctx),
         Command::Image(ImageCommand::Push) => image::push(ctx),
         Command::Image(ImageCommand::Prune) => image::prune(ctx),
@@ -174,7 +189,7 @@ impl Context<'_> {
     /// Takes the lease of `set`.
     pub fn hold(&self, store: &Arc<dyn Store>, set: &Label, doing: &str) -> Result<Held> {
         let wait = self.global.wait_lock.unwrap_or_default();
-        converge::hold(self.world, store, set, doing, wait, &self.listener)
+        lease::hold(self.world, store, set, doing, wait, &self.listener)
     }
 
     /// Runs the loop under a lease that is held, with an entry in the history.
@@ -253,8 +268,13 @@ impl Context<'_> {
 
     /// Says what the set is like after a run, and returns the exit code.
     pub fn conclude(&self, name: &Label, verb: &str, ending: &Ending) -> Exit {
-        crate::ui::outcome::tell(self, name, verb, ending);
-        ending.exit()
+        self.conclude_as(name, verb, ending, ending.exit())
+    }
+
+    /// As [`Self::conclude`], where the command asked for more than the set's capacity and `exit` says how that went.
+    pub fn conclude_as(&self, name: &Label, verb: &str, ending: &Ending, exit: Exit) -> Exit {
+        crate::ui::outcome::tell(self, name, verb, ending, exit);
+        exit
     }
 
     /// Says so if the definition is no longer what was applied.

@@ -25,16 +25,27 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     let mut record = match (store.get(&name)?, &definition) {
         (Some((record, _)), Some(set)) => {
             let keys = apply::changed_keys(&record.applied, set);
-            if !keys.is_empty() {
-                // The image is only looked at when the definition has changed: it may be large.
-                apply::refuse_model_change(&name, &record.current().model, &ctx.model(set)?)?;
+            let model = ctx.model(set)?;
+            let changes = record.current().model.changes(&model);
+            if !keys.is_empty() || !changes.is_empty() {
+                apply::allow(set, &record, &changes, None)?;
                 ctx.say(format!(
                     "note: planned as if {} were applied (vmss apply)",
-                    keys.join(", ")
+                    apply::named(&keys)
                 ));
+                for change in &changes {
+                    ctx.say(format!("  {}", apply::sentence(change)));
+                }
             }
-            let applied = set.clone();
-            crate::record::Record { applied, ..record }
+            let mut record = record;
+            apply::make_count(
+                &mut record,
+                set,
+                model,
+                ctx.world.clock.now(),
+                &ctx.world.env.who(),
+            );
+            record
         }
         (Some((record, _)), None) => record,
         (None, Some(set)) => {
@@ -59,6 +70,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     let set = record.applied.clone();
     let inventory = look(ctx.world, &set, &record);
     record.absorb(&inventory);
+    record.heed(&inventory, &set.health, ctx.world.clock.now());
     let forecast = forecast(Situation {
         set: &set,
         record: &record,

@@ -2,8 +2,9 @@
 
 use crate::cli::Change;
 use crate::commands::Context;
-use crate::converge::{amend, lease_key};
+use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
+use crate::lease::lease_key;
 use crate::record::Life;
 
 /// Scales to `change`.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::commands::Context;
-use crate::converge::{lease_key, look};
+use crate::converge::look;
 use crate::error::{Exit, Result};
 use crate::inventory::{Inventory, View};
+use crate::lease::lease_key;
 use crate::names::Label;
 use crate::plan::report::{Report, Verdict};
 use crate::plan::{Experience, Plan, Situation, plan};
@@ -51,7 +52,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let record = &target.record;
     let now = ctx.world.clock.now();
     let experience = Experience::default();
-    let Plan { steps, report } = plan(Situation {
+    let Plan { steps, report, .. } = plan(Situation {
         set: &set,
         record,
         inventory: &inventory,
@@ -145,7 +146,13 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     ctx.print("");
     let mut table = Table::new(["HOST", "FAULT DOMAIN", "INSTANCES", "STATE"]).right(2);
     for line in &document.hosts {
-        let state = if line.seen { "ok" } else { "not seen" };
+        let state = match record.cordons.get(&line.host) {
+            _ if !line.seen => "not seen",
+            Some(cordon) if cordon.drain && line.instances == 0 => "drained",
+            Some(cordon) if cordon.drain => "being drained",
+            Some(_) => "cordoned",
+            None => "ok",
+        };
         table.row([
             line.host.to_string(),
             line.fault_domain.to_string(),

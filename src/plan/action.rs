@@ -34,8 +34,41 @@ pub enum Action {
     },
     /// Make and start an instance.
     Create(Box<InstanceSpec>),
+    /// Change an instance in place to another revision.
+    Rework {
+        /// What it is to be: the same instance, of another model.
+        spec: Box<InstanceSpec>,
+        /// How much of it is changed.
+        how: Rework,
+        /// How long its guest may take to shut down.
+        #[serde(serialize_with = "seconds")]
+        shutdown: Duration,
+    },
     /// Start an instance that is off though it should run.
     Start(InstanceRef),
+    /// Shut an instance down and leave it off, on purpose.
+    Stop {
+        /// Which.
+        instance: InstanceRef,
+        /// How long its guest may take.
+        #[serde(serialize_with = "seconds")]
+        shutdown: Duration,
+    },
+    /// Shut an instance down and start it again, as it is.
+    Restart {
+        /// Which.
+        instance: InstanceRef,
+        /// How long its guest may take; zero switches it off at once.
+        #[serde(serialize_with = "seconds")]
+        shutdown: Duration,
+    },
+    /// Note what an instance is protected from.
+    Protect {
+        /// Which.
+        instance: InstanceRef,
+        /// From what.
+        protection: Protection,
+    },
     /// Shut an instance down and delete it with everything it owns.
     Delete {
         /// Which.
@@ -68,7 +101,12 @@ impl Action {
             Self::Delete { .. } => 0,
             Self::DeleteVolume { .. } => 1,
             Self::PushImage { .. } => 2,
-            Self::Create(_) | Self::Start(_) => 3,
+            Self::Create(_)
+            | Self::Start(_)
+            | Self::Rework { .. }
+            | Self::Stop { .. }
+            | Self::Restart { .. }
+            | Self::Protect { .. } => 3,
             Self::DeleteImage { .. } => 4,
         }
     }
@@ -79,6 +117,14 @@ impl Action {
             Self::PushImage { .. } => "push image",
             Self::Create(_) => "create",
             Self::Start(_) => "start",
+            Self::Rework { how, .. } => how.verb(),
+            Self::Stop { .. } => "stop",
+            Self::Restart { .. } => "restart",
+            Self::Protect {
+                protection: Protection::None,
+                ..
+            } => "unprotect",
+            Self::Protect { .. } => "protect",
             Self::Delete { .. } => "delete",
             Self::DeleteVolume { .. } => "delete volume",
             Self::DeleteImage { .. } => "delete image",
@@ -89,8 +135,12 @@ impl Action {
     pub fn subject(&self) -> String {
         match self {
             Self::PushImage { digest } | Self::DeleteImage { digest } => digest.short().to_owned(),
-            Self::Create(spec) => spec.name(),
-            Self::Start(instance) | Self::Delete { instance, .. } => instance.name.clone(),
+            Self::Create(spec) | Self::Rework { spec, .. } => spec.name(),
+            Self::Start(instance)
+            | Self::Stop { instance, .. }
+            | Self::Restart { instance, .. }
+            | Self::Protect { instance, .. }
+            | Self::Delete { instance, .. } => instance.name.clone(),
             Self::DeleteVolume { volume } => volume.clone(),
         }
     }
@@ -103,11 +153,26 @@ impl Action {
         }
     }
 
+    /// The instance whose guest begins anew by it, if one's does.
+    pub fn restarted(&self) -> Option<InstanceId> {
+        match self {
+            Self::Rework {
+                how: Rework::Live, ..
+            } => None,
+            Self::Create(_) | Self::Start(_) | Self::Rework { .. } | Self::Restart { .. } => self.instance(),
+            _ => None,
+        }
+    }
+
     /// The instance it concerns, if one.
     pub fn instance(&self) -> Option<InstanceId> {
         match self {
-            Self::Create(spec) => Some(spec.id),
-            Self::Start(i) | Self::Delete { instance: i, .. } => Some(i.id),
+            Self::Create(spec) | Self::Rework { spec, .. } => Some(spec.id),
+            Self::Start(i)
+            | Self::Stop { instance: i, .. }
+            | Self::Restart { instance: i, .. }
+            | Self::Protect { instance: i, .. }
+            | Self::Delete { instance: i, .. } => Some(i.id),
             _ => None,
         }
     }

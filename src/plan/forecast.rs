@@ -5,12 +5,14 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::inventory::{HostSeen, Instance, Inventory, Phase, Power, View};
+use crate::health::Sign;
+use crate::inventory::{Answer, HostSeen, Instance, Inventory, Phase, Power, View};
 use crate::model::{Clone as CloneMode, Model};
-use crate::names::Label;
+use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::report::Report;
 use crate::plan::{Plan, Situation, plan};
+use crate::record::Record;
 
 /// Every batch to the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,30 +23,68 @@ pub struct Forecast {
     pub end: Report,
 }
 
-/// More batches than any plan of this house makes: reaching it means that planning runs in a circle.
+/// More batches than any plan of this house makes, beside those of a rollout: reaching it means that planning runs in a
+/// circle.
 const MOST_BATCHES: usize = 100;
 
-/// Plans to the end, or to [`MOST_BATCHES`].
+/// Looks without a step that a rollout may take in a row: for its pauses, and until what is new has become healthy.
+const MOST_LOOKS: usize = 50;
+
+/// Plans to the end, or to a bound that no honest plan reaches. New instances are assumed to become healthy at once,
+/// and pauses to pass.
 pub fn forecast(s: Situation<'_>) -> Forecast {
     let mut record = s.record.clone();
     let mut inventory = s.inventory.clone();
+    let mut now = s.now;
     let mut batches = Vec::new();
+    let mut looks = 0;
+    let most = MOST_BATCHES + 4 * record.capacity as usize;
     loop {
-        let Plan { steps, report } = plan(Situation {
+        let Plan {
+            steps,
+            report,
+            rollout,
+            again,
+        } = plan(Situation {
             record: &record,
             inventory: &inventory,
+            now,
             ..s
         });
-        if steps.is_empty() || batches.len() == MOST_BATCHES {
+        let seen = record.rollout.clone();
+        let steered = rollout.is_some_and(|next| record.steer(seen.as_ref(), next));
+        let waits = again.is_some() || steered;
+        if steps.is_empty() && (!waits || looks == MOST_LOOKS) || batches.len() == most {
             return Forecast { batches, end: report };
         }
-        record.reserve(&steps);
-        obey(&mut inventory, &steps, |revision| {
-            record.revision(revision).map(|r| &r.model)
-        });
-        record.absorb(&inventory);
-        batches.push(steps);
+        if steps.is_empty() {
+            looks += 1;
+            now = again.unwrap_or(now).max(now);
+        } else {
+            looks = 0;
+            record.reserve(&steps, now);
+            obey(&mut inventory, &steps, |revision| {
+                record.revision(revision).map(|r| &r.model)
+            });
+            record.absorb(&inventory);
+            batches.push(steps);
+        }
+        get_well(&mut inventory, &record);
+        record.heed(&inventory, &s.set.health, now);
     }
+}
+
+/// What is starting answers well. What ails already is not assumed to mend by itself.
+fn get_well(inventory: &mut Inventory, record: &Record) {
+    let is_new = |id: &InstanceId| record.vitals.get(id).is_none_or(|v| v.sign == Sign::Starting);
+    let well = || Answer {
+        good: true,
+        said: "assumed".to_owned(),
+    };
+    inventory.answers = (inventory.instances())
+        .filter(|i| i.power == Power::Running && is_new(&i.id))
+        .map(|i| (i.id, well()))
+        .collect();
 }
 
 /// The inventory after `steps`, if every one of them succeeds.
@@ -69,9 +109,29 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                     appear(host, spec, model);
                 }
             }
-            Action::Start(instance) => {
-                if let Some(i) = host.instances.iter_mut().find(|i| i.id == instance.id) {
-                    i.power = Power::Running;
+            Action::Rework { spec, .. } => {
+                let old = host
+                    .instances
+                    .iter()
+                    .find(|i| i.uuid == spec.uuid)
+                    .map(|i| i.meta.revision);
+                if let (Some(to), Some(from)) = (model(spec.revision), old) {
+                    become_another(host, spec, model(from).unwrap_or(to), to);
+                }
+            }
+            Action::Start(instance) | Action::Restart { instance, .. } => {
+                if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
+                    (i.power, i.meta.stopped) = (Power::Running, false);
+                }
+            }
+            Action::Stop { instance, .. } => {
+                if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
+                    (i.power, i.meta.stopped) = (Power::Off, true);
+                }
+            }
+            Action::Protect { instance, protection } => {
+                if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
+                    i.meta.protection = *protection;
                 }
             }
             Action::Delete { instance, .. } => {
@@ -93,6 +153,22 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
             }
         }
     }
+}
+
+fn become_another(host: &mut HostSeen, spec: &InstanceSpec, from: &Model, to: &Model) {
+    let Some(instance) = host.instances.iter_mut().find(|i| i.uuid == spec.uuid) else {
+        return;
+    };
+    instance.power = Power::Running;
+    let meta = &mut instance.meta;
+    (meta.revision, meta.model_hash, meta.image, meta.phase) = (
+        spec.revision,
+        spec.model_hash.clone(),
+        spec.image.clone(),
+        Phase::Ready,
+    );
+    host.used_memory = host.used_memory.saturating_sub(from.memory) + to.memory;
+    host.used_vcpus = host.used_vcpus.saturating_sub(from.vcpus) + to.vcpus;
 }
 
 fn appear(host: &mut HostSeen, spec: &InstanceSpec, model: &Model) {

@@ -4,16 +4,22 @@
 //! batch; the next comes from the next observation, so a `kill -9` at any moment needs no recovery code.
 
 pub mod action;
+mod change;
+mod drain;
+mod fleet;
 pub mod forecast;
 pub mod placement;
 pub mod report;
 mod scale_in;
 mod sweep;
+mod upgrade;
 
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,12 +27,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::inventory::{Inventory, Phase, Power};
+use crate::inventory::Inventory;
 use crate::model::ImageDigest;
-use crate::names::{InstanceId, Label, instance_name};
-use crate::plan::action::{Action, InstanceRef, Step};
+use crate::names::{InstanceId, Label};
+use crate::plan::action::{Action, Step};
+pub(crate) use crate::plan::fleet::{Fleet, Member, reference};
 use crate::plan::report::{Report, Wait};
 use crate::record::{Life, Record};
+use crate::rollout::Rollout;
 use crate::scaleset::ScaleSet;
 
 /// Everything a plan is made from.
@@ -110,6 +118,12 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// How the set stands, and what is waited for.
     pub report: Report,
+    /// The rollout as it is from now on, if that is another than the record's: to be written down before the steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// When to look again though there are no steps: something is waited for that comes by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<Timestamp>,
 }
 
 /// Makes the next batch.
@@ -124,11 +138,15 @@ pub fn plan(s: Situation<'_>) -> Plan {
         });
         return Plan {
             steps,
-            report: fleet.report(s, waits),
+            report: fleet.report(s, 0, waits),
+            rollout: None,
+            again: None,
         };
     }
 
     sweep::half_made(s, &mut steps);
+    let mut turn = upgrade::Turn::default();
+    let mut surplus = 0;
     match s.record.life {
         Life::Deleting => {
             for member in &fleet.members {
@@ -137,29 +155,87 @@ pub fn plan(s: Situation<'_>) -> Plan {
             sweep::images(s, &mut steps);
         }
         Life::Wanted => {
+            surplus = upgrade::surplus(s.record.rollout.as_ref(), &fleet);
             fleet.start_the_idle(s, &mut steps, &mut waits);
-            let seen = fleet.members.len();
-            let wanted = s.record.capacity as usize;
-            let counted = seen + fleet.absent.len();
-            if counted < wanted {
-                let why = format!("capacity is {wanted}, {} there", are(counted));
-                placement::scale_out(s, &fleet, wanted - counted, why.into(), &mut steps, &mut waits);
-            } else if seen > wanted {
-                let why: Arc<str> = format!("capacity is {wanted}, {} there", are(seen)).into();
-                let victims = scale_in::victims(s, &fleet, seen - wanted);
-                // What goes is not started first.
-                let going: HashSet<InstanceId> = victims.iter().map(|v| v.id).collect();
-                steps.retain(|step| step.action.instance().is_none_or(|id| !going.contains(&id)));
-                steps.extend(victims.iter().map(|victim| victim.delete(s, why.clone())));
-            }
+            let drain = drain::Drain::of(s, &fleet, surplus);
+            surplus += drain.ahead();
+            let victims = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
+            turn = upgrade::advance(s, &fleet, steps.is_empty());
+            let settled = steps.is_empty() && turn.steps.is_empty();
+            let drained = drain.advance(settled, &mut steps, &mut waits);
+            turn.again = [turn.again, drained].into_iter().flatten().min();
+            // An instance that goes is not changed first, and needs none in its place.
+            turn.steps
+                .retain(|step| step.action.instance().is_none_or(|id| !victims.contains(&id)));
+            forget_victims(s, &mut turn, &victims);
+            steps.append(&mut turn.steps);
+            waits.append(&mut turn.waits);
         }
     }
+    fleet.finish_changes(s, &mut steps);
     sweep::volumes(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     sort(s, &mut steps);
     Plan {
         steps,
-        report: fleet.report(s, waits),
+        report: fleet.report(s, surplus, waits),
+        rollout: turn.rollout,
+        again: turn.again,
+    }
+}
+
+/// Makes as many instances as capacity wants, or deletes as many as are too many. `surplus` of those there are a
+/// rollout's business. Returns those that are deleted.
+fn meet_capacity(
+    s: Situation<'_>,
+    fleet: &Fleet<'_>,
+    surplus: isize,
+    steps: &mut Vec<Step>,
+    waits: &mut Vec<Wait>,
+) -> HashSet<InstanceId> {
+    let seen = fleet.members.len().saturating_add_signed(-surplus);
+    let wanted = s.record.capacity as usize;
+    let counted = seen + fleet.absent.len();
+    if counted < wanted {
+        let order = placement::Order {
+            revision: s.record.current(),
+            count: wanted - counted,
+            within: None,
+            why: format!("capacity is {wanted}, {} there", are(counted)).into(),
+        };
+        placement::scale_out(s, fleet, &order, steps, waits);
+        return HashSet::new();
+    }
+    if seen <= wanted {
+        return HashSet::new();
+    }
+    let why: Arc<str> = format!("capacity is {wanted}, {} there", are(seen)).into();
+    let victims = match scale_in::victims(s, fleet, seen - wanted) {
+        Ok(victims) => victims,
+        Err(wait) => {
+            waits.push(wait);
+            return HashSet::new();
+        }
+    };
+    // What goes is not started first.
+    let going: HashSet<InstanceId> = victims.iter().map(|v| v.id).collect();
+    steps.retain(|step| step.action.instance().is_none_or(|id| !going.contains(&id)));
+    steps.extend(victims.iter().map(|victim| victim.delete(s, why.clone())));
+    going
+}
+
+/// Takes instances that scale in deletes out of the batch under way: nobody needs to take their place.
+fn forget_victims(s: Situation<'_>, turn: &mut upgrade::Turn, victims: &HashSet<InstanceId>) {
+    let Some(mut rollout) = turn.rollout.clone().or_else(|| s.record.rollout.clone()) else {
+        return;
+    };
+    let Some(batch) = rollout.batch.as_mut().filter(|_| !victims.is_empty()) else {
+        return;
+    };
+    let before = batch.instances.len();
+    batch.instances.retain(|id| !victims.contains(id));
+    if batch.instances.len() != before {
+        turn.rollout = Some(rollout);
     }
 }
 
@@ -212,164 +288,4 @@ fn sort(s: Situation<'_>, steps: &mut [Step]) {
             subject,
         )
     });
-}
-
-/// An instance that was seen, whole and of this store.
-#[derive(Clone, Debug)]
-pub(crate) struct Member<'a> {
-    pub id: InstanceId,
-    pub host: &'a Label,
-    /// Index of its fault domain in the set.
-    pub domain: usize,
-    pub instance: &'a crate::inventory::Instance,
-}
-
-impl Member<'_> {
-    fn reference(&self, s: Situation<'_>) -> InstanceRef {
-        reference(s, self.instance)
-    }
-
-    fn delete(&self, s: Situation<'_>, why: Arc<str>) -> Step {
-        let running = self.instance.power == Power::Running;
-        let shutdown = if running {
-            s.set.scale_in.shutdown
-        } else {
-            std::time::Duration::ZERO
-        };
-        Step {
-            host: self.host.clone(),
-            action: Action::Delete {
-                instance: self.reference(s),
-                shutdown,
-            },
-            why,
-        }
-    }
-}
-
-pub(crate) fn reference(s: Situation<'_>, instance: &crate::inventory::Instance) -> InstanceRef {
-    InstanceRef {
-        set: s.set.name.clone(),
-        store: s.record.store,
-        id: instance.id,
-        name: instance_name(&s.set.name, instance.id),
-        uuid: instance.uuid,
-    }
-}
-
-/// The set's instances, sorted out.
-pub(crate) struct Fleet<'a> {
-    /// Seen and whole, by id.
-    pub members: Vec<Member<'a>>,
-    /// Known to exist on hosts that could not be seen: id and index of the fault domain, if the set still has it.
-    pub absent: Vec<(InstanceId, Option<usize>)>,
-    /// Other stores that manage instances of this name.
-    pub others: BTreeSet<crate::names::StoreId>,
-}
-
-impl<'a> Fleet<'a> {
-    pub fn of(s: Situation<'a>) -> Self {
-        let domain_of_host: BTreeMap<&Label, usize> = (s.set.fault_domains.iter().enumerate())
-            .flat_map(|(i, d)| d.hosts.iter().map(move |h| (&h.name, i)))
-            .collect();
-        let mut members = Vec::new();
-        let mut others = BTreeSet::new();
-        for host in &s.inventory.hosts {
-            for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-                if instance.meta.store != s.record.store {
-                    others.insert(instance.meta.store);
-                } else if instance.meta.phase == Phase::Ready
-                    && let Some(&domain) = domain_of_host.get(&host.name)
-                {
-                    members.push(Member {
-                        id: instance.id,
-                        host: &host.name,
-                        domain,
-                        instance,
-                    });
-                }
-            }
-        }
-        members.sort_unstable_by(|a, b| (a.id, a.host).cmp(&(b.id, b.host)));
-        let seen = s.inventory.seen_hosts();
-        let absent = (s.record.known.iter())
-            .filter(|(_, k)| k.confirmed && !seen.contains(&k.host))
-            .map(|(id, k)| {
-                (
-                    *id,
-                    s.set.fault_domains.iter().position(|d| d.name == k.fault_domain),
-                )
-            })
-            .collect();
-        Self {
-            members,
-            absent,
-            others,
-        }
-    }
-
-    /// Instances per fault domain, those out of sight included: a host that does not answer is not a dead host.
-    pub fn per_domain(&self, s: Situation<'_>) -> Vec<usize> {
-        let mut counts = vec![0; s.set.fault_domains.len()];
-        for member in &self.members {
-            counts[member.domain] += 1;
-        }
-        for domain in self.absent.iter().filter_map(|(_, d)| *d) {
-            counts[domain] += 1;
-        }
-        counts
-    }
-
-    fn unseen_waits(&self, s: Situation<'_>) -> Vec<Wait> {
-        let mut waits: Vec<Wait> = (s.inventory.hosts.iter())
-            .filter_map(|host| match &host.view {
-                crate::inventory::View::Unseen { reason } => Some((host, reason)),
-                crate::inventory::View::Seen(_) => None,
-            })
-            .map(|(host, reason)| Wait::HostUnseen {
-                host: host.name.clone(),
-                reason: reason.clone(),
-                instances: (s.record.known.iter())
-                    .filter(|(_, k)| k.confirmed && k.host == host.name)
-                    .map(|(id, _)| *id)
-                    .collect(),
-            })
-            .collect();
-        waits.sort_by_key(|w| match w {
-            Wait::HostUnseen { host, .. } => s.set.hosts().position(|(_, h)| &h.name == host),
-            _ => None,
-        });
-        waits
-    }
-
-    /// An instance that is off or crashed though nobody stopped it on purpose is started; a paused one is left to
-    /// its operator, since whatever paused it (an I/O error, a person) is still there.
-    fn start_the_idle(&self, s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
-        for member in &self.members {
-            match member.instance.power {
-                Power::Running | Power::ShuttingDown => {}
-                Power::Off | Power::Crashed => steps.push(Step {
-                    host: member.host.clone(),
-                    action: Action::Start(member.reference(s)),
-                    why: match member.instance.power {
-                        Power::Crashed => "it has crashed".into(),
-                        _ => "it is off".into(),
-                    },
-                }),
-                Power::Paused => waits.push(Wait::Paused {
-                    instance: member.id,
-                    host: member.host.clone(),
-                }),
-            }
-        }
-    }
-
-    fn report(&self, s: Situation<'_>, waits: Vec<Wait>) -> Report {
-        let running = self
-            .members
-            .iter()
-            .filter(|m| m.instance.power == Power::Running)
-            .count();
-        Report::new(s, running, self.members.len(), self.absent.len(), waits)
-    }
 }

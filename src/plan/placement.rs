@@ -16,6 +16,7 @@ use crate::names::{InstanceId, Label, instance_uuid, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::report::Wait;
 use crate::plan::{Fleet, Situation};
+use crate::record::Revision;
 use crate::scaleset::{Placement, Spread};
 use crate::units::Bytes;
 
@@ -112,29 +113,53 @@ struct Rack<'a> {
     heap: BinaryHeap<Reverse<(u64, usize)>>,
 }
 
-/// Chooses hosts for `count` instances: index of domain and name of host for each, in order of choice. With strict
-/// spread it is all or nothing; with best effort, as many as there is room for.
+/// What is to be placed.
+#[derive(Clone, Debug)]
+pub(crate) struct Order<'a> {
+    /// What it is made of.
+    pub revision: &'a Revision,
+    /// How many.
+    pub count: usize,
+    /// The only fault domain it may go to, by its index: one instance takes the place of another there.
+    pub within: Option<usize>,
+    /// Why, for the steps.
+    pub why: Arc<str>,
+}
+
+/// Chooses hosts: index of domain and name of host for each instance, in order of choice. With strict spread it is all or
+/// nothing, unless the domain is given; with best effort, as many as there is room for.
 pub(crate) fn choose<'a>(
     s: Situation<'a>,
     counts: &[usize],
-    count: usize,
+    order: &Order<'_>,
 ) -> (Vec<(usize, &'a Label)>, Option<Wait>) {
-    let model = &s.record.current().model;
+    let model = &order.revision.model;
+    let count = order.count;
     let rules = &s.set.placement;
+    // One that takes another's place makes nothing less even.
+    let strict = rules.spread == Spread::Strict && order.within.is_none();
     let mut reasons: Vec<(Label, String)> = Vec::new();
     let mut racks: Vec<Rack<'a>> = Vec::with_capacity(s.set.fault_domains.len());
     let views: std::collections::HashMap<&Label, &crate::inventory::HostView> =
         s.inventory.hosts.iter().map(|h| (&h.name, h)).collect();
-    for domain in &s.set.fault_domains {
+    for (index, domain) in s.set.fault_domains.iter().enumerate() {
         let mut rack = Rack {
             hosts: Vec::new(),
             heap: BinaryHeap::new(),
         };
-        for host in &domain.hosts {
+        let hosts = domain
+            .hosts
+            .iter()
+            .filter(|_| order.within.is_none_or(|only| only == index));
+        for host in hosts {
             let Some(seen) = views.get(&host.name).and_then(|h| h.seen()) else {
                 reasons.push((host.name.clone(), "not seen".to_owned()));
                 continue;
             };
+            if let Some(cordon) = s.record.cordons.get(&host.name) {
+                reasons.push((host.name.clone(), format!("cordoned by {}", cordon.by)));
+                continue;
+            }
             if s.experience.shunned.contains_key(&host.name) {
                 reasons.push((host.name.clone(), "failed in this run".to_owned()));
                 continue;
@@ -180,7 +205,7 @@ pub(crate) fn choose<'a>(
         let Some(Reverse((have, domain))) = open.pop() else {
             break;
         };
-        if rules.spread == Spread::Strict
+        if strict
             && let Some((least, full)) = at_floor
             && have + 1 > least + rules.max_skew as usize
         {
@@ -220,7 +245,7 @@ pub(crate) fn choose<'a>(
     if missing == 0 {
         return (chosen, None);
     }
-    if rules.spread == Spread::Strict {
+    if strict {
         chosen.clear();
     }
     (
@@ -236,12 +261,11 @@ pub(crate) fn choose<'a>(
 pub(crate) fn scale_out(
     s: Situation<'_>,
     fleet: &Fleet<'_>,
-    count: usize,
-    why: Arc<str>,
+    order: &Order<'_>,
     steps: &mut Vec<Step>,
     waits: &mut Vec<Wait>,
 ) {
-    let (chosen, wait) = choose(s, &fleet.per_domain(s), count);
+    let (chosen, wait) = choose(s, &fleet.per_domain(s), order);
     if wait.is_some() {
         waits.extend(
             (s.experience.shunned.iter()).map(|(host, error)| Wait::HostShunned {
@@ -252,10 +276,14 @@ pub(crate) fn scale_out(
     }
     waits.extend(wait);
 
-    let revision = s.record.current();
-    let mut ids = free_ids(s);
-    let mut addresses = FreeAddresses::of(s);
-    let mut sent = BTreeSet::new();
+    let revision = order.revision;
+    let mut ids = free_ids(s, steps);
+    let mut addresses = FreeAddresses::of(s, revision, steps);
+    let digest = &revision.model.image.digest;
+    let mut sent: BTreeSet<Label> = (steps.iter())
+        .filter(|step| matches!(&step.action, Action::PushImage { digest: d } if d == digest))
+        .map(|step| step.host.clone())
+        .collect();
     steps.reserve(chosen.len());
     for (placed, (domain, host)) in chosen.iter().enumerate() {
         let addresses = match addresses.next() {
@@ -268,8 +296,7 @@ pub(crate) fn scale_out(
                 break;
             }
         };
-        let digest = &revision.model.image.digest;
-        if sent.insert(*host)
+        if sent.insert((*host).clone())
             && let Some(seen) = s.inventory.host(host).and_then(|h| h.seen())
             && !seen.bases.contains(digest)
         {
@@ -302,20 +329,24 @@ pub(crate) fn scale_out(
         steps.push(Step {
             host: (*host).clone(),
             action: Action::Create(Box::new(spec)),
-            why: why.clone(),
+            why: order.why.clone(),
         });
     }
 }
 
-/// Ids from the record's next one upwards, without those that somebody else's domain has for a name.
-fn free_ids(s: Situation<'_>) -> impl Iterator<Item = InstanceId> {
+/// Ids from the record's next one upwards, without those of `steps` and those that somebody else's domain has for a name.
+fn free_ids(s: Situation<'_>, steps: &[Step]) -> impl Iterator<Item = InstanceId> + use<> {
+    let taken = steps
+        .iter()
+        .filter_map(|step| step.action.created())
+        .map(|spec| spec.id.0 + 1)
+        .max();
+    let first = s.record.next_id.0.max(taken.unwrap_or(0));
     let foreign: HashSet<InstanceId> = (s.inventory.hosts.iter())
         .filter_map(|h| h.seen())
         .flat_map(|h| h.foreign.iter().copied())
         .collect();
-    (s.record.next_id.0..)
-        .map(InstanceId)
-        .filter(move |id| !foreign.contains(id))
+    (first..).map(InstanceId).filter(move |id| !foreign.contains(id))
 }
 
 /// Addresses that no instance has, one set for each new instance.
@@ -324,8 +355,8 @@ struct FreeAddresses {
 }
 
 impl FreeAddresses {
-    fn of(s: Situation<'_>) -> Self {
-        let networks = &s.record.current().model.networks;
+    fn of(s: Situation<'_>, revision: &Revision, steps: &[Step]) -> Self {
+        let networks = &revision.model.networks;
         let mut taken: HashSet<Ipv4Addr> = HashSet::new();
         if networks.iter().any(|n| n.addresses.is_some()) {
             taken.extend(s.record.known.values().flat_map(|k| k.addresses.iter().flatten()));
@@ -334,6 +365,8 @@ impl FreeAddresses {
                     .instances()
                     .flat_map(|i| i.meta.addresses.iter().flatten()),
             );
+            let planned = steps.iter().filter_map(|step| step.action.created());
+            taken.extend(planned.flat_map(|spec| spec.addresses.iter().flatten()));
         }
         let taken = Arc::new(taken);
         let nics =

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::health::State;
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::Situation;
 use crate::record::Life;
@@ -15,14 +17,52 @@ pub struct Report {
     pub wanted: usize,
     /// Instances seen running.
     pub running: usize,
+    /// Instances that are off on purpose: they count, and need not run.
+    pub stopped: usize,
+    /// Instances seen healthy; without a probe, those that run.
+    pub healthy: usize,
     /// Instances seen, running or not.
     pub seen: usize,
+    /// Instances above capacity that are a rollout's.
+    pub surplus: usize,
     /// Instances on hosts that could not be seen.
     pub unseen: usize,
     /// Whether not one host could be seen.
     pub blind: bool,
     /// What could not be done, and what it waits on.
     pub waits: Vec<Wait>,
+}
+
+/// Instances by how they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub running: usize,
+    pub stopped: usize,
+    pub healthy: usize,
+    pub seen: usize,
+    pub unseen: usize,
+    pub surplus: usize,
+}
+
+/// An instance that is not healthy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ailing {
+    /// Which.
+    pub instance: InstanceId,
+    /// How it is.
+    pub state: State,
+    /// What it said to its probe last; empty if nothing.
+    pub said: String,
+}
+
+impl fmt::Display for Ailing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance {} is {}", self.instance, self.state)?;
+        if self.said.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.said)
+    }
 }
 
 /// How a run ends when there is nothing left to do.
@@ -40,13 +80,7 @@ pub enum Verdict {
 }
 
 impl Report {
-    pub(crate) fn new(
-        s: Situation<'_>,
-        running: usize,
-        seen: usize,
-        unseen: usize,
-        waits: Vec<Wait>,
-    ) -> Self {
+    pub(crate) fn new(s: Situation<'_>, counts: Counts, waits: Vec<Wait>) -> Self {
         let wanted = if s.record.life == Life::Deleting {
             0
         } else {
@@ -56,9 +90,12 @@ impl Report {
         Self {
             blind,
             wanted,
-            running,
-            seen,
-            unseen,
+            running: counts.running,
+            stopped: counts.stopped,
+            healthy: counts.healthy,
+            seen: counts.seen,
+            unseen: counts.unseen,
+            surplus: counts.surplus,
             waits,
         }
     }
@@ -67,7 +104,8 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         let has = |f: fn(&Wait) -> bool| self.waits.iter().any(f);
         // As many run as are wanted, and no more are left, not even out of sight.
-        let met = self.running >= self.wanted && self.seen + self.unseen <= self.wanted;
+        let met = self.running + self.stopped >= self.wanted
+            && self.seen + self.unseen <= self.wanted + self.surplus;
         if has(|w| matches!(w, Wait::OtherStore { .. })) {
             Verdict::Blocked
         } else if has(|w| matches!(w, Wait::Failed { .. })) {
@@ -82,7 +120,10 @@ impl Report {
         } else if has(|w| {
             matches!(
                 w,
-                Wait::NoRoom { .. } | Wait::StrictSpread { .. } | Wait::NoAddress { .. }
+                Wait::NoRoom { .. }
+                    | Wait::StrictSpread { .. }
+                    | Wait::NoAddress { .. }
+                    | Wait::Protected { .. }
             )
         }) {
             Verdict::Blocked
@@ -155,6 +196,73 @@ pub enum Wait {
         /// What was said.
         error: String,
     },
+    /// More instances are protected from scale-in than capacity leaves room for: none is taken.
+    Protected {
+        /// How many are too many.
+        surplus: usize,
+        /// The protected ones.
+        instances: Vec<InstanceId>,
+    },
+    /// The rollout waits for `upgrade resume`.
+    RolloutPaused {
+        /// Who paused it.
+        by: String,
+    },
+    /// The rollout has failed and waits for a decision.
+    RolloutStopped {
+        /// Why.
+        reason: String,
+    },
+    /// Instances of the batch under way are not healthy yet.
+    BatchHealth {
+        /// The batch.
+        batch: u32,
+        /// Those that are waited for.
+        instances: Vec<Ailing>,
+    },
+    /// Instances of the batch under way are on hosts that can't be seen.
+    BatchUnseen {
+        /// The batch.
+        batch: u32,
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Outdated instances are on hosts that can't be seen: the rollout goes on when they are back.
+    RolloutUnseen {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// One more may only be taken away when more are healthy.
+    HealthBudget {
+        /// How many are.
+        healthy: usize,
+        /// How many must be.
+        needed: usize,
+    },
+    /// Before the next batch it must be known how these are.
+    Settling {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// `upgrade.pause` between two batches.
+    PauseBetweenBatches {
+        /// When it is over.
+        until: Timestamp,
+    },
+    /// Outdated instances that are protected from everything, or stopped.
+    Unwilling {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Until when they are waited for; `None`: they are left as they are.
+        until: Option<Timestamp>,
+    },
+    /// Instances on a host that is being drained are protected from everything, or stopped: they stay.
+    Undrainable {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// A host is drained when the rollout has ended.
+    DrainAfterRollout,
     /// An instance is paused.
     Paused {
         /// Which.
@@ -240,6 +348,65 @@ impl fmt::Display for Wait {
                     "{verb} {subject} on {host} failed and is not tried again in this run: {error}"
                 )
             }
+            Self::Protected { surplus, instances } => write!(
+                f,
+                "{surplus} too many, but instances {} are protected from scale-in: none is taken",
+                list(instances)
+            ),
+            Self::RolloutPaused { by } => write!(f, "the rollout is paused by {by}"),
+            Self::RolloutStopped { reason } => write!(f, "the rollout has stopped: {reason}"),
+            Self::BatchHealth { batch, instances } => {
+                write!(
+                    f,
+                    "rollout batch {batch} waits until it is healthy: {}",
+                    list(instances)
+                )
+            }
+            Self::BatchUnseen { batch, instances } => write!(
+                f,
+                "rollout batch {batch} waits for instances {} on hosts that can't be seen",
+                list(instances)
+            ),
+            Self::RolloutUnseen { instances } => write!(
+                f,
+                "the rollout waits for instances {} on hosts that can't be seen",
+                list(instances)
+            ),
+            Self::HealthBudget { healthy, needed } => write!(
+                f,
+                "the health budget: {healthy} are healthy, and another may be taken away when {needed} are"
+            ),
+            Self::Settling { instances } => {
+                write!(
+                    f,
+                    "the next batch waits until it is known how these are: {}",
+                    list(instances)
+                )
+            }
+            Self::PauseBetweenBatches { until } => {
+                write!(
+                    f,
+                    "the pause between batches ends at {}",
+                    until.strftime("%H:%M:%SZ")
+                )
+            }
+            Self::Unwilling { instances, until } => {
+                write!(
+                    f,
+                    "outdated instances {} are protected or stopped and ",
+                    list(instances)
+                )?;
+                match until {
+                    Some(until) => write!(f, "are waited for until {}", until.strftime("%H:%M:%SZ")),
+                    None => write!(f, "stay as they are"),
+                }
+            }
+            Self::Undrainable { instances } => write!(
+                f,
+                "instances {} are on a host that is being drained and are protected or stopped: they stay",
+                list(instances)
+            ),
+            Self::DrainAfterRollout => write!(f, "the host is drained when the rollout has ended"),
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \

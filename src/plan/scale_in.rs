@@ -1,4 +1,5 @@
-//! Scale in: which instances go. Balance first, then outdated ones, then those that do not run, then the policy.
+//! Scale in: which instances go. What is to leave its host anyway, then balance, then outdated ones, then those that do not
+//! run, then the policy.
 //!
 //! Azure's order; the test vectors are its published examples.
 
@@ -7,8 +8,10 @@ use std::collections::BinaryHeap;
 
 use jiff::Timestamp;
 
-use crate::inventory::Power;
-use crate::plan::{Fleet, Member, Situation};
+use crate::inventory::{Power, Protection};
+use crate::names::InstanceId;
+use crate::plan::report::Wait;
+use crate::plan::{Fleet, Member, Situation, drain};
 use crate::scaleset::ScaleInPolicy;
 
 /// Who goes first: the smallest key.
@@ -30,14 +33,34 @@ fn key(s: Situation<'_>, member: &Member<'_>) -> Key {
     };
     let current = member.instance.meta.model_hash == s.record.current().hash;
     let running = member.instance.power == Power::Running;
-    // `false` sorts first: outdated before current, idle before running.
-    (current, running, order)
+    // `false` sorts first: outdated before current, broken and idle before the rest.
+    (current, running && !member.state.is_bad(), order)
 }
 
 /// `count` instances to delete, in the order in which they are chosen.
-pub(super) fn victims<'f, 'a>(s: Situation<'a>, fleet: &'f Fleet<'a>, count: usize) -> Vec<&'f Member<'a>> {
+///
+/// # Errors
+/// Too few are left that are not protected: then none is taken.
+pub(super) fn victims<'f, 'a>(
+    s: Situation<'a>,
+    fleet: &'f Fleet<'a>,
+    count: usize,
+) -> Result<Vec<&'f Member<'a>>, Wait> {
+    let is_protected = |m: &&Member<'_>| m.instance.meta.protection != Protection::None;
+    let protected: Vec<InstanceId> = fleet.members.iter().filter(is_protected).map(|m| m.id).collect();
+    if fleet.members.len() - protected.len() < count {
+        return Err(Wait::Protected {
+            surplus: count,
+            instances: protected,
+        });
+    }
+    let (mut leaving, rest): (Vec<_>, Vec<_>) =
+        (fleet.members.iter().filter(|m| !is_protected(m))).partition(|m| drain::is_leaving(s, m));
+    leaving.sort_unstable_by_key(|m| key(s, m));
+    leaving.truncate(count);
+    let mut victims = leaving;
     let mut domains: Vec<Vec<(Key, &Member<'_>)>> = vec![Vec::new(); s.set.fault_domains.len()];
-    for member in &fleet.members {
+    for member in rest {
         domains[member.domain].push((key(s, member), member));
     }
     for domain in &mut domains {
@@ -48,7 +71,6 @@ pub(super) fn victims<'f, 'a>(s: Situation<'a>, fleet: &'f Fleet<'a>, count: usi
     let mut heap: BinaryHeap<(usize, Reverse<Key>, usize)> = (domains.iter().enumerate())
         .filter_map(|(i, d)| d.last().map(|(key, _)| (counts[i], Reverse(*key), i)))
         .collect();
-    let mut victims = Vec::with_capacity(count);
     while victims.len() < count {
         let Some((have, _, i)) = heap.pop() else { break };
         victims.extend(domains[i].pop().map(|(_, member)| member));
@@ -56,5 +78,5 @@ pub(super) fn victims<'f, 'a>(s: Situation<'a>, fleet: &'f Fleet<'a>, count: usi
             heap.push((have - 1, Reverse(*key), i));
         }
     }
-    victims
+    Ok(victims)
 }

@@ -95,10 +95,7 @@ pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
         return;
     }
     for (host, seen) in seen_hosts(s) {
-        let mut digests: Vec<_> = s.record.models.iter().map(|r| &r.model.image.digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        for digest in digests {
+        for digest in s.record.images() {
             let kept = s.experience.kept_images.contains(&(host.clone(), digest.clone()));
             let there = seen.bases.contains(digest) || seen.remains.contains(digest);
             if there && !kept {

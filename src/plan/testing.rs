@@ -105,6 +105,11 @@ impl Scene {
             capacity: 0,
             life: Life::Wanted,
             keep_images: false,
+            current: None,
+            rollout: None,
+            cordons: std::collections::BTreeMap::new(),
+            former_images: BTreeSet::new(),
+            vitals: BTreeMap::new(),
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,
@@ -123,6 +128,7 @@ impl Scene {
         });
         let inventory = Inventory {
             hosts: hosts.collect(),
+            answers: BTreeMap::new(),
         };
         Self {
             set,

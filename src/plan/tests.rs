@@ -9,14 +9,14 @@ use proptest::test_runner::FileFailurePersistence;
 
 use super::action::Action;
 use super::forecast::forecast;
-use super::placement::{choose, room};
+use super::placement::{Order, choose, room};
 use super::report::{Verdict, Wait};
-use super::testing::{OTHER_STORE, Scene, label, model};
+use super::testing::{OTHER_STORE, Scene, at, label, model};
 use super::{Experience, Fleet, Lesson, Plan};
-use crate::inventory::{Phase, Power};
-use crate::model::Clone as CloneMode;
+use crate::inventory::{Phase, Power, Protection};
+use crate::model::{Clone as CloneMode, ImageDigest};
 use crate::names::InstanceId;
-use crate::record::Life;
+use crate::record::{Cordon, Life};
 use crate::scaleset::{ScaleInPolicy, Spread};
 use crate::units::Bytes;
 
@@ -83,6 +83,7 @@ fn azure(policy: ScaleInPolicy) -> Vec<u64> {
     scene.absorb();
     let s = scene.situation();
     super::scale_in::victims(s, &Fleet::of(s), 6)
+        .unwrap()
         .iter()
         .map(|m| m.id.0)
         .collect()
@@ -111,6 +112,7 @@ fn scale_in_takes_outdated_then_idle_before_the_policy() {
     scene.absorb();
     let s = scene.situation();
     let order: Vec<u64> = super::scale_in::victims(s, &Fleet::of(s), 3)
+        .unwrap()
         .iter()
         .map(|m| m.id.0)
         .collect();
@@ -121,6 +123,38 @@ fn scale_in_takes_outdated_then_idle_before_the_policy() {
         "an instance that goes is not started first: {:?}",
         lines(&plan)
     );
+}
+
+#[test]
+fn protected_instances_are_never_chosen_and_too_few_others_change_nothing() {
+    let mut scene = Scene::new(&[1]);
+    for id in 1..=3 {
+        scene.add("d0h0", id);
+    }
+    scene.host("d0h0").instances[2].meta.protection = Protection::ScaleIn;
+    scene.host("d0h0").instances[1].meta.protection = Protection::All;
+    scene.record.capacity = 2;
+    assert_eq!(lines(&scene.plan()), ["d0h0 delete web-1"]);
+    scene.record.capacity = 1;
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
+    assert_eq!(plan.report.verdict(), Verdict::Blocked);
+    assert_eq!(
+        plan.report.waits[0].to_string(),
+        "2 too many, but instances 2, 3 are protected from scale-in: none is taken"
+    );
+}
+
+#[test]
+fn an_instance_that_was_stopped_on_purpose_is_left_off_and_counted() {
+    let mut scene = Scene::new(&[1]);
+    scene.record.capacity = 2;
+    scene.add("d0h0", 1);
+    let stopped = scene.add("d0h0", 2);
+    (stopped.power, stopped.meta.stopped) = (Power::Off, true);
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
+    assert_eq!(plan.report.verdict(), Verdict::Converged);
 }
 
 #[test]
@@ -221,7 +255,7 @@ fn an_instance_that_was_only_about_to_be_made_on_a_lost_host_is_made_elsewhere()
     let mut scene = Scene::new(&[1, 1]);
     scene.record.capacity = 2;
     let steps = scene.plan().steps;
-    scene.record.reserve(&steps);
+    scene.record.reserve(&steps, at(1_000_000));
     scene.lose("d1h0");
     let lines = lines(&scene.plan());
     assert_eq!(
@@ -347,6 +381,26 @@ fn deleting_takes_instances_seeds_and_images() {
 }
 
 #[test]
+fn deleting_takes_the_images_of_revisions_that_were_forgotten_too() {
+    let mut scene = Scene::new(&[1]);
+    let image = |n: u8| ImageDigest(format!("{n:02x}").repeat(32));
+    for n in 1..=15 {
+        let mut next = model();
+        next.image.digest = image(n);
+        scene.record.adopt_model(next, at(n.into()));
+        scene.record.forget_old_models();
+        scene.host("d0h0").bases.insert(image(n));
+    }
+    assert!(scene.record.models.len() < 15, "old revisions are forgotten");
+    scene.host("d0h0").bases.insert(image(99));
+    scene.record.life = Life::Deleting;
+    let deleted = lines(&scene.plan());
+    let of_set = (1..=15).map(image).chain([model().image.digest]);
+    let wanted: Vec<String> = (of_set.map(|i| format!("d0h0 delete image {}", i.short()))).collect();
+    assert_eq!(deleted, wanted, "and none that the set never had");
+}
+
+#[test]
 fn a_seed_is_kept_while_anyone_reads_it_and_swept_after() {
     let mut scene = Scene::new(&[1]);
     scene.add("d0h0", 1);
@@ -399,6 +453,103 @@ fn within_a_domain_the_least_loaded_host_comes_first() {
         lines(&scene.plan()),
         ["d0h1 create web-2", "d0h2 create web-1", "d0h2 create web-3"]
     );
+}
+
+/// Plays a drain to its end: every plan's lines. Everyone is healthy.
+fn drain(scene: &mut Scene, host: &str) -> Vec<Vec<String>> {
+    let cordon = Cordon {
+        by: "ann@ops1".into(),
+        at: at(0),
+        drain: true,
+    };
+    scene.record.cordons.insert(label(host), cordon);
+    scene.absorb();
+    let end = forecast(scene.situation());
+    (end.batches.into_iter())
+        .map(|steps| {
+            lines(&Plan {
+                steps,
+                report: end.end.clone(),
+                rollout: None,
+                again: None,
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn a_drained_hosts_instances_are_made_elsewhere_before_they_go() {
+    let mut scene = Scene::new(&[2, 1]);
+    for (host, id) in [("d0h0", 1), ("d1h0", 2), ("d0h0", 3)] {
+        scene.add(host, id);
+    }
+    scene.record.capacity = 3;
+    assert_eq!(
+        drain(&mut scene, "d0h0"),
+        [
+            ["d0h1 create web-4"],
+            ["d0h0 delete web-1"],
+            ["d0h1 create web-5"],
+            ["d0h0 delete web-3"],
+        ],
+        "one beside the others at a time, in the same fault domain"
+    );
+}
+
+#[test]
+fn a_cordoned_host_gets_no_new_instances_and_keeps_those_it_has() {
+    let mut scene = Scene::new(&[1, 1]);
+    scene.add("d0h0", 1);
+    scene.record.capacity = 3;
+    scene.record.cordons.insert(
+        label("d0h0"),
+        Cordon {
+            by: "ann".into(),
+            at: at(0),
+            drain: false,
+        },
+    );
+    assert_eq!(lines(&scene.plan()), ["d1h0 create web-2", "d1h0 create web-3"]);
+}
+
+#[test]
+fn a_host_that_is_drained_with_nowhere_to_go_keeps_its_instances_and_says_so() {
+    let mut scene = Scene::new(&[1]);
+    scene.add("d0h0", 1);
+    scene.record.capacity = 1;
+    assert!(drain(&mut scene, "d0h0").is_empty());
+    let plan = scene.plan();
+    assert!(
+        plan.report.waits.iter().any(|w| matches!(w, Wait::NoRoom { .. })),
+        "{:?}",
+        plan.report.waits
+    );
+}
+
+#[test]
+fn scale_in_takes_what_is_to_leave_its_host_anyway() {
+    let mut scene = Scene::new(&[1, 1]);
+    for (host, id) in [("d0h0", 1), ("d1h0", 2), ("d0h0", 3), ("d1h0", 4)] {
+        scene.add(host, id);
+    }
+    scene.record.capacity = 2;
+    assert_eq!(
+        drain(&mut scene, "d0h0"),
+        [["d0h0 delete web-3"], ["d0h0 delete web-1"]]
+    );
+}
+
+#[test]
+fn protected_and_stopped_instances_stay_on_a_drained_host_and_are_named() {
+    let mut scene = Scene::new(&[1, 1]);
+    scene.add("d0h0", 1).meta.protection = Protection::All;
+    scene.add("d1h0", 2);
+    scene.record.capacity = 2;
+    assert!(drain(&mut scene, "d0h0").is_empty());
+    let wait = Wait::Undrainable {
+        instances: vec![InstanceId(1)],
+    };
+    assert!(scene.plan().report.waits.contains(&wait));
 }
 
 /// A random little fleet: hosts with room for a few, some out of sight, some instances there already.
@@ -483,7 +634,7 @@ proptest! {
         let s = scene.situation();
         let fleet = Fleet::of(s);
         let before = fleet.per_domain(s);
-        let (chosen, wait) = choose(s, &before, count);
+        let (chosen, wait) = choose(s, &before, &Order { revision: s.record.current(), count, within: None, why: "".into() });
 
         let hosts: Vec<(usize, u64)> = (s.set.fault_domains.iter().enumerate())
             .flat_map(|(d, domain)| domain.hosts.iter().map(move |h| (d, h)))
@@ -577,7 +728,7 @@ proptest! {
         let total: usize = counts.iter().sum();
         let s = scene.situation();
         let fleet = Fleet::of(s);
-        let gone = super::scale_in::victims(s, &fleet, total.saturating_sub(wanted as usize));
+        let gone = super::scale_in::victims(s, &fleet, total.saturating_sub(wanted as usize)).unwrap();
         let mut after = counts.clone();
         for m in &gone { after[m.domain] -= 1; }
         let skew = |c: &[usize]| c.iter().max().unwrap() - c.iter().min().unwrap();

@@ -221,7 +221,8 @@ impl Listener for Bars {
                     self.say(&interrupted(n));
                 }
             }
-            Event::Note { text } => self.say(text),
+            Event::Waiting { text } => self.say(&format!("waiting: {text}")),
+            Event::Rollout { text, .. } | Event::Note { text } => self.say(text),
         }
     }
 }

@@ -26,9 +26,11 @@ pub fn use_color(global: &Global, world: &World, is_terminal: bool) -> bool {
 }
 
 /// The one renderer of this run's events: bars on a terminal, lines elsewhere, never both.
-pub fn listener(global: &Global, world: &World) -> Arc<dyn Listener> {
+///
+/// `endless` is whether it has no end: then a log is wanted and not bars, on a terminal too.
+pub fn listener(global: &Global, world: &World, endless: bool) -> Arc<dyn Listener> {
     let how = match global.progress {
-        Progress::Auto if global.quiet || global.verbose => Progress::Lines,
+        Progress::Auto if global.quiet || global.verbose || endless => Progress::Lines,
         Progress::Auto if world.env.stderr_is_terminal => Progress::Bars,
         // Bars that are not drawn would swallow what failed.
         Progress::Auto | Progress::Bars if !world.env.stderr_is_terminal => Progress::Lines,

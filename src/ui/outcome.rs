@@ -4,9 +4,11 @@ use serde_json::json;
 
 use crate::commands::Context;
 use crate::converge::Ending;
+use crate::error::Exit;
 use crate::names::Label;
 use crate::plan::report::{Verdict, Wait};
 use crate::record::Life;
+use crate::rollout::RolloutState;
 use crate::ui::words::{count, list};
 
 /// How a run ended, in a clause for the history.
@@ -23,8 +25,8 @@ pub fn in_history(ending: &Ending) -> String {
     }
 }
 
-/// Says how the run of `verb` on `name` ended.
-pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
+/// Says how the run of `verb` on `name` ended, which makes the exit code `exit`.
+pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: Exit) {
     let report = &ending.report;
     let verdict = report.verdict();
     if ctx.is_json() {
@@ -33,7 +35,8 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
             "command": verb,
             "verdict": verdict,
             "interrupted": ending.interrupted,
-            "exit_code": ending.exit() as u8,
+            "exit_code": exit as u8,
+            "rollout": ending.record.rollout,
             "report": report,
             "done": ending.done,
             "left": ending.left,
@@ -67,7 +70,7 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
             counts.join(", ")
         )
     };
-    let good = verdict == Verdict::Converged && !ending.interrupted;
+    let good = exit == Exit::Converged;
     if good {
         ctx.say(format!("{} {line}", style.good("ok")));
     } else {
@@ -93,6 +96,12 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
             ctx.world.stderr.line(format!("  {wait}"));
         }
     }
+    let rollout = ending.record.rollout.as_ref().map(|r| (&r.state, r.target));
+    if let (false, Some((RolloutState::RolledBack { reason }, target))) = (good, rollout) {
+        ctx.world
+            .stderr
+            .line(format!("  the rollout went back to revision {target}: {reason}"));
+    }
     if ending.interrupted {
         let left: Vec<String> = ending
             .left
@@ -107,10 +116,26 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending) {
             if deleting { "delete" } else { "scale +0" }
         ));
     } else if !good {
-        ctx.world.stderr.line(format!(
-            "hint: {}",
-            hint(report.waits.as_slice(), verdict, deleting)
-        ));
+        let of_rollout = rollout.and_then(|(state, _)| hint_of_rollout(state));
+        let hint = match verdict {
+            Verdict::Converged => of_rollout,
+            _ => None,
+        };
+        let hint = hint.unwrap_or_else(|| self::hint(report.waits.as_slice(), verdict, deleting));
+        ctx.world.stderr.line(format!("hint: {hint}"));
+    }
+}
+
+const fn hint_of_rollout(state: &RolloutState) -> Option<&'static str> {
+    match state {
+        RolloutState::Stopped { .. } => {
+            Some("vmss upgrade status tells more; then vmss upgrade rollback, resume or cancel")
+        }
+        RolloutState::RolledBack { .. } => {
+            Some("vmss upgrade status tells more; mend what was to be rolled out, then vmss apply")
+        }
+        RolloutState::Paused { .. } => Some("vmss upgrade resume goes on; vmss upgrade rollback goes back"),
+        _ => None,
     }
 }
 

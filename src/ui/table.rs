@@ -16,16 +16,18 @@ pub struct Table {
 
 impl Table {
     /// A table with these headers.
-    pub fn new<const N: usize>(headers: [&str; N]) -> Self {
+    pub fn new<'a>(headers: impl IntoIterator<Item = &'a str>) -> Self {
+        let headers: Vec<&str> = headers.into_iter().collect();
+        let last = headers.len().saturating_sub(1);
         let mut table = Comfy::new();
         table
             .load_style(NOTHING)
             .set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headers);
-        for column in table.column_iter_mut().take(N.saturating_sub(1)) {
+        for column in table.column_iter_mut().take(last) {
             column.set_padding((0, GAP));
         }
-        if let Some(last) = table.column_mut(N.saturating_sub(1)) {
+        if let Some(last) = table.column_mut(last) {
             last.set_padding((0, 0));
         }
         Self { table }

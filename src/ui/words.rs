@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use crate::names::ranges;
+
 /// "1 host", "3 hosts". Plurals are regular here but for words that say otherwise themselves.
 pub fn count(n: usize, what: &str) -> String {
     if n == 1 {
@@ -63,23 +65,6 @@ pub fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// Ids as ranges: 1, 2, 3, 7 become "1-3, 7".
-pub fn ranges(ids: impl IntoIterator<Item = u64>) -> String {
-    let mut ids: Vec<u64> = ids.into_iter().collect();
-    ids.sort_unstable();
-    let mut parts: Vec<(u64, u64)> = Vec::new();
-    for id in ids {
-        match parts.last_mut() {
-            Some((_, last)) if *last + 1 == id => *last = id,
-            _ => parts.push((id, id)),
-        }
-    }
-    let parts: Vec<String> = (parts.into_iter())
-        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
-        .collect();
-    parts.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +80,5 @@ mod tests {
         assert_eq!(brief(Duration::from_secs(11_100)), "3h05m");
         assert_eq!(brief(Duration::from_secs(4 * 86_400 + 7300)), "4d02h");
         assert_eq!(one_line("no\n  \u{1b}[2Jroom\r\n"), "no [2Jroom");
-        assert_eq!(ranges([7, 2, 1, 3]), "1-3, 7");
     }
 }

@@ -114,6 +114,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         seeds: vec![],
     };
     let inventory = Inventory {
+        answers: BTreeMap::new(),
         hosts: set
             .hosts()
             .map(|(_, h)| HostView {
@@ -128,6 +129,11 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         capacity: instances,
         life: Life::Wanted,
         keep_images: false,
+        current: None,
+        rollout: None,
+        cordons: std::collections::BTreeMap::new(),
+        former_images: BTreeSet::new(),
+        vitals: BTreeMap::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

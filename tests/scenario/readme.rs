@@ -68,7 +68,7 @@ pub fn differences(transcript: &Transcript) -> Vec<String> {
         let of_stage = COMMANDS
             .lines()
             .any(|c| c.split_whitespace().next() == Some(verb));
-        let known = of_stage || matches!(verb, "define" | "definition" | "store");
+        let known = of_stage || matches!(verb, "define" | "definition" | "store" | "image" | "broken-image");
         let line = if known {
             line.clone()
         } else {

@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use vmss::hypervisor::fake::{Clock, Fleet};
+use vmss::inventory::Answer;
 use vmss::names::{Label, StoreId};
+use vmss::probe::{Probes, Target};
 use vmss::record::Record;
+use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
 use vmss::store::{Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
 use vmss::world::{self, Env, Interrupt, Output, World};
@@ -21,6 +24,22 @@ struct FleetClock(Clock);
 impl world::Clock for FleetClock {
     fn now(&self) -> Timestamp {
         self.0.now()
+    }
+    fn wait(&self, span: std::time::Duration, _: &Interrupt) {
+        self.0.sleep(span);
+    }
+}
+
+/// What the fleet's guests answer.
+struct FleetProbes(Arc<Fleet>);
+
+impl Probes for FleetProbes {
+    fn ask(&self, target: &Target, _: &Health) -> Answer {
+        let (good, said) = match self.0.probe(target.uuid) {
+            Ok(said) => (true, said),
+            Err(said) => (false, said),
+        };
+        Answer { good, said }
     }
 }
 
@@ -157,6 +176,8 @@ impl Theatre {
         let fleet = Arc::clone(&self.stage.fleet);
         let world = World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
+            probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
+            addresses: vmss::vitals::KnownAddresses::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
                     store: Sqlite::open(path)?,
@@ -183,6 +204,7 @@ impl Theatre {
                     ..Holder::me("ann".into())
                 },
             },
+            notify: Box::new(|_| ()),
             ask: Box::new(|_| false),
             interrupt: Interrupt::default(),
         };
@@ -208,6 +230,15 @@ impl Theatre {
                 self.more += "\n";
                 return (0, String::new(), String::new());
             }
+            // The image file is another from now on; a broken one's guests never get healthy.
+            Some((verb, [n])) if verb == "image" || verb == "broken-image" => {
+                let bytes = vec![n.parse::<u8>().unwrap(); 1 << 20];
+                if verb == "broken-image" {
+                    self.stage.fleet.break_image(&digest(&bytes));
+                }
+                std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
             Some((verb, [name])) if verb == "store" => {
                 self.store.clone_from(name);
                 return (0, String::new(), String::new());
@@ -224,4 +255,13 @@ impl Theatre {
 
 fn machine() -> String {
     vmss::store::holder::this_machine().0
+}
+
+fn digest(bytes: &[u8]) -> vmss::model::ImageDigest {
+    use sha2::Digest as _;
+    let hex = sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    vmss::model::ImageDigest(hex)
 }

@@ -386,6 +386,11 @@ pub fn record(set: &str, capacity: u32) -> Record {
         capacity,
         life: Life::Wanted,
         keep_images: false,
+        current: None,
+        rollout: None,
+        cordons: std::collections::BTreeMap::new(),
+        former_images: std::collections::BTreeSet::new(),
+        vitals: std::collections::BTreeMap::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

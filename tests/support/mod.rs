@@ -23,13 +23,14 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use virt::connect::Connect;
 
-/// Waits for `ready`, which something else brings about; gives up after three minutes: guests under emulation boot slowly when all start at once.
+/// Waits for `ready`, which something else brings about; gives up after three minutes: guests under emulation boot slowly
+/// when all start at once.
 pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     let began = Instant::now();
     while !ready() {
         assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "waited a minute for {what}"
+            began.elapsed() < Duration::from_secs(180),
+            "waited three minutes for {what}"
         );
         thread::sleep(Duration::from_millis(10));
     }

@@ -1,10 +1,14 @@
 //! The model: what makes an instance what it is. A change of it is a new revision.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+pub use changes::{Change, Disruption};
 
 use crate::names::Label;
 use crate::scaleset::AddressRange;
@@ -179,30 +183,5 @@ impl Model {
             let _ = write!(hex, "{byte:02x}");
         }
         hex
-    }
-
-    /// The parts in which two models differ, as keys of the definition, in its order.
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let mut keys = Vec::new();
-        let mut note = |differs: bool, key| {
-            if differs {
-                keys.push(key);
-            }
-        };
-        note(self.image != other.image, "image");
-        note(self.vcpus != other.vcpus, "instance.vcpus");
-        note(self.memory != other.memory, "instance.memory");
-        note(self.disk != other.disk, "instance.disk");
-        note(self.clone != other.clone, "instance.clone");
-        note(self.cpu != other.cpu, "instance.cpu");
-        note(
-            self.virtualization != other.virtualization,
-            "instance.virtualization",
-        );
-        note(self.firmware != other.firmware, "instance.firmware");
-        note(self.user_data != other.user_data, "instance.user_data");
-        note(self.networks != other.networks, "instance.networks");
-        note(self.data_disks != other.data_disks, "instance.data_disks");
-        keys
     }
 }

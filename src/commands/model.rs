@@ -1,0 +1,192 @@
+//! `vmss model list | show | diff`: the revisions of the set's model.
+
+use serde::Serialize;
+
+use crate::commands::Context;
+use crate::error::{Error, Exit, Result};
+use crate::model::{Change, Disruption, Model};
+use crate::record::{Record, Revision};
+use crate::ui::table::Table;
+use crate::ui::words::{ago, count};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    revision: u32,
+    hash: &'a str,
+    created_at: jiff::Timestamp,
+    current: bool,
+    instances: usize,
+    image: &'a str,
+}
+
+/// Lists the revisions.
+pub fn list(ctx: &Context<'_>) -> Result<Exit> {
+    let record = ctx.target()?.record;
+    let current = record.current().number;
+    let lines: Vec<Line<'_>> = (record.models.iter())
+        .map(|r| Line {
+            revision: r.number,
+            hash: &r.hash,
+            created_at: r.created_at,
+            current: r.number == current,
+            instances: record
+                .known
+                .values()
+                .filter(|k| k.confirmed && k.revision == Some(r.number))
+                .count(),
+            image: r.model.image.digest.short(),
+        })
+        .collect();
+    if ctx.is_json() {
+        ctx.json(&lines);
+        return Ok(Exit::Converged);
+    }
+    let now = ctx.world.clock.now();
+    let mut table = Table::new([
+        "REVISION",
+        "INSTANCES",
+        "IMAGE",
+        "VCPUS",
+        "MEMORY",
+        "DISK",
+        "AGE",
+        "",
+    ])
+    .right(0)
+    .right(1)
+    .right(3);
+    for (line, revision) in lines.iter().zip(&record.models) {
+        let model = &revision.model;
+        table.row([
+            line.revision.to_string(),
+            line.instances.to_string(),
+            line.image.to_owned(),
+            model.vcpus.to_string(),
+            model.memory.to_string(),
+            model.disk.to_string(),
+            ago(line.created_at, now),
+            if line.current {
+                "current".to_owned()
+            } else {
+                String::new()
+            },
+        ]);
+    }
+    ctx.table(&table);
+    Ok(Exit::Converged)
+}
+
+/// Shows one revision whole; without a number the current one.
+pub fn show(ctx: &Context<'_>, number: Option<u32>) -> Result<Exit> {
+    let record = ctx.target()?.record;
+    let revision = match number {
+        None => record.current(),
+        Some(number) => find(&record, number)?,
+    };
+    if ctx.is_json() {
+        ctx.json(revision);
+        return Ok(Exit::Converged);
+    }
+    let now = ctx.world.clock.now();
+    let model = &revision.model;
+    let is_current = revision.number == record.current().number;
+    ctx.print(format!(
+        "revision {}{}, hash {}, made {}",
+        revision.number,
+        if is_current { " (current)" } else { "" },
+        revision.hash,
+        ago(revision.created_at, now)
+    ));
+    // What it has beside nothing: each key of the definition with its value.
+    let nothing = Model {
+        user_data: None,
+        networks: Vec::new(),
+        data_disks: Vec::new(),
+        ..model.clone()
+    };
+    ctx.print(format!(
+        "  image                   {} {}",
+        model.image.format.as_str(),
+        model.image.digest.0
+    ));
+    ctx.print(format!("  instance.vcpus          {}", model.vcpus));
+    ctx.print(format!("  instance.memory         {}", model.memory));
+    ctx.print(format!("  instance.disk           {}", model.disk));
+    for change in nothing.changes(model) {
+        ctx.print(format!("  {:<23} {}", change.key, change.to));
+    }
+    Ok(Exit::Converged)
+}
+
+#[derive(Serialize)]
+struct Difference<'a> {
+    from: Option<u32>,
+    to: Option<u32>,
+    needs: Disruption,
+    changes: &'a [Change],
+}
+
+/// Shows what differs between two revisions, or between the current one and the definition.
+pub fn diff(ctx: &Context<'_>, from: Option<u32>, to: Option<u32>) -> Result<Exit> {
+    let target = ctx.target()?;
+    let record = &target.record;
+    let first = match from {
+        None => record.current(),
+        Some(number) => find(record, number)?,
+    };
+    let second: (Option<u32>, Model) = match to {
+        Some(number) => (Some(number), find(record, number)?.model.clone()),
+        None => match &target.definition {
+            Some(set) => (None, ctx.model(set)?),
+            None => {
+                return Err(Error::message(
+                    Exit::Usage,
+                    "name two revisions, or the definition with -f FILE",
+                ));
+            }
+        },
+    };
+    let changes = first.model.changes(&second.1);
+    let needs = first.model.disruption(&second.1);
+    if ctx.is_json() {
+        ctx.json(&Difference {
+            from: Some(first.number),
+            to: second.0,
+            needs,
+            changes: &changes,
+        });
+        return Ok(Exit::Converged);
+    }
+    let other = second
+        .0
+        .map_or_else(|| "the definition".to_owned(), |n| format!("revision {n}"));
+    if changes.is_empty() {
+        ctx.print(format!("revision {} and {other} are the same", first.number));
+        return Ok(Exit::Converged);
+    }
+    let mut table = Table::new(["KEY", "FROM", "TO", "NEEDS", "WHY"]);
+    for change in &changes {
+        table.row([
+            change.key.to_owned(),
+            change.from.clone(),
+            change.to.clone(),
+            change.class.to_string(),
+            change.why.to_owned(),
+        ]);
+    }
+    ctx.table(&table);
+    ctx.print(format!(
+        "revision {} -> {other}: {}, at most {needs}",
+        first.number,
+        count(changes.len(), "change")
+    ));
+    Ok(Exit::Converged)
+}
+
+fn find(record: &Record, number: u32) -> Result<&Revision> {
+    record.revision(number).ok_or_else(|| {
+        let known: Vec<String> = record.models.iter().map(|r| r.number.to_string()).collect();
+        Error::message(Exit::Failed, format!("the record has no revision {number}"))
+            .hint(format!("there are: {}", known.join(", ")))
+    })
+}

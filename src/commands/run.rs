@@ -1,0 +1,163 @@
+//! `vmss run`: the controller. The same loop as every command's, at an interval, as a foreground process for systemd. It
+//! does nothing that the one-shot commands can't: whatever it would do, they would do as well.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::commands::Context;
+use crate::converge::{self, Ending, wait_for_change};
+use crate::error::{Error, Exit, Result};
+use crate::event::{Event, Listener};
+use crate::health::later;
+use crate::names::Label;
+use crate::record::Life;
+use crate::store::Store;
+use crate::ui::outcome::in_history;
+use crate::world::Notice;
+
+/// Runs until it is asked to stop.
+pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
+    let store = if all {
+        ctx.store(None)?
+    } else {
+        ctx.target()?.store
+    };
+    let only = if all { None } else { Some(ctx.meant()?.0) };
+    let sets = || -> Result<BTreeSet<Label>> {
+        Ok(match &only {
+            Some(name) => BTreeSet::from([name.clone()]),
+            None => store.sets()?.into_iter().collect(),
+        })
+    };
+    let first = sets()?;
+    note(
+        ctx,
+        format!("tending {} every {} s", words(&first), interval.as_secs_f64()),
+    );
+    (ctx.world.notify)(Notice::Ready);
+    let tended: Mutex<BTreeSet<Label>> = Mutex::default();
+    std::thread::scope(|scope| {
+        while !ctx.world.interrupt.is_set() {
+            // A store that can't be read now may be read later: a controller does not give up.
+            let wanted = sets().unwrap_or_else(|e| {
+                note(ctx, format!("error: {e}"));
+                BTreeSet::new()
+            });
+            for name in wanted {
+                // A set of its own thread, so that one that waits for its batch does not hold up the others.
+                let is_new = lock(&tended).insert(name.clone());
+                if is_new {
+                    let (store, tended) = (&store, &tended);
+                    scope.spawn(move || {
+                        tend(ctx, store, &name, interval);
+                        lock(tended).remove(&name);
+                    });
+                }
+            }
+            if only.is_some() && lock(&tended).is_empty() {
+                return;
+            }
+            (ctx.world.notify)(Notice::Alive);
+            ctx.world.clock.wait(HEED, &ctx.world.interrupt);
+        }
+        (ctx.world.notify)(Notice::Stopping);
+    });
+    note(ctx, "stopped".to_owned());
+    Ok(Exit::Converged)
+}
+
+/// How often new sets are looked for.
+const HEED: Duration = Duration::from_secs(2);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn words(sets: &BTreeSet<Label>) -> String {
+    if sets.is_empty() {
+        return "no set yet".to_owned();
+    }
+    sets.iter().map(Label::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn note(ctx: &Context<'_>, text: String) {
+    ctx.listener.event(&Event::Note { text });
+}
+
+/// Tends one set until it is gone or the operator wants to stop.
+fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Duration) {
+    let mut said = String::new();
+    while !ctx.world.interrupt.is_set() {
+        let text = match tick(ctx, store, name) {
+            Ok(None) => {
+                note(ctx, format!("{name}: the set is gone"));
+                return;
+            }
+            Ok(Some(ending)) => verdict(name, &ending),
+            // What is in the way now (another command, a store that is full) may be out of it at the next look.
+            Err(e) => format!("{name}: {e}"),
+        };
+        // One line for each decision, not one for each look.
+        if text != said {
+            note(ctx, text.clone());
+            (ctx.world.notify)(Notice::Status(&text));
+            said = text;
+        }
+        let until = later(ctx.world.clock.now(), interval);
+        let version = store.get(name).ok().flatten().map(|(_, version)| version);
+        let waited = version.map_or(Ok(()), |version| {
+            wait_for_change(ctx.world, &**store, name, version, until)
+        });
+        if waited.is_err() || version.is_none() {
+            ctx.world.clock.wait(interval, &ctx.world.interrupt);
+        }
+    }
+}
+
+fn verdict(name: &Label, ending: &Ending) -> String {
+    let waits: Vec<String> = ending.report.waits.iter().map(ToString::to_string).collect();
+    let tail = if waits.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", waits.join("; "))
+    };
+    format!("{name}: {}{tail}", in_history(ending))
+}
+
+/// Hosts out of sight are told in the verdict, once: a look every half a minute would say so every half a minute.
+struct Terse(Arc<dyn Listener>);
+
+impl Listener for Terse {
+    fn event(&self, event: &Event) {
+        if !matches!(event, Event::HostUnseen { .. }) {
+            self.0.event(event);
+        }
+    }
+}
+
+/// One run of the loop. `None` if the set is gone.
+fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Option<Ending>> {
+    match store.get(name)? {
+        None => return Ok(None),
+        Some((record, _)) if record.life == Life::Deleting => {
+            return Err(Error::message(
+                Exit::Blocked,
+                "it is being deleted: vmss delete finishes that",
+            ));
+        }
+        Some(_) => {}
+    }
+    let held = ctx.hold(store, name, &format!("run {name}"))?;
+    let began = ctx.world.clock.now();
+    let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
+    let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener)?;
+    if !ending.done.is_empty() || !ending.failed.is_empty() {
+        let capacity = Some(ending.record.capacity);
+        let mut operation = ctx.operation(name, "run", capacity, capacity);
+        operation.at = began;
+        let number = store.begin(&operation)?;
+        store.finish(number, ctx.world.clock.now(), &in_history(&ending), capacity)?;
+    }
+    Ok(Some(ending))
+}

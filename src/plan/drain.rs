@@ -1,0 +1,140 @@
+//! Draining a host: its instances are replaced on others, new ones first, within the health budget of upgrades.
+//!
+//! Nothing of it is remembered but that the host is being drained: how far it has come shows in where the instances are.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use crate::health::{State, later};
+use crate::inventory::Protection;
+use crate::names::InstanceId;
+use crate::plan::action::Step;
+use crate::plan::report::Wait;
+use crate::plan::{Fleet, Member, Situation, placement};
+
+/// How far draining has come.
+pub(super) struct Drain<'f, 'a> {
+    s: Situation<'a>,
+    fleet: &'f Fleet<'a>,
+    /// Instances that are to leave their host, broken ones first.
+    leaving: Vec<&'f Member<'a>>,
+    /// Instances that are to leave and may not be touched.
+    staying: Vec<InstanceId>,
+    /// New instances there are already in place of those that leave.
+    ahead: usize,
+}
+
+impl<'f, 'a> Drain<'f, 'a> {
+    /// `surplus` of the instances there are a rollout's business.
+    pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
+        let on_host = fleet.members.iter().filter(|m| is_leaving(s, m));
+        let (staying, mut leaving): (Vec<_>, Vec<_>) =
+            on_host.partition(|m| m.instance.meta.protection == Protection::All || m.state == State::Stopped);
+        leaving.sort_by_key(|m| (!m.state.is_bad(), m.id));
+        let there = (fleet.members.len() + fleet.absent.len()).saturating_add_signed(-surplus);
+        let beyond = there.saturating_sub(s.record.capacity as usize);
+        Self {
+            s,
+            fleet,
+            ahead: beyond.min(leaving.len()).min(most_ahead(s)),
+            staying: staying.iter().map(|m| m.id).collect(),
+            leaving,
+        }
+    }
+
+    /// Instances above capacity that stand in for leaving ones: not too many.
+    pub fn ahead(&self) -> isize {
+        isize::try_from(self.ahead).unwrap_or(isize::MAX)
+    }
+
+    /// The next steps, and when to look again. `settled` is whether nothing else is to be done to the set just now.
+    pub fn advance(&self, settled: bool, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) -> Option<Timestamp> {
+        if !self.staying.is_empty() {
+            waits.push(Wait::Undrainable {
+                instances: self.staying.clone(),
+            });
+        }
+        if self.leaving.is_empty() || !settled {
+            return None;
+        }
+        if self.s.record.rollout.as_ref().is_some_and(|r| r.is_active()) {
+            waits.push(Wait::DrainAfterRollout);
+            return None;
+        }
+        let more = most_ahead(self.s)
+            .min(self.leaving.len())
+            .saturating_sub(self.ahead);
+        if more > 0 {
+            let order = placement::Order {
+                revision: self.s.record.current(),
+                count: more,
+                within: None,
+                why: "its host is being drained: another takes its place".into(),
+            };
+            placement::scale_out(self.s, self.fleet, &order, steps, waits);
+        }
+        // As many may go as there are others in their place, and as the health budget has to spare.
+        let mut budget = self.fleet.healthy().saturating_sub(self.needed());
+        let mut waiting = false;
+        for member in self.leaving.iter().take(self.ahead) {
+            let costs = member.state == State::Healthy;
+            if costs && budget == 0 {
+                waiting = true;
+                continue;
+            }
+            budget -= usize::from(costs);
+            let why = format!("host {} is being drained", member.host);
+            steps.push(member.delete(self.s, why.into()));
+        }
+        if !waiting || !steps.is_empty() {
+            return None;
+        }
+        waits.push(Wait::HealthBudget {
+            healthy: self.fleet.healthy(),
+            needed: self.needed() + 1,
+        });
+        // Only what is still starting, or not yet decided on, can get better by itself.
+        let may_change = |m: &Member<'_>| {
+            m.state == State::Starting || self.s.record.vitals.get(&m.id).is_some_and(|v| v.is_wavering())
+        };
+        let hope = self.fleet.members.iter().any(may_change);
+        hope.then(|| later(self.s.now, self.s.set.health.interval))
+    }
+
+    fn needed(&self) -> usize {
+        let capacity = self.s.record.capacity as usize;
+        let stopped = self
+            .fleet
+            .members
+            .iter()
+            .filter(|m| m.state == State::Stopped)
+            .count();
+        capacity
+            .saturating_sub(stopped)
+            .saturating_sub(self.s.set.upgrade.max_unavailable.of(capacity))
+    }
+}
+
+/// Instances that may be above capacity while a host is drained: what upgrades may have, but one at least, for a new
+/// one always comes first.
+fn most_ahead(s: Situation<'_>) -> usize {
+    s.set.upgrade.max_surge.of(s.record.capacity as usize).max(1)
+}
+
+/// Whether a member is on a host that is being drained.
+pub(super) fn is_leaving(s: Situation<'_>, member: &Member<'_>) -> bool {
+    s.record.cordons.get(member.host).is_some_and(|c| c.drain)
+}
+
+/// Ids of the members on hosts that are being drained.
+pub(super) fn leaving(s: Situation<'_>, members: &[Member<'_>]) -> HashSet<InstanceId> {
+    if s.record.cordons.is_empty() {
+        return HashSet::new();
+    }
+    members
+        .iter()
+        .filter(|m| is_leaving(s, m))
+        .map(|m| m.id)
+        .collect()
+}

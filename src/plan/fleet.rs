@@ -1,0 +1,248 @@
+//! The set's instances as a plan sees them: sorted out, counted, each with its state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::health::State;
+use crate::inventory::{Phase, Power, Rework};
+use crate::names::{InstanceId, Label, instance_name};
+use crate::plan::action::{Action, InstanceRef, Step};
+use crate::plan::report::{Counts, Report, Wait};
+use crate::plan::{Situation, change, drain};
+
+/// An instance that was seen, whole (or being changed) and of this store.
+#[derive(Clone, Debug)]
+pub(crate) struct Member<'a> {
+    pub id: InstanceId,
+    pub host: &'a Label,
+    /// Index of its fault domain in the set.
+    pub domain: usize,
+    pub instance: &'a crate::inventory::Instance,
+    /// How it is.
+    pub state: State,
+}
+
+/// An instance that is known to exist on a host that could not be seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absent {
+    pub id: InstanceId,
+    /// Index of its fault domain, if the set still has it.
+    pub domain: Option<usize>,
+    /// The revision it was last seen with.
+    pub revision: Option<u32>,
+}
+
+impl Member<'_> {
+    fn reference(&self, s: Situation<'_>) -> InstanceRef {
+        reference(s, self.instance)
+    }
+
+    /// The step that deletes it.
+    pub fn delete(&self, s: Situation<'_>, why: Arc<str>) -> Step {
+        let running = self.instance.power == Power::Running;
+        let shutdown = if running {
+            s.set.scale_in.shutdown
+        } else {
+            std::time::Duration::ZERO
+        };
+        Step {
+            host: self.host.clone(),
+            action: Action::Delete {
+                instance: self.reference(s),
+                shutdown,
+            },
+            why,
+        }
+    }
+}
+
+pub(crate) fn reference(s: Situation<'_>, instance: &crate::inventory::Instance) -> InstanceRef {
+    InstanceRef {
+        set: s.set.name.clone(),
+        store: s.record.store,
+        id: instance.id,
+        name: instance_name(&s.set.name, instance.id),
+        uuid: instance.uuid,
+    }
+}
+
+/// The set's instances, sorted out.
+pub(crate) struct Fleet<'a> {
+    /// Seen and whole, by id.
+    pub members: Vec<Member<'a>>,
+    /// Known to exist on hosts that could not be seen.
+    pub absent: Vec<Absent>,
+    /// How many were seen half made or half deleted: they are on their way out.
+    pub half: usize,
+    /// Other stores that manage instances of this name.
+    pub others: BTreeSet<crate::names::StoreId>,
+}
+
+impl<'a> Fleet<'a> {
+    pub fn of(s: Situation<'a>) -> Self {
+        let domain_of_host: BTreeMap<&Label, usize> = (s.set.fault_domains.iter().enumerate())
+            .flat_map(|(i, d)| d.hosts.iter().map(move |h| (&h.name, i)))
+            .collect();
+        let mut members = Vec::new();
+        let mut half = 0;
+        let mut others = BTreeSet::new();
+        for host in &s.inventory.hosts {
+            for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+                if instance.meta.store != s.record.store {
+                    others.insert(instance.meta.store);
+                } else if matches!(instance.meta.phase, Phase::Creating | Phase::Deleting) {
+                    half += 1;
+                } else if let Some(&domain) = domain_of_host.get(&host.name) {
+                    members.push(Member {
+                        id: instance.id,
+                        host: &host.name,
+                        domain,
+                        instance,
+                        state: State::of(instance, s.record.vitals.get(&instance.id), &s.set.health),
+                    });
+                }
+            }
+        }
+        members.sort_unstable_by(|a, b| (a.id, a.host).cmp(&(b.id, b.host)));
+        let seen = s.inventory.seen_hosts();
+        let absent = (s.record.known.iter())
+            .filter(|(_, k)| k.confirmed && !seen.contains(&k.host))
+            .map(|(id, k)| Absent {
+                id: *id,
+                domain: s.set.fault_domains.iter().position(|d| d.name == k.fault_domain),
+                revision: k.revision,
+            })
+            .collect();
+        Self {
+            members,
+            absent,
+            half,
+            others,
+        }
+    }
+
+    /// Instances per fault domain, those out of sight included: a host that does not answer is not a dead host. Those that
+    /// are to leave their host are not: another is to be where balance wants it.
+    pub fn per_domain(&self, s: Situation<'_>) -> Vec<usize> {
+        let mut counts = vec![0; s.set.fault_domains.len()];
+        let leaving = drain::leaving(s, &self.members);
+        for member in self.members.iter().filter(|m| !leaving.contains(&m.id)) {
+            counts[member.domain] += 1;
+        }
+        for domain in self.absent.iter().filter_map(|a| a.domain) {
+            counts[domain] += 1;
+        }
+        counts
+    }
+
+    /// The member of that id.
+    pub fn member(&self, id: InstanceId) -> Option<&Member<'a>> {
+        let at = self.members.binary_search_by_key(&id, |m| m.id).ok()?;
+        self.members.get(at)
+    }
+
+    /// Whether there is an instance of that id, seen or not.
+    pub fn has(&self, id: InstanceId) -> bool {
+        self.member(id).is_some() || self.is_absent(id)
+    }
+
+    /// Whether it is on a host that could not be seen.
+    pub fn is_absent(&self, id: InstanceId) -> bool {
+        self.absent.iter().any(|a| a.id == id)
+    }
+
+    /// How many are healthy.
+    pub fn healthy(&self) -> usize {
+        self.members.iter().filter(|m| m.state == State::Healthy).count()
+    }
+
+    /// A change that was cut short goes on to where its own note says, unless a step concerns the instance already.
+    pub fn finish_changes(&self, s: Situation<'_>, steps: &mut Vec<Step>) {
+        let half = self
+            .members
+            .iter()
+            .filter(|m| m.instance.meta.phase == Phase::Changing);
+        for member in half {
+            if steps.iter().any(|step| step.action.instance() == Some(member.id)) {
+                continue;
+            }
+            let meta = &member.instance.meta;
+            let noted = s
+                .record
+                .revision(meta.revision)
+                .filter(|r| r.hash == meta.model_hash);
+            let target = noted.unwrap_or_else(|| s.record.current());
+            let why = "its change did not end".into();
+            let how = meta.rework.unwrap_or(Rework::Reimage);
+            change::rework(s, member, target, how, why, steps);
+        }
+    }
+
+    /// Hosts that could not be seen, with what is known to be on them.
+    pub fn unseen_waits(&self, s: Situation<'_>) -> Vec<Wait> {
+        let mut waits: Vec<Wait> = (s.inventory.hosts.iter())
+            .filter_map(|host| match &host.view {
+                crate::inventory::View::Unseen { reason } => Some((host, reason)),
+                crate::inventory::View::Seen(_) => None,
+            })
+            .map(|(host, reason)| Wait::HostUnseen {
+                host: host.name.clone(),
+                reason: reason.clone(),
+                instances: (s.record.known.iter())
+                    .filter(|(_, k)| k.confirmed && k.host == host.name)
+                    .map(|(id, _)| *id)
+                    .collect(),
+            })
+            .collect();
+        waits.sort_by_key(|w| match w {
+            Wait::HostUnseen { host, .. } => s.set.hosts().position(|(_, h)| &h.name == host),
+            _ => None,
+        });
+        waits
+    }
+
+    /// An instance that is off or crashed though nobody stopped it on purpose is started; a paused one is left to
+    /// its operator, since whatever paused it (an I/O error, a person) is still there.
+    pub fn start_the_idle(&self, s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
+        let whole = self
+            .members
+            .iter()
+            .filter(|m| m.instance.meta.phase == Phase::Ready);
+        for member in whole {
+            match member.instance.power {
+                _ if member.state == State::Stopped => {}
+                Power::Running | Power::ShuttingDown => {}
+                Power::Off | Power::Crashed => steps.push(Step {
+                    host: member.host.clone(),
+                    action: Action::Start(member.reference(s)),
+                    why: match member.instance.power {
+                        Power::Crashed => "it has crashed".into(),
+                        _ => "it is off".into(),
+                    },
+                }),
+                Power::Paused => waits.push(Wait::Paused {
+                    instance: member.id,
+                    host: member.host.clone(),
+                }),
+            }
+        }
+    }
+
+    /// How the set stands.
+    pub fn report(&self, s: Situation<'_>, surplus: isize, waits: Vec<Wait>) -> Report {
+        let running = self
+            .members
+            .iter()
+            .filter(|m| m.instance.power == Power::Running)
+            .count();
+        let counts = Counts {
+            running,
+            stopped: self.members.iter().filter(|m| m.state == State::Stopped).count(),
+            healthy: self.healthy(),
+            seen: self.members.len(),
+            unseen: self.absent.len(),
+            surplus: usize::try_from(surplus).unwrap_or(0),
+        };
+        Report::new(s, counts, waits)
+    }
+}

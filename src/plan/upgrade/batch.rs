@@ -1,0 +1,253 @@
+//! The batch under way: what it still needs, and the gate after it.
+
+use jiff::Timestamp;
+
+use super::{Stage, describe, span};
+use crate::health::{State, later};
+use crate::inventory::{Phase, Rework};
+use crate::model::Disruption;
+use crate::names::{InstanceId, instance_name};
+use crate::plan::change::{class_of, rework};
+use crate::plan::report::{Ailing, Wait};
+use crate::plan::{Member, placement};
+use crate::rollout::{Batch, RolloutState};
+use crate::scaleset::{Amount, UpgradePolicy};
+
+impl<'a> Stage<'_, 'a> {
+    /// Whether the batch is done. If not, its next steps and what it waits on are noted.
+    pub(super) fn work_on_batch(&mut self) -> bool {
+        let Some(batch) = self.rollout.batch.clone() else {
+            return true;
+        };
+        if let Some(error) = self.failed_step(&batch) {
+            self.fail(error);
+            return false;
+        }
+        let old: Vec<&Member<'a>> = (batch.instances.iter())
+            .filter_map(|id| self.fleet.member(*id))
+            .filter(|m| !self.is_done(m))
+            .collect();
+        let unseen: Vec<InstanceId> = (batch.instances.iter().chain(&batch.fresh))
+            .copied()
+            .filter(|id| self.fleet.is_absent(*id))
+            .collect();
+        let is_busy = !old.is_empty();
+        if batch.replaces {
+            self.replace(&batch, &old);
+        } else {
+            self.rework(&old);
+        }
+        if !self.rollout.is_active() {
+            return false;
+        }
+        let waiting = self.not_ready_yet(&batch);
+        let missing = batch.replaces && batch.fresh.len() < batch.instances.len();
+        if !is_busy && !missing && waiting.is_empty() && unseen.is_empty() && self.turn.steps.is_empty() {
+            return self.finish(&batch);
+        }
+        if self.has_timed_out(batch.began) {
+            let after = self.rollout.rules.batch_timeout;
+            let who = describe(&waiting);
+            let reason = format!(
+                "rollout batch {} was not done within {}{who}",
+                batch.number,
+                span(after)
+            );
+            self.fail(reason);
+            return false;
+        }
+        if !unseen.is_empty() {
+            self.turn.waits.push(Wait::BatchUnseen {
+                batch: batch.number,
+                instances: unseen,
+            });
+            self.look_again_at(later(self.s.now, self.s.set.health.interval));
+        }
+        if !waiting.is_empty() {
+            self.turn.waits.push(Wait::BatchHealth {
+                batch: batch.number,
+                instances: waiting,
+            });
+            self.look_again_at(later(self.s.now, self.s.set.health.interval));
+        }
+        false
+    }
+
+    /// A step of the batch that was tried in this run and failed: trying it again and again is not a rollout.
+    fn failed_step(&self, batch: &Batch) -> Option<String> {
+        (batch.instances.iter()).find_map(|id| {
+            let member = self.fleet.member(*id)?;
+            let name = instance_name(&self.s.set.name, *id);
+            let error = self
+                .s
+                .experience
+                .failed
+                .get(&(member.host.clone(), name.clone()))?;
+            Some(format!("{name} on {} could not be changed: {error}", member.host))
+        })
+    }
+
+    /// Changes in place, as far as the health budget allows: those that are broken anyway cost nothing.
+    fn rework(&mut self, old: &[&Member<'a>]) {
+        let mut budget = self.budget();
+        for member in old {
+            let how = match class_of(self.s, member, self.target, self.rollout.rules.method) {
+                // What was begun is done at least.
+                _ if member.instance.meta.phase == Phase::Changing => {
+                    member.instance.meta.rework.unwrap_or(Rework::Reimage)
+                }
+                Disruption::None | Disruption::Live => Rework::Live,
+                Disruption::Restart => Rework::Restart,
+                Disruption::Reimage | Disruption::Replace => Rework::Reimage,
+            };
+            let costs = member.state == State::Healthy && how != Rework::Live;
+            if costs && budget == 0 {
+                self.wait_for_budget();
+                continue;
+            }
+            budget -= usize::from(costs);
+            let why = format!(
+                "rollout batch {}: revision {} -> {}",
+                self.number(),
+                member.instance.meta.revision,
+                self.target.number
+            );
+            rework(self.s, member, self.target, how, why.into(), &mut self.turn.steps);
+        }
+    }
+
+    /// Replaces: new ones beside the old as far as surge allows, old ones gone as far as the health budget allows.
+    fn replace(&mut self, batch: &Batch, old: &[&Member<'a>]) {
+        // What a cut run left half made or half deleted is there until it is gone.
+        let there = self.fleet.members.len() + self.fleet.absent.len() + self.fleet.half;
+        let capacity = self.s.record.capacity as usize;
+        let surge = self.rollout.rules.max_surge.of(capacity);
+        let fresh: Vec<InstanceId> = (batch.fresh.iter().copied())
+            .filter(|id| self.fleet.has(*id))
+            .collect();
+        let lacking = batch.instances.len().saturating_sub(fresh.len());
+        let room = (capacity + surge).saturating_sub(there);
+        let mut kept = batch.clone();
+        kept.fresh = fresh;
+        let mut waits = Vec::new();
+        if lacking > 0 && room > 0 {
+            let why = format!(
+                "rollout batch {}: takes the place of one of revision {}",
+                batch.number, self.rollout.from
+            );
+            let within = batch
+                .fault_domain
+                .as_ref()
+                .and_then(|name| self.s.set.fault_domains.iter().position(|d| &d.name == name));
+            let before = self.turn.steps.len();
+            let order = placement::Order {
+                revision: self.target,
+                within,
+                count: lacking.min(room),
+                why: why.into(),
+            };
+            placement::scale_out(self.s, self.fleet, &order, &mut self.turn.steps, &mut waits);
+            let made = self.turn.steps[before..]
+                .iter()
+                .filter_map(|s| s.action.created());
+            kept.fresh.extend(made.map(|spec| spec.id));
+        }
+        let is_stuck = !waits.is_empty();
+        self.turn.waits.append(&mut waits);
+        let mut budget = self.budget();
+        let mut gone = 0;
+        for member in old {
+            let costs = member.state == State::Healthy;
+            if costs && budget == 0 {
+                self.wait_for_budget();
+                continue;
+            }
+            budget -= usize::from(costs);
+            gone += 1;
+            let why = format!(
+                "rollout batch {}: of revision {}, replaced by revision {}",
+                batch.number, member.instance.meta.revision, self.target.number
+            );
+            self.turn.steps.push(member.delete(self.s, why.into()));
+        }
+        self.rollout.batch = Some(kept);
+        if is_stuck && gone == 0 && self.turn.steps.is_empty() {
+            let text = self
+                .turn
+                .waits
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ");
+            self.fail(format!(
+                "there is no room for the new instances of rollout batch {}: {text}",
+                batch.number
+            ));
+        }
+    }
+
+    /// The batch's instances that have their target and are not healthy long enough yet. One that is unhealthy for good
+    /// is not waited for: the gate after the batch counts it.
+    fn not_ready_yet(&mut self, batch: &Batch) -> Vec<Ailing> {
+        let rules = self.rollout.rules.clone();
+        let mut waiting = Vec::new();
+        for id in batch.instances.iter().chain(&batch.fresh) {
+            let Some(member) = self.fleet.member(*id).filter(|m| self.is_done(m)) else {
+                continue;
+            };
+            let vital = self.s.record.vitals.get(id);
+            let wavers = vital.is_some_and(|v| v.is_wavering());
+            let ripe = vital.map_or(Timestamp::MIN, |v| later(v.since, rules.min_ready));
+            match member.state {
+                State::Healthy if !wavers && ripe <= self.s.now => {}
+                State::Healthy => {
+                    waiting.push(self.ailing(member));
+                    self.look_again_at(ripe.max(self.s.now));
+                }
+                State::Unhealthy | State::Failed if !wavers => {}
+                _ => waiting.push(self.ailing(member)),
+            }
+        }
+        waiting
+    }
+
+    /// The gate after a batch, and its end.
+    fn finish(&mut self, batch: &Batch) -> bool {
+        let upgraded: Vec<&Member<'a>> = (self.fleet.members.iter()).filter(|m| self.is_done(m)).collect();
+        let ailing: Vec<Ailing> = (upgraded.iter())
+            .filter(|m| m.state.is_bad())
+            .map(|m| self.ailing(m))
+            .collect();
+        let of_batch = |id: &InstanceId| batch.instances.contains(id) || batch.fresh.contains(id);
+        let members = upgraded.iter().filter(|m| of_batch(&m.id)).count();
+        let broken = ailing.iter().filter(|a| of_batch(&a.instance)).count();
+        let limit = self.rollout.rules.max_unhealthy_upgraded;
+        let gated = self.rollout.rules.policy != UpgradePolicy::Automatic;
+        // A percentage never rounds under 1; but a batch of which none became healthy has shown enough.
+        if gated && (ailing.len() > limit.of(upgraded.len()) || broken > 0 && broken == members) {
+            self.fail(format!(
+                "after rollout batch {}, {} of {} upgraded instances {} not healthy{}",
+                batch.number,
+                ailing.len(),
+                upgraded.len(),
+                if ailing.len() == 1 { "is" } else { "are" },
+                describe(&ailing)
+            ));
+            return false;
+        }
+        self.rollout.batch = None;
+        self.rollout.batches = batch.number;
+        self.rollout.rested_since = Some(self.s.now);
+        let canary = self
+            .rollout
+            .canary
+            .map(|c: Amount| c.of(self.s.record.capacity as usize));
+        if canary.is_some_and(|enough| upgraded.len() >= enough) && !self.due().is_empty() {
+            self.rollout.canary = None;
+            let by = "the canary: look at it, then resume or roll back".to_owned();
+            self.turn.waits.push(Wait::RolloutPaused { by: by.clone() });
+            self.rollout.state = RolloutState::Paused { by };
+        }
+        true
+    }
+}

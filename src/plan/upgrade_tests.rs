@@ -1,0 +1,842 @@
+//! Rollouts: situations, each with the plan it must give, and properties that hold at every step of random ones.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::action::Action;
+use super::forecast::obey;
+use super::report::Wait;
+use super::testing::{Scene, at, label, model};
+use super::{Experience, Plan, Situation, plan};
+use crate::health::State;
+use crate::inventory::{Answer, Phase, Power, Protection, Rework};
+use crate::model::{ImageDigest, Model};
+use crate::names::InstanceId;
+use crate::rollout::{Rollout, RolloutState};
+use crate::scaleset::{Amount, Method, OnFailure, Probe, Unwilling, Upgrade, UpgradePolicy};
+use crate::units::Bytes;
+
+/// What guests answer in a show.
+#[derive(Clone, Debug, Default)]
+struct Guests {
+    /// Revisions whose guests never get healthy.
+    broken_revisions: Vec<u32>,
+    /// Instances that answer badly, whatever they are made of, until they are changed.
+    sick: Vec<InstanceId>,
+}
+
+/// A set on its way, played to the end on an inventory that obeys.
+struct Show {
+    scene: Scene,
+    guests: Guests,
+    now: i64,
+    /// Every batch of steps, as lines.
+    acts: Vec<Vec<String>>,
+    /// Fewest healthy and most present instances at any look.
+    fewest_healthy: usize,
+    most_present: usize,
+}
+
+fn probed(upgrade: Upgrade) -> impl Fn(&mut Scene) {
+    move |scene: &mut Scene| {
+        scene.set.health.probe = Probe::Tcp { port: 80 };
+        scene.set.health.grace_period = Duration::from_secs(60);
+        scene.set.upgrade = upgrade.clone();
+    }
+}
+
+impl Show {
+    /// `instances` healthy ones of revision 1 on each domain's only host; revision 2 is current and a rollout begins.
+    fn new(instances: &[u64], upgrade: Upgrade, change: impl Fn(&mut Model)) -> Self {
+        let mut scene = Scene::new(&vec![1; instances.len()]);
+        probed(upgrade.clone())(&mut scene);
+        let mut id = 0;
+        for (domain, n) in instances.iter().enumerate() {
+            for _ in 0..*n {
+                id += 1;
+                scene.add(&format!("d{domain}h0"), id);
+            }
+        }
+        scene.record.capacity = u32::try_from(id).unwrap();
+        let mut second = model();
+        change(&mut second);
+        let mut show = Self {
+            fewest_healthy: usize::MAX,
+            most_present: 0,
+            scene,
+            guests: Guests::default(),
+            now: 1000,
+            acts: Vec::new(),
+        };
+        show.scene.record.applied = show.scene.set.clone();
+        show.scene.absorb();
+        for _ in 0..3 {
+            show.answer();
+        }
+        show.scene.record.adopt_model(second, at(show.now));
+        show.begin(1, upgrade);
+        show
+    }
+
+    fn begin(&mut self, from: u32, rules: Upgrade) {
+        let number = self.scene.record.rollout.as_ref().map_or(0, |r| r.number) + 1;
+        self.scene.record.rollout = Some(Rollout {
+            number,
+            from,
+            target: self.scene.record.current().number,
+            by: "ann".into(),
+            began: at(self.now),
+            state: RolloutState::Running,
+            rules,
+            only: None,
+            canary: None,
+            batch: None,
+            batches: 0,
+            rested_since: None,
+        });
+    }
+
+    fn rollout(&mut self) -> &mut Rollout {
+        self.scene.record.rollout.as_mut().unwrap()
+    }
+
+    fn answer(&mut self) {
+        let guests = &self.guests;
+        let said = |i: &crate::inventory::Instance| {
+            let good = !guests.broken_revisions.contains(&i.meta.revision) && !guests.sick.contains(&i.id);
+            Answer {
+                good,
+                said: if good { "200" } else { "503 Service Unavailable" }.into(),
+            }
+        };
+        let running =
+            |i: &&crate::inventory::Instance| i.power == Power::Running && i.meta.phase == Phase::Ready;
+        self.scene.inventory.answers = (self.scene.inventory.instances().filter(running))
+            .map(|i| (i.id, said(i)))
+            .collect();
+        let (inventory, health) = (self.scene.inventory.clone(), self.scene.set.health.clone());
+        self.scene.record.absorb(&inventory);
+        self.scene.record.heed(&inventory, &health, at(self.now));
+    }
+
+    fn look(&mut self) {
+        self.answer();
+        let states: Vec<State> = (self.scene.inventory.instances())
+            .map(|i| State::of(i, self.scene.record.vitals.get(&i.id), &self.scene.set.health))
+            .collect();
+        self.fewest_healthy = self
+            .fewest_healthy
+            .min(states.iter().filter(|s| **s == State::Healthy).count());
+        self.most_present = self.most_present.max(states.len());
+    }
+
+    fn plan(&self) -> Plan {
+        plan(Situation {
+            now: at(self.now),
+            ..self.scene.situation()
+        })
+    }
+
+    /// One plan, carried out. Whether there was anything to do or to wait for.
+    fn step(&mut self) -> bool {
+        self.look();
+        let Plan {
+            steps,
+            rollout,
+            again,
+            ..
+        } = self.plan();
+        let seen = self.scene.record.rollout.clone();
+        let steered = rollout.is_some_and(|next| self.scene.record.steer(seen.as_ref(), next));
+        if steps.is_empty() {
+            if let Some(at) = again {
+                self.now = self.now.max(at.as_second()).max(self.now + 1);
+            }
+            return steered || again.is_some();
+        }
+        self.acts.push(
+            (steps.iter())
+                .map(|s| format!("{} {} {}", s.host, s.action.verb(), s.action.subject()))
+                .collect(),
+        );
+        self.scene.record.reserve(&steps, at(self.now));
+        for step in &steps {
+            if let Action::Rework { spec, .. } = &step.action {
+                self.guests.sick.retain(|id| *id != spec.id);
+            }
+        }
+        let record = self.scene.record.clone();
+        obey(&mut self.scene.inventory, &steps, |n| {
+            record.revision(n).map(|r| &r.model)
+        });
+        self.now += 1;
+        true
+    }
+
+    /// Plays until nothing is left to do.
+    fn play(mut self) -> Self {
+        for _ in 0..10_000 {
+            if !self.step() {
+                return self;
+            }
+        }
+        panic!("it goes on for ever: {:?}", self.acts.last());
+    }
+
+    fn revisions(&self) -> Vec<u32> {
+        let mut all: Vec<_> = self
+            .scene
+            .inventory
+            .instances()
+            .map(|i| (i.id, i.meta.revision))
+            .collect();
+        all.sort();
+        all.into_iter().map(|(_, r)| r).collect()
+    }
+
+    fn state(&self) -> &RolloutState {
+        &self.scene.record.rollout.as_ref().unwrap().state
+    }
+}
+
+fn new_image(model: &mut Model) {
+    model.image.digest = ImageDigest("cd".repeat(32));
+}
+
+fn one_at_a_time() -> Upgrade {
+    Upgrade {
+        max_batch: Amount::Count(1),
+        max_unavailable: Amount::Count(1),
+        ..Upgrade::default()
+    }
+}
+
+#[test]
+fn six_are_reimaged_one_by_one_the_fullest_domain_first() {
+    let show = Show::new(&[2, 2, 2], one_at_a_time(), new_image).play();
+    assert_eq!(*show.state(), RolloutState::Done);
+    assert_eq!(show.revisions(), [2; 6]);
+    let flat: Vec<&String> = show
+        .acts
+        .iter()
+        .flatten()
+        .filter(|l| l.contains("reimage"))
+        .collect();
+    assert_eq!(
+        flat,
+        [
+            "d0h0 reimage web-1",
+            "d1h0 reimage web-3",
+            "d2h0 reimage web-5",
+            "d0h0 reimage web-2",
+            "d1h0 reimage web-4",
+            "d2h0 reimage web-6"
+        ]
+    );
+    assert_eq!(show.fewest_healthy, 5);
+    assert_eq!(show.most_present, 6);
+    assert!(
+        show.acts[0].contains(&"d0h0 push image cdcdcdcdcdcd".to_owned()),
+        "{:?}",
+        show.acts[0]
+    );
+}
+
+#[test]
+fn more_memory_needs_a_restart_and_a_larger_disk_nothing_of_the_kind() {
+    let show = Show::new(&[2], one_at_a_time(), |m| m.memory = Bytes::gib(2)).play();
+    assert_eq!(show.acts, [["d0h0 restart web-1"], ["d0h0 restart web-2"]]);
+    let show = Show::new(
+        &[2],
+        Upgrade {
+            max_batch: Amount::Count(2),
+            ..one_at_a_time()
+        },
+        |m| m.disk = Bytes::gib(9),
+    )
+    .play();
+    assert_eq!(
+        show.acts,
+        [["d0h0 update web-1", "d0h0 update web-2"]],
+        "what does not disturb a guest costs nothing of the health budget"
+    );
+}
+
+#[test]
+fn two_instances_at_twenty_per_cent_can_be_upgraded() {
+    let show = Show::new(&[1, 1], Upgrade::default(), new_image).play();
+    assert_eq!((show.revisions(), show.fewest_healthy), (vec![2, 2], 1));
+}
+
+#[test]
+fn replacing_with_surge_never_has_fewer_healthy_than_capacity() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        max_batch: Amount::Count(2),
+        ..Upgrade::default()
+    };
+    let show = Show::new(&[2, 2, 2], rules, new_image).play();
+    assert_eq!(*show.state(), RolloutState::Done);
+    assert_eq!(show.revisions(), [2; 6]);
+    assert_eq!((show.fewest_healthy, show.most_present), (6, 7));
+    let ids: Vec<u64> = show.scene.inventory.instances().map(|i| i.id.0).collect();
+    assert!(ids.iter().all(|id| *id > 6), "ids are never reused: {ids:?}");
+    for host in &show.scene.inventory.hosts {
+        assert_eq!(
+            host.seen().unwrap().instances.len(),
+            2,
+            "each new one is where the old one was"
+        );
+    }
+}
+
+/// Another host of the fault domain may be the quicker one: then both would be there at once.
+#[test]
+fn what_a_killed_run_left_half_made_or_half_deleted_takes_its_part_of_the_surge_until_it_is_gone() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        max_batch: Amount::Count(2),
+        ..Upgrade::default()
+    };
+    for (half, phase) in [(5, Phase::Creating), (1, Phase::Deleting)] {
+        let mut show = Show::new(&[2, 2], rules.clone(), new_image);
+        while show.scene.inventory.instances().count() == 4 {
+            assert!(show.step(), "the first of batch 1 is made");
+        }
+        let instances = &mut show.scene.host("d0h0").instances;
+        instances
+            .iter_mut()
+            .find(|i| i.id == InstanceId(half))
+            .unwrap()
+            .meta
+            .phase = phase;
+        show.look();
+        let steps: Vec<String> = (show.plan().steps.iter())
+            .map(|s| format!("{} {}", s.action.verb(), s.action.subject()))
+            .collect();
+        assert_eq!(steps, [format!("delete web-{half}")], "{phase:?}");
+        let show = show.play();
+        assert_eq!(*show.state(), RolloutState::Done, "{phase:?}");
+        assert_eq!(
+            (show.revisions(), show.most_present),
+            (vec![2; 4], 5),
+            "{phase:?}"
+        );
+    }
+}
+
+#[test]
+fn replacing_without_surge_deletes_first_and_keeps_the_budget() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        ..one_at_a_time()
+    };
+    let show = Show::new(&[2, 2], rules, new_image).play();
+    assert_eq!(show.revisions(), [2; 4]);
+    assert_eq!((show.fewest_healthy, show.most_present), (3, 4));
+}
+
+#[test]
+fn without_anything_to_spare_in_place_becomes_replacing() {
+    let rules = Upgrade {
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        ..Upgrade::default()
+    };
+    let show = Show::new(&[1, 1], rules, new_image).play();
+    assert_eq!((show.fewest_healthy, show.most_present), (2, 3));
+    assert!(
+        !show.acts.iter().flatten().any(|l| l.contains("reimage")),
+        "{:?}",
+        show.acts
+    );
+}
+
+#[test]
+fn no_room_for_the_surge_is_said_and_never_turned_into_something_else() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        ..Upgrade::default()
+    };
+    let mut show = Show::new(&[1], rules, new_image);
+    show.scene.host("d0h0").memory = Bytes::gib(2);
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert!(
+        reason.starts_with("there is no room for the new instances of rollout batch 1: no room for 1 more"),
+        "{reason}"
+    );
+    assert_eq!(show.revisions(), [1]);
+}
+
+#[test]
+fn a_version_that_never_gets_healthy_stops_after_the_first_batch() {
+    let mut show = Show::new(&[2, 2, 2], one_at_a_time(), new_image);
+    show.guests.broken_revisions = vec![2];
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert_eq!(
+        reason,
+        "after rollout batch 1, 1 of 1 upgraded instances is not healthy: instance 1 is unhealthy (503 Service Unavailable)"
+    );
+    assert_eq!(show.revisions(), [2, 1, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_version_that_never_gets_healthy_goes_back_by_itself_when_asked() {
+    let rules = Upgrade {
+        on_failure: OnFailure::Rollback,
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[2, 2, 2], rules, new_image);
+    show.guests.broken_revisions = vec![2];
+    let show = show.play();
+    assert!(
+        matches!(show.state(), RolloutState::RolledBack { .. }),
+        "{:?}",
+        show.state()
+    );
+    assert_eq!(show.revisions(), [1; 6]);
+    assert_eq!(
+        show.scene.record.current().number,
+        1,
+        "new instances are of the old revision again"
+    );
+    assert_eq!(show.fewest_healthy, 5);
+}
+
+#[test]
+fn a_rollback_that_fails_too_stops() {
+    let rules = Upgrade {
+        on_failure: OnFailure::Rollback,
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[2, 2], rules, new_image);
+    show.guests.broken_revisions = vec![2];
+    while !matches!(show.state(), RolloutState::RollingBack { .. }) {
+        assert!(show.step());
+    }
+    show.guests.broken_revisions = vec![1, 2];
+    let show = show.play();
+    assert!(
+        matches!(show.state(), RolloutState::Stopped { .. }),
+        "{:?}",
+        show.state()
+    );
+}
+
+#[test]
+fn a_batch_that_takes_too_long_fails() {
+    let rules = Upgrade {
+        batch_timeout: Duration::from_secs(30),
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[1, 1], rules, new_image);
+    show.guests.broken_revisions = vec![2];
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert_eq!(
+        reason, "rollout batch 1 was not done within 30 s: instance 1 is starting (503 Service Unavailable)",
+        "its grace period is longer"
+    );
+}
+
+#[test]
+fn broken_instances_that_the_upgrade_is_to_mend_go_first_and_hold_nothing_up() {
+    let mut show = Show::new(&[2, 2, 2], one_at_a_time(), new_image);
+    // More than max_unhealthy allows, all of them due for the fix.
+    show.guests.sick = [2, 4, 5, 6].map(InstanceId).into();
+    for _ in 0..3 {
+        show.answer();
+        show.now += 5;
+    }
+    let show = show.play();
+    assert_eq!(*show.state(), RolloutState::Done);
+    let order: Vec<&str> = show
+        .acts
+        .iter()
+        .flatten()
+        .filter_map(|l| l.split(' ').next_back())
+        .filter(|w| w.starts_with("web"))
+        .collect();
+    assert_eq!(
+        &order[..4],
+        ["web-5", "web-2", "web-4", "web-6"],
+        "two of three in the last domain, then ties by order"
+    );
+}
+
+#[test]
+fn broken_instances_that_are_not_due_stop_the_next_batch() {
+    let mut show = Show::new(&[3, 3], one_at_a_time(), new_image);
+    show.rollout().only = Some(vec![InstanceId(1), InstanceId(4)]);
+    show.guests.sick = [2, 3, 5].map(InstanceId).into();
+    for _ in 0..3 {
+        show.answer();
+        show.now += 5;
+    }
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert!(
+        reason.starts_with("3 of 6 instances are not healthy, more than max_unhealthy = 20 % allows before rollout batch 1: instance 2 is unhealthy"),
+        "{reason}"
+    );
+    assert!(show.acts.is_empty(), "{:?}", show.acts);
+}
+
+#[test]
+fn only_the_instances_that_were_named_are_upgraded() {
+    let mut show = Show::new(&[3], one_at_a_time(), new_image);
+    show.rollout().only = Some(vec![InstanceId(2)]);
+    let show = show.play();
+    assert_eq!(
+        (show.revisions(), show.state()),
+        (vec![1, 2, 1], &RolloutState::Done)
+    );
+}
+
+#[test]
+fn a_canary_waits_for_a_decision_and_goes_on() {
+    let mut show = Show::new(&[2, 2], one_at_a_time(), new_image);
+    show.rollout().canary = Some(Amount::Count(1));
+    let mut show = show.play();
+    assert!(
+        matches!(show.state(), RolloutState::Paused { .. }),
+        "{:?}",
+        show.state()
+    );
+    assert_eq!(show.revisions(), [2, 1, 1, 1]);
+    show.rollout().state = RolloutState::Running;
+    let show = show.play();
+    assert_eq!(
+        (show.revisions(), show.state()),
+        (vec![2; 4], &RolloutState::Done)
+    );
+}
+
+#[test]
+fn protected_and_stopped_instances_are_skipped_and_said() {
+    let mut show = Show::new(&[3], one_at_a_time(), new_image);
+    show.scene.host("d0h0").instances[0].meta.protection = Protection::All;
+    let stopped = &mut show.scene.host("d0h0").instances[1];
+    (stopped.power, stopped.meta.stopped) = (Power::Off, true);
+    let show = show.play();
+    assert_eq!(
+        (show.revisions(), show.state()),
+        (vec![1, 1, 2], &RolloutState::Done)
+    );
+}
+
+#[test]
+fn protected_instances_are_upgraded_when_the_rules_include_them() {
+    let rules = Upgrade {
+        protected: Unwilling::Include,
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[2], rules, new_image);
+    show.scene.host("d0h0").instances[0].meta.protection = Protection::All;
+    let show = show.play();
+    assert_eq!(show.revisions(), [2, 2]);
+    assert!(
+        show.acts[0].contains(&"d0h0 reimage web-2".to_owned()),
+        "the protected one goes last: {:?}",
+        show.acts
+    );
+}
+
+#[test]
+fn pauses_and_readiness_are_waited_for() {
+    let rules = Upgrade {
+        pause: Duration::from_secs(100),
+        min_ready: Duration::from_secs(50),
+        ..one_at_a_time()
+    };
+    let show = Show::new(&[1, 1], rules, new_image).play();
+    assert_eq!(*show.state(), RolloutState::Done);
+    // Two batches with their readiness, and the pause between them.
+    assert!(show.now - 1000 >= 200, "{}", show.now);
+}
+
+#[test]
+fn a_paused_rollout_begins_nothing_and_says_so() {
+    let mut show = Show::new(&[2], one_at_a_time(), new_image);
+    show.rollout().state = RolloutState::Paused { by: "ann".into() };
+    let plan = show.plan();
+    assert!(plan.steps.is_empty() && plan.again.is_none());
+    assert!(
+        plan.report
+            .waits
+            .iter()
+            .any(|w| matches!(w, Wait::RolloutPaused { .. }))
+    );
+}
+
+#[test]
+fn automatic_takes_all_at_once() {
+    let rules = Upgrade {
+        policy: UpgradePolicy::Automatic,
+        ..Upgrade::default()
+    };
+    let show = Show::new(&[2, 2], rules, new_image).play();
+    let reimaged = show.acts[0].iter().filter(|l| l.contains("reimage")).count();
+    assert_eq!((reimaged, show.state()), (4, &RolloutState::Done));
+}
+
+#[test]
+fn a_change_that_was_cut_short_goes_on_even_without_a_rollout() {
+    let mut show = Show::new(&[2], one_at_a_time(), new_image);
+    show.scene.record.rollout = None;
+    let half = &mut show.scene.host("d0h0").instances[0];
+    (half.meta.phase, half.power) = (Phase::Changing, Power::Off);
+    show.look();
+    let plan = show.plan();
+    assert!(
+        matches!(&plan.steps[..], [step] if matches!(&step.action, Action::Rework { spec, how: Rework::Reimage, .. } if spec.revision == 1)),
+        "{:?}",
+        plan.steps
+    );
+    assert_eq!(plan.steps[0].why.as_ref(), "its change did not end");
+}
+
+#[test]
+fn a_step_that_fails_stops_the_rollout_with_what_was_said() {
+    let mut show = Show::new(&[1, 1], one_at_a_time(), new_image);
+    show.look();
+    let first = show.plan();
+    show.scene
+        .record
+        .steer(show.scene.record.rollout.clone().as_ref(), first.rollout.unwrap());
+    show.scene
+        .experience
+        .failed
+        .insert((label("d0h0"), "web-1".into()), "disk full".into());
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert_eq!(reason, "web-1 on d0h0 could not be changed: disk full");
+}
+
+#[test]
+fn scaling_during_a_rollout_is_carried_out_by_it() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        ..Upgrade::default()
+    };
+    for wanted in [2u32, 9] {
+        let mut show = Show::new(&[2, 2, 2], rules.clone(), new_image);
+        for _ in 0..4 {
+            show.step();
+        }
+        show.scene.record.capacity = wanted;
+        let show = show.play();
+        assert_eq!(*show.state(), RolloutState::Done);
+        assert_eq!(show.revisions(), vec![2; wanted as usize]);
+    }
+}
+
+#[test]
+fn a_lost_host_keeps_the_rollout_open_and_is_named() {
+    let mut show = Show::new(&[2, 2], one_at_a_time(), new_image);
+    show.rollout().rules.max_unhealthy = Amount::Percent(50);
+    show.rollout().rules.max_unavailable = Amount::Count(3);
+    show.scene.lose("d1h0");
+    let show = show.play();
+    assert!(show.scene.record.rollout.as_ref().unwrap().is_active());
+    let plan = show.plan();
+    assert!(
+        plan.report.waits.contains(&Wait::RolloutUnseen {
+            instances: vec![InstanceId(3), InstanceId(4)]
+        }),
+        "{:?}",
+        plan.report.waits
+    );
+    assert!(
+        plan.again.is_none(),
+        "nobody waits for a host that may never come back"
+    );
+}
+
+/// Random rules, sets and guests.
+fn rules() -> impl Strategy<Value = Upgrade> {
+    let amount = |least: u32| {
+        prop_oneof![
+            (least..4).prop_map(Amount::Count),
+            (10u32..60).prop_map(Amount::Percent)
+        ]
+    };
+    let method = prop_oneof![Just(Method::Auto), Just(Method::Reimage), Just(Method::Replace)];
+    (
+        amount(1),
+        0u32..3,
+        amount(0),
+        method,
+        any::<bool>(),
+        any::<bool>(),
+        0u64..3,
+    )
+        .prop_map(
+            |(max_batch, surge, max_unavailable, method, rollback, broken_first, pause)| {
+                let method = if surge > 0 && method == Method::Reimage {
+                    Method::Auto
+                } else {
+                    method
+                };
+                let surge = if surge == 0 && max_unavailable.is_zero() {
+                    1
+                } else {
+                    surge
+                };
+                let method = if surge > 0 && max_unavailable.is_zero() && method == Method::Reimage {
+                    Method::Replace
+                } else {
+                    method
+                };
+                Upgrade {
+                    method,
+                    max_batch,
+                    max_surge: Amount::Count(surge),
+                    max_unavailable,
+                    prioritize_unhealthy: broken_first,
+                    pause: Duration::from_secs(pause * 20),
+                    on_failure: if rollback {
+                        OnFailure::Rollback
+                    } else {
+                        OnFailure::Stop
+                    },
+                    ..Upgrade::default()
+                }
+            },
+        )
+}
+
+#[derive(Clone, Debug)]
+struct Plot {
+    instances: Vec<u64>,
+    rules: Upgrade,
+    sick: Vec<u64>,
+    breaks: bool,
+    protected: Vec<u64>,
+    killed_at: Vec<usize>,
+}
+
+fn plots() -> impl Strategy<Value = Plot> {
+    (
+        prop::collection::vec(0u64..4, 1..4),
+        rules(),
+        prop::collection::vec(1u64..10, 0..3),
+        prop::bool::weighted(0.3),
+        prop::collection::vec(1u64..10, 0..2),
+        prop::collection::vec(0usize..30, 0..4),
+    )
+        .prop_map(|(instances, rules, sick, breaks, protected, killed_at)| Plot {
+            instances,
+            rules,
+            sick,
+            breaks,
+            protected,
+            killed_at,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the rules, the set and its guests: a rollout ends or says what it waits on; at no look are fewer healthy
+    /// than the budget allows on the rollout's account, or more there than surge allows; what is protected is left alone;
+    /// a process that is killed and started again (its experience is lost) changes nothing of that; planning again after
+    /// the end is empty.
+    #[test]
+    fn a_rollout_keeps_its_promises_at_every_step(plot in plots()) {
+        let mut show = Show::new(&plot.instances, plot.rules.clone(), new_image);
+        let there: Vec<u64> = show.scene.inventory.instances().map(|i| i.id.0).collect();
+        show.guests.sick = plot.sick.iter().copied().filter(|id| there.contains(id)).map(InstanceId).collect();
+        if plot.breaks {
+            show.guests.broken_revisions = vec![2];
+        }
+        for id in &plot.protected {
+            for host in &mut show.scene.inventory.hosts {
+                if let crate::inventory::View::Seen(seen) = &mut host.view {
+                    for i in seen.instances.iter_mut().filter(|i| i.id.0 == *id) {
+                        i.meta.protection = Protection::All;
+                    }
+                }
+            }
+        }
+        for _ in 0..3 {
+            show.answer();
+            show.now += 5;
+        }
+        let capacity = show.scene.record.capacity as usize;
+        let unavailable = plot.rules.max_unavailable.of(capacity);
+        let surge = plot.rules.max_surge.of(capacity);
+        let sick = show.guests.sick.len();
+        let mut looks = 0;
+        loop {
+            if plot.killed_at.contains(&looks) {
+                show.scene.experience = Experience::default();
+            }
+            looks += 1;
+            prop_assert!(looks < 5000, "it goes on for ever: {:?}", show.acts.last());
+            let domains = |show: &Show| -> Option<usize> {
+                let batch = show.scene.record.rollout.as_ref()?.batch.as_ref()?;
+                let on: std::collections::BTreeSet<&str> = (show.scene.inventory.hosts.iter())
+                    .filter(|h| h.seen().is_some_and(|s| s.instances.iter().any(|i| batch.instances.contains(&i.id))))
+                    .map(|h| h.name.as_str())
+                    .collect();
+                Some(on.len())
+            };
+            let going = show.step();
+            prop_assert!(domains(&show).unwrap_or(0) <= 1, "a batch spans two fault domains");
+            if !going { break; }
+        }
+        prop_assert!(
+            show.fewest_healthy + unavailable + sick + usize::from(plot.breaks) * capacity >= capacity,
+            "{} healthy of {capacity}, {unavailable} may be missing, {sick} were sick", show.fewest_healthy
+        );
+        prop_assert!(show.most_present <= capacity + surge, "{} of {capacity} + {surge}", show.most_present);
+        for host in &show.scene.inventory.hosts {
+            for i in &host.seen().unwrap().instances {
+                if i.meta.protection == Protection::All {
+                    prop_assert_eq!(i.meta.revision, 1, "a protected instance was changed");
+                }
+            }
+        }
+        let count = show.scene.inventory.instances().count();
+        let stopped = matches!(show.state(), RolloutState::Stopped { .. });
+        prop_assert!(
+            count == capacity || stopped && (capacity..=capacity + surge).contains(&count),
+            "{count} where {capacity} are wanted"
+        );
+        let last = show.plan();
+        prop_assert!(last.steps.is_empty() && last.rollout.is_none(), "planning again is not empty: {:?}", last.steps);
+        let protected = |i: &crate::inventory::Instance| i.meta.protection == Protection::All;
+        match show.state() {
+            RolloutState::Done => {
+                prop_assert!(show.scene.inventory.instances().all(|i| i.meta.revision == 2 || protected(i)));
+            }
+            RolloutState::RolledBack { .. } => {
+                prop_assert!(show.scene.inventory.instances().all(|i| i.meta.revision == 1));
+            }
+            RolloutState::Stopped { reason } => prop_assert!(!reason.is_empty()),
+            other => prop_assert!(false, "it neither ended nor stopped: {other:?}, {:?}", last.report.waits),
+        }
+    }
+}
