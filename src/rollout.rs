@@ -34,6 +34,9 @@ pub struct Rollout {
     pub batches: u32,
     /// When the last one was done.
     pub rested_since: Option<Timestamp>,
+    /// Until when it holds at a checkpoint.
+    #[serde(default)]
+    pub hold_until: Option<Timestamp>,
 }
 
 /// Where a rollout stands.
@@ -109,6 +112,6 @@ impl Rollout {
     pub fn turn_back(&mut self, reason: String) {
         self.state = RolloutState::RollingBack { reason };
         std::mem::swap(&mut self.from, &mut self.target);
-        (self.batch, self.canary, self.rested_since) = (None, None, None);
+        (self.batch, self.canary, self.rested_since, self.hold_until) = (None, None, None, None);
     }
 }

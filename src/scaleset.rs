@@ -295,6 +295,15 @@ pub struct Upgrade {
     pub pause: Duration,
     /// How long an upgraded instance must have been healthy before the batch counts as done.
     pub min_ready: Duration,
+    /// Once so many are upgraded the rollout holds for `checkpoint_pause` (AWS); from few to many.
+    #[serde(default)]
+    pub checkpoints: Vec<Amount>,
+    /// How long it holds at a checkpoint; zero: until it is resumed.
+    #[serde(default = "an_hour")]
+    pub checkpoint_pause: Duration,
+    /// How long the upgraded instances are watched after the last batch before the rollout counts as done (AWS).
+    #[serde(default)]
+    pub bake: Duration,
     /// How long a batch may take.
     pub batch_timeout: Duration,
     /// Whether every unhealthy instance is upgraded before any healthy one.
@@ -318,12 +327,19 @@ impl Default for Upgrade {
             max_unhealthy_upgraded: fifth,
             pause: Duration::ZERO,
             min_ready: Duration::ZERO,
+            checkpoints: Vec::new(),
+            checkpoint_pause: an_hour(),
+            bake: Duration::ZERO,
             batch_timeout: Duration::from_secs(900),
             prioritize_unhealthy: true,
             on_failure: OnFailure::Stop,
             protected: Unwilling::Skip,
         }
     }
+}
+
+const fn an_hour() -> Duration {
+    Duration::from_secs(3600)
 }
 
 /// When instances are brought to a new model.

@@ -76,6 +76,15 @@ pub(super) fn upgrade(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Upgra
         &mut upgrade.min_ready,
         duration(r, &s, "min_ready", Duration::ZERO, HOUR),
     );
+    set(&mut upgrade.checkpoints, checkpoints(r, &s));
+    set(
+        &mut upgrade.checkpoint_pause,
+        duration(r, &s, "checkpoint_pause", Duration::ZERO, 7 * DAY),
+    );
+    set(
+        &mut upgrade.bake,
+        duration(r, &s, "bake", Duration::ZERO, 2 * DAY),
+    );
     let batch_timeout = duration(r, &s, "batch_timeout", Duration::from_secs(1), DAY);
     if batch_timeout.is_some() || !s.has("batch_timeout") {
         set(&mut upgrade.batch_timeout, batch_timeout);
@@ -94,6 +103,31 @@ pub(super) fn upgrade(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Upgra
     ];
     set(&mut upgrade.protected, r.choice(&s, "protected", &unwilling));
     Some(upgrade)
+}
+
+/// Checkpoints, from few to many: shares and counts can't be compared before the capacity is known.
+fn checkpoints(r: &mut Reader<'_>, s: &Section<'_, '_>) -> Option<Vec<Amount>> {
+    if !s.has("checkpoints") {
+        return None;
+    }
+    let found = r.amounts(s, "checkpoints", MOST);
+    for at in found.iter().filter(|at| at.value.is_zero()) {
+        r.bad(
+            at,
+            "a checkpoint at 0 is before anything was done",
+            "1 or more, or \"1%\" or more",
+        );
+    }
+    for pair in found.windows(2) {
+        let out_of_order = match (pair[0].value, pair[1].value) {
+            (Amount::Count(a), Amount::Count(b)) | (Amount::Percent(a), Amount::Percent(b)) => a >= b,
+            _ => false,
+        };
+        if out_of_order {
+            r.bad(&pair[1], "checkpoints go from few to many", "put them in order");
+        }
+    }
+    Some(found.into_iter().map(|at| at.value).collect())
 }
 
 /// Something must be allowed to be above capacity or below it, or nothing can ever be changed (Google refuses the same).

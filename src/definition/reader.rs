@@ -198,33 +198,55 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A count as a whole number up to `most`, or a share such as "20%".
+    /// A count up to `most`, or a percentage.
     pub fn amount(&mut self, section: &Section<'_, '_>, key: &str, most: u64) -> Option<At<Amount>> {
         let value = section.table.get(key)?;
+        self.amount_in(value, section.key(key), most)
+    }
+
+    /// The counts and percentages of an array; a single one will do.
+    pub fn amounts(&mut self, section: &Section<'_, '_>, key: &str, most: u64) -> Vec<At<Amount>> {
+        let Some(value) = section.table.get(key) else {
+            return Vec::new();
+        };
         let path = section.key(key);
-        match value.get_ref() {
-            DeValue::Integer(_) => {
-                let at = self.integer(section, key, 0..most + 1)?;
-                Some(At {
-                    value: Amount::Count(at.value),
-                    span: at.span,
-                    key: at.key,
-                })
-            }
-            DeValue::String(text) => match values::percent(text) {
-                Ok(percent) => Some(At {
-                    value: Amount::Percent(percent),
-                    span: value.span(),
-                    key: path,
-                }),
-                Err(message) => {
-                    let help = Some("write a number, such as 2, or a share, such as \"20%\"".to_owned());
-                    self.wrong(value.span(), &path, message, help);
-                    None
+        match value.get_ref().as_array() {
+            None => self.amount_in(value, path, most).into_iter().collect(),
+            Some(array) => (array.iter().enumerate())
+                .filter_map(|(i, item)| self.amount_in(item, format!("{path}[{i}]"), most))
+                .collect(),
+        }
+    }
+
+    fn amount_in(&mut self, value: &Spanned<DeValue<'_>>, path: String, most: u64) -> Option<At<Amount>> {
+        let read = match value.get_ref() {
+            DeValue::Integer(integer) => {
+                let parsed = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+                let count = parsed.and_then(|n| u32::try_from(n).ok());
+                match count.filter(|n| u64::from(*n) <= most) {
+                    Some(n) => Ok(Amount::Count(n)),
+                    None => {
+                        let help = Some(format!("allowed: 0 to {most}"));
+                        self.wrong(value.span(), &path, format!("{path} is out of range"), help);
+                        return None;
+                    }
                 }
-            },
+            }
+            DeValue::String(text) => values::percent(text).map(Amount::Percent),
             _ => {
                 self.mismatch(value, &path, "a whole number or a percentage");
+                return None;
+            }
+        };
+        match read {
+            Ok(amount) => Some(At {
+                value: amount,
+                span: value.span(),
+                key: path,
+            }),
+            Err(message) => {
+                let help = Some("write a number, such as 2, or a share, such as \"20%\"".to_owned());
+                self.wrong(value.span(), &path, message, help);
                 None
             }
         }

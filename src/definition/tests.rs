@@ -661,6 +661,29 @@ fn broken_syntax_is_told_as_such() {
     assert!(found[0].starts_with("1:"), "{found:#?}");
 }
 
+#[test]
+fn checkpoints_are_numbers_or_shares_from_few_to_many() {
+    let read = |line: &str| {
+        let text = format!("{GOOD}\n[upgrade]\n{line}\n");
+        super::parse(&text, std::path::Path::new("/x.toml"))
+    };
+    let upgrade = read("checkpoints = [1, \"10%\", \"50%\"]\ncheckpoint_pause = \"0s\"\nbake = \"30m\"")
+        .unwrap()
+        .upgrade;
+    let expected = [Amount::Count(1), Amount::Percent(10), Amount::Percent(50)];
+    assert_eq!(upgrade.checkpoints, expected);
+    assert_eq!(upgrade.bake.as_secs(), 1800);
+    for bad in [
+        "checkpoints = [0]",
+        "checkpoints = [2, 1]",
+        "checkpoints = [\"50%\", \"10%\"]",
+        "checkpoints = [true]",
+        "checkpoints = \"x\"",
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,200}") {

@@ -300,6 +300,15 @@ section! {
         /// How long an upgraded instance must have been healthy before the batch counts as done; 0s to 1h.
         #[schemars(extend("default" = "0s"))]
         min_ready: Option<Span>,
+        /// Once so many are upgraded, hold for checkpoint_pause: numbers or shares, from few to many.
+        #[schemars(extend("default" = []))]
+        checkpoints: Option<Vec<SomeAmount>>,
+        /// How long to hold at a checkpoint; 0s: until `vmss upgrade resume`; at most 7 days.
+        #[schemars(extend("default" = "1h"))]
+        checkpoint_pause: Option<Span>,
+        /// How long the upgraded instances are watched after the last batch; 0s to 48h.
+        #[schemars(extend("default" = "0s"))]
+        bake: Option<Span>,
         /// How long a batch may take; 1s to 24h, longer than min_ready.
         #[schemars(extend("default" = "15m"))]
         batch_timeout: Option<Span>,

@@ -249,6 +249,16 @@ pub enum Wait {
         /// When it is over.
         until: Timestamp,
     },
+    /// The rollout holds at a checkpoint.
+    Checkpoint {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// What is upgraded is watched for a while.
+    Bake {
+        /// Until when.
+        until: Timestamp,
+    },
     /// Outdated instances that are protected from everything, or stopped.
     Unwilling {
         /// Which.
@@ -390,6 +400,16 @@ impl fmt::Display for Wait {
                     until.strftime("%H:%M:%SZ")
                 )
             }
+            Self::Checkpoint { until } => write!(
+                f,
+                "the rollout holds at a checkpoint until {}; vmss upgrade pause, cancel or rollback if it should not go on",
+                until.strftime("%Y-%m-%d %H:%M:%SZ")
+            ),
+            Self::Bake { until } => write!(
+                f,
+                "what is upgraded is watched until {}",
+                until.strftime("%Y-%m-%d %H:%M:%SZ")
+            ),
             Self::Unwilling { instances, until } => {
                 write!(
                     f,

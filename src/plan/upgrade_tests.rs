@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use super::action::Action;
 use super::forecast::obey;
@@ -94,6 +95,7 @@ impl Show {
             batch: None,
             batches: 0,
             rested_since: None,
+            hold_until: None,
         });
     }
 
@@ -530,6 +532,75 @@ fn a_canary_waits_for_a_decision_and_goes_on() {
 }
 
 #[test]
+fn a_checkpoint_holds_for_its_time_and_batches_end_at_it() {
+    let rules = Upgrade {
+        max_batch: Amount::Count(3),
+        max_unavailable: Amount::Count(3),
+        checkpoints: vec![Amount::Count(1), Amount::Percent(50)],
+        checkpoint_pause: Duration::from_secs(600),
+        ..Upgrade::default()
+    };
+    let show = Show::new(&[4, 4], rules, new_image).play();
+    assert_eq!(*show.state(), RolloutState::Done);
+    let sizes: Vec<usize> = (show.acts.iter())
+        .map(|act| act.iter().filter(|l| l.contains("reimage")).count())
+        .filter(|n| *n > 0)
+        .collect();
+    assert_eq!(sizes, [1, 3, 3, 1]);
+    assert!(
+        show.now - 1000 >= 1200,
+        "two checkpoints of ten minutes: {}",
+        show.now
+    );
+}
+
+#[test]
+fn a_checkpoint_without_a_time_waits_for_a_decision() {
+    let rules = Upgrade {
+        checkpoints: vec![Amount::Count(1)],
+        checkpoint_pause: Duration::ZERO,
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[2], rules, new_image).play();
+    assert!(
+        matches!(show.state(), RolloutState::Paused { .. }),
+        "{:?}",
+        show.state()
+    );
+    assert_eq!(show.revisions(), [2, 1]);
+    show.rollout().state = RolloutState::Running;
+    let show = show.play();
+    assert_eq!(
+        (show.revisions(), show.state()),
+        (vec![2, 2], &RolloutState::Done)
+    );
+}
+
+#[test]
+fn what_breaks_while_it_is_watched_after_the_last_batch_is_a_failure() {
+    let rules = Upgrade {
+        bake: Duration::from_secs(300),
+        ..one_at_a_time()
+    };
+    let quiet = Show::new(&[1, 1], rules.clone(), new_image).play();
+    assert_eq!(*quiet.state(), RolloutState::Done);
+    assert!(quiet.now - 1000 >= 300, "{}", quiet.now);
+    let mut show = Show::new(&[1, 1], rules, new_image);
+    while show.revisions() != [2, 2] || show.rollout().batch.is_some() {
+        assert!(show.step());
+    }
+    show.guests.sick = [1, 2].map(InstanceId).into();
+    let show = show.play();
+    let RolloutState::Stopped { reason } = show.state() else {
+        panic!("{:?}", show.state())
+    };
+    assert!(
+        reason.starts_with("while it was watched after the last batch, 2 of 2"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn protected_and_stopped_instances_are_skipped_and_said() {
     let mut show = Show::new(&[3], one_at_a_time(), new_image);
     show.scene.host("d0h0").instances[0].meta.protection = Protection::All;
@@ -757,7 +828,7 @@ fn plots() -> impl Strategy<Value = Plot> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))), ..ProptestConfig::default() })]
 
     /// Whatever the rules, the set and its guests: a rollout ends or says what it waits on; at no look are fewer healthy
     /// than the budget allows on the rollout's account, or more there than surge allows; what is protected is left alone;

@@ -43,6 +43,7 @@ pub fn begin(record: &mut Record, from: u32, rules: Upgrade, who: &str, now: Tim
         batch: None,
         batches: 0,
         rested_since: None,
+        hold_until: None,
     });
 }
 
@@ -237,7 +238,7 @@ fn resume(ctx: &Context<'_>) -> Result<Exit> {
         if let Some(batch) = &mut rollout.batch {
             batch.began = now;
         }
-        rollout.rested_since = None;
+        (rollout.rested_since, rollout.hold_until) = (None, None);
         Ok(())
     })?;
     drive(ctx, &target, "upgrade resume")

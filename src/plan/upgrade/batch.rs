@@ -11,7 +11,7 @@ use crate::plan::change::{class_of, rework};
 use crate::plan::report::{Ailing, Wait};
 use crate::plan::{Member, placement};
 use crate::rollout::{Batch, RolloutState};
-use crate::scaleset::{Amount, UpgradePolicy};
+use crate::scaleset::UpgradePolicy;
 
 impl<'a> Stage<'_, 'a> {
     /// Whether the batch is done. If not, its next steps and what it waits on are noted.
@@ -214,10 +214,7 @@ impl<'a> Stage<'_, 'a> {
     /// The gate after a batch, and its end.
     fn finish(&mut self, batch: &Batch) -> bool {
         let upgraded: Vec<&Member<'a>> = (self.fleet.members.iter()).filter(|m| self.is_done(m)).collect();
-        let ailing: Vec<Ailing> = (upgraded.iter())
-            .filter(|m| m.state.is_bad())
-            .map(|m| self.ailing(m))
-            .collect();
+        let ailing = self.ailing_upgraded();
         let of_batch = |id: &InstanceId| batch.instances.contains(id) || batch.fresh.contains(id);
         let members = upgraded.iter().filter(|m| of_batch(&m.id)).count();
         let broken = ailing.iter().filter(|a| of_batch(&a.instance)).count();
@@ -238,16 +235,38 @@ impl<'a> Stage<'_, 'a> {
         self.rollout.batch = None;
         self.rollout.batches = batch.number;
         self.rollout.rested_since = Some(self.s.now);
-        let canary = self
-            .rollout
-            .canary
-            .map(|c: Amount| c.of(self.s.record.capacity as usize));
-        if canary.is_some_and(|enough| upgraded.len() >= enough) && !self.due().is_empty() {
-            self.rollout.canary = None;
-            let by = "the canary: look at it, then resume or roll back".to_owned();
-            self.turn.waits.push(Wait::RolloutPaused { by: by.clone() });
-            self.rollout.state = RolloutState::Paused { by };
+        if !self.due().is_empty() {
+            self.hold(upgraded.len() - members, upgraded.len());
         }
         true
+    }
+
+    /// Stops for a look after the canary, and at a checkpoint that this batch has reached.
+    fn hold(&mut self, before: usize, after: usize) {
+        let capacity = self.s.record.capacity as usize;
+        if self
+            .rollout
+            .canary
+            .is_some_and(|canary| after >= canary.of(capacity))
+        {
+            self.rollout.canary = None;
+            self.pause("the canary: look at it, then resume or roll back");
+            return;
+        }
+        let mut points = self.rollout.rules.checkpoints.iter().map(|c| c.of(capacity));
+        if !points.any(|point| before < point && point <= after) {
+            return;
+        }
+        if self.rollout.rules.checkpoint_pause.is_zero() {
+            self.pause("a checkpoint: look at it, then resume or roll back");
+        } else {
+            self.rollout.hold_until = Some(later(self.s.now, self.rollout.rules.checkpoint_pause));
+        }
+    }
+
+    fn pause(&mut self, by: &str) {
+        let by = by.to_owned();
+        self.turn.waits.push(Wait::RolloutPaused { by: by.clone() });
+        self.rollout.state = RolloutState::Paused { by };
     }
 }

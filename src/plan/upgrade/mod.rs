@@ -148,6 +148,11 @@ impl<'a> Stage<'_, 'a> {
         if !settled {
             return;
         }
+        if let Some(until) = self.rollout.hold_until.filter(|until| *until > self.s.now) {
+            self.turn.waits.push(Wait::Checkpoint { until });
+            self.look_again_at(until);
+            return;
+        }
         if let Some(rested) = self.rollout.rested_since {
             let until = later(rested, self.rollout.rules.pause);
             if until > self.s.now {
@@ -263,7 +268,7 @@ impl<'a> Stage<'_, 'a> {
         });
         let replaces = class(members[0]) == Disruption::Replace;
         let total = self.fleet.members.len() + self.fleet.absent.len();
-        let most = self.canary_left().min(rules.max_batch.of(total));
+        let most = self.until_next_look().min(rules.max_batch.of(total));
         // Replacing waits within the batch, wave by wave; in place all of the batch is away at once.
         let mut budget = if replaces { usize::MAX } else { self.budget() };
         let mut chosen = Vec::new();
@@ -281,15 +286,44 @@ impl<'a> Stage<'_, 'a> {
         (!chosen.is_empty()).then_some((Some(domain), chosen, replaces))
     }
 
-    fn canary_left(&self) -> usize {
-        let Some(canary) = self.rollout.canary else {
-            return usize::MAX;
-        };
+    /// How many may be upgraded before somebody is to look: at the canary, or at the next checkpoint.
+    fn until_next_look(&self) -> usize {
+        let capacity = self.s.record.capacity as usize;
         let upgraded = self.fleet.members.iter().filter(|m| self.is_done(m)).count();
-        canary
-            .of(self.s.record.capacity as usize)
-            .saturating_sub(upgraded)
-            .max(1)
+        let points = self.rollout.canary.iter().chain(&self.rollout.rules.checkpoints);
+        let ahead = points.map(|p| p.of(capacity)).filter(|p| *p > upgraded);
+        ahead.min().map_or(usize::MAX, |point| point - upgraded)
+    }
+
+    /// Upgraded instances that are broken.
+    fn ailing_upgraded(&self) -> Vec<Ailing> {
+        (self.fleet.members.iter())
+            .filter(|m| self.is_done(m) && m.state.is_bad())
+            .map(|m| self.ailing(m))
+            .collect()
+    }
+
+    /// Watches what is upgraded for a while after the last batch. Whether that is over.
+    fn is_baked(&mut self) -> bool {
+        let since = self.rollout.rested_since.unwrap_or(self.rollout.began);
+        let until = later(since, self.rollout.rules.bake);
+        if until <= self.s.now || self.rollout.state != RolloutState::Running || self.rollout.batches == 0 {
+            return true;
+        }
+        let ailing = self.ailing_upgraded();
+        let upgraded = self.fleet.members.iter().filter(|m| self.is_done(m)).count();
+        if ailing.len() > self.rollout.rules.max_unhealthy_upgraded.of(upgraded) {
+            self.fail(format!(
+                "while it was watched after the last batch, {} of {upgraded} upgraded instances {} not healthy{}",
+                ailing.len(),
+                if ailing.len() == 1 { "is" } else { "are" },
+                describe(&ailing)
+            ));
+            return false;
+        }
+        self.turn.waits.push(Wait::Bake { until });
+        self.look_again_at(until.min(later(self.s.now, self.s.set.health.interval)));
+        false
     }
 
     /// Nothing is left to change but what can't be, or may not be.
@@ -311,6 +345,9 @@ impl<'a> Stage<'_, 'a> {
                 self.look_again_at(later(self.s.now, self.s.set.health.interval).min(until));
                 return;
             }
+        }
+        if !self.is_baked() {
+            return;
         }
         self.rollout.state = match &self.rollout.state {
             RolloutState::RollingBack { reason } => RolloutState::RolledBack {
