@@ -153,6 +153,9 @@ pub enum Command {
     Show,
     /// List the set's instances
     Instances,
+    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, ssh
+    #[command(subcommand)]
+    Instance(InstanceCommand),
     /// List all sets that the store knows
     List,
     /// Delete the set: every instance, volume, seed and image of it
@@ -281,6 +284,99 @@ pub enum ModelCommand {
     },
 }
 
+/// `vmss instance ...`.
+#[derive(Subcommand, Debug)]
+pub enum InstanceCommand {
+    /// Switch on what is off, also what was stopped on purpose
+    Start(Selection),
+    /// Shut down and leave off until started by hand; a stopped instance still counts towards capacity
+    Stop(Selection),
+    /// Shut down and start again, as they are; those that were stopped on purpose stay off
+    Restart(Selection),
+    /// Make a new OS disk of the current revision; data disks, names and addresses stay
+    Reimage(Selection),
+    /// Delete, and make others of the current revision in their place
+    Replace(Selection),
+    /// Delete, and lower the capacity by as many
+    Delete(Selection),
+    /// Keep instances from being chosen when the set shrinks, or from every action
+    Protect {
+        /// What they are protected from
+        #[arg(long, value_enum, value_name = "WHAT")]
+        from: ProtectFrom,
+        /// Which instances.
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Take a protection back
+    Unprotect(Selection),
+    /// Run a command in the guests, through their agent; without a shell
+    Exec {
+        /// Which instances.
+        #[command(flatten)]
+        selection: Selection,
+        /// How long to wait for it, such as 10m; after that it goes on in the guest, unwatched
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+        timeout: Duration,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Open the serial console (Ctrl-] leaves it); without a terminal, print what it says until it ends
+    Console {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// Take it from whoever has it open
+        #[arg(long)]
+        force: bool,
+    },
+    /// Log in over ssh, at the address that vmss instances shows
+    Ssh {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// The user to log in as [default: ssh's]
+        #[arg(short, long, value_name = "USER")]
+        login: Option<String>,
+        /// Further arguments for ssh: a command to run, say
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+}
+
+/// Which instances are meant: all that are given must hold, and something must be given.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Selection {
+    /// Ids: 3, 3-7, 1,4,9
+    #[arg(value_name = "IDS", value_delimiter = ',')]
+    pub ids: Vec<IdRange>,
+    /// Those of another revision than the current one
+    #[arg(long)]
+    pub outdated: bool,
+    /// Those that are unhealthy, or don't run though they should
+    #[arg(long)]
+    pub unhealthy: bool,
+    /// Those in this fault domain
+    #[arg(long, value_name = "NAME")]
+    pub fault_domain: Option<Label>,
+    /// Those on this host
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<Label>,
+    /// Every one
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What `vmss instance protect` protects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProtectFrom {
+    /// From being deleted when the set shrinks, and by instance delete.
+    ScaleIn,
+    /// From that, and from upgrade, repair, stop, restart, reimage and replace.
+    All,
+}
+
 /// What `vmss wait` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WaitFor {
@@ -322,6 +418,12 @@ impl std::str::FromStr for IdRange {
         }
         Ok(Self { first, last })
     }
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, String> {
+    let id = text.parse().ok().filter(|id| *id > 0);
+    id.map(InstanceId)
+        .ok_or_else(|| format!("{text:?} is no id: write a number such as 3"))
 }
 
 fn class(text: &str) -> Result<Disruption, String> {

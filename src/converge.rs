@@ -14,9 +14,9 @@ use crate::inventory::{Inventory, View};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, ranges};
 use crate::observe::observe;
-use crate::plan::action::Step;
+use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Verdict, Wait};
-use crate::plan::{Experience, Lesson, Situation, plan};
+use crate::plan::{Experience, Lesson, Plan, Situation, plan};
 use crate::record::Record;
 use crate::rollout::{Rollout, RolloutState};
 use crate::scaleset::{Host, ScaleSet};
@@ -33,6 +33,8 @@ pub struct Ending {
     pub left: Vec<Step>,
     /// Whether the operator stopped it.
     pub interrupted: bool,
+    /// What became of steps that were asked for beside the loop.
+    pub asked: Asked,
     /// Steps that were done, in order.
     pub done: Vec<Step>,
     /// Steps that failed, with what was said.
@@ -56,6 +58,17 @@ impl Ending {
             Verdict::Failed => Exit::Failed,
         }
     }
+}
+
+/// What became of steps that an operator has asked for and that no plan would make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// There were none.
+    Nothing,
+    /// They were done.
+    Done,
+    /// Some were not: only the same command again does them.
+    NotDone,
 }
 
 /// More batches than any honest run needs: reaching it means that the hosts undo what is done.
@@ -85,10 +98,15 @@ pub fn amend(
     }
 }
 
+/// Observes all hosts of a set without asking its instances how they are.
+pub fn glance(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
+    let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
+    observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores())
+}
+
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
 pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
-    let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let mut inventory = observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores());
+    let mut inventory = glance(world, set, record);
     inventory.answers = vitals::ask(
         &*world.hosts,
         &world.probes,
@@ -133,11 +151,43 @@ pub fn converge(
     set: &Label,
     listener: &Arc<dyn Listener>,
 ) -> Result<Ending> {
-    let mut experience = Experience::default();
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    let images: LocalImages = Arc::default();
+    converge_after(world, store, lease, set, listener, Vec::new())
+}
+
+/// Carries out `asked`, steps that an operator has asked for and that no plan would make, then runs the loop. One of them
+/// that was not done is a failure of the run, however well the set stands.
+pub fn converge_after(
+    world: &World,
+    store: &dyn Store,
+    lease: &Lease,
+    set: &Label,
+    listener: &Arc<dyn Listener>,
+    asked: Vec<Step>,
+) -> Result<Ending> {
+    let mut run = Run {
+        world,
+        store,
+        set,
+        listener,
+        images: Arc::default(),
+        experience: Experience::default(),
+        batches: 0,
+        asked: Asked::Nothing,
+        done: Vec::new(),
+        failed: Vec::new(),
+    };
+    let mut undone = Vec::new();
+    if !asked.is_empty() {
+        store.renew(lease, world.clock.now())?;
+        let (record, _) = amend(store, set, |_| false)?;
+        undone = run.carry_out(&record, &asked)?;
+        run.asked = if undone.is_empty() {
+            Asked::Done
+        } else {
+            Asked::NotDone
+        };
+    }
     let mut told = Told::default();
-    let mut number = 0;
     loop {
         store.renew(lease, world.clock.now())?;
         let (record, _) = amend(store, set, |_| false)?;
@@ -153,23 +203,14 @@ pub fn converge(
             set: &scale_set,
             record: &record,
             inventory: &inventory,
-            experience: &experience,
+            experience: &run.experience,
             now,
         };
         let plan = plan(situation);
         let interrupted = world.interrupt.is_set();
         let is_over = plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none();
         if is_over || interrupted {
-            // A run that was asked to stop but has nothing left to do was not cut short.
-            return Ok(Ending {
-                report: plan.report,
-                left: plan.steps,
-                interrupted: interrupted && !is_over,
-                done,
-                failed,
-                inventory,
-                record,
-            });
+            return Ok(run.end(plan, inventory, record, undone));
         }
         if let Some(next) = &plan.rollout {
             let mut taken = false;
@@ -190,27 +231,51 @@ pub fn converge(
             }
             continue;
         }
-        number += 1;
-        if number > MOST_BATCHES.saturating_add(record.capacity.saturating_mul(4)) {
+        if run.batches >= MOST_BATCHES.saturating_add(record.capacity.saturating_mul(4)) {
             let text = format!(
-                "after {number} batches there is still something to do: {}",
+                "after {} batches there is still something to do: {}",
+                run.batches,
                 first(&plan.steps)
             );
             return Err(Error::message(Exit::Failed, text).hint(
                 "look whether something on the hosts undoes what vmss does, then run the command again",
             ));
         }
-        amend(store, set, |record| record.reserve(&plan.steps, now))?;
-        listener.event(&Event::Batch {
-            number,
-            steps: plan.steps.clone(),
+        run.carry_out(&record, &plan.steps)?;
+    }
+}
+
+/// One run of the loop: what it works with, and what it has done and learnt.
+struct Run<'w> {
+    world: &'w World,
+    store: &'w dyn Store,
+    set: &'w Label,
+    listener: &'w Arc<dyn Listener>,
+    images: LocalImages,
+    experience: Experience,
+    batches: u32,
+    asked: Asked,
+    done: Vec<Step>,
+    failed: Vec<(Step, String)>,
+}
+
+impl Run<'_> {
+    /// Carries out one batch. Returns the steps of it that were not done, each with what was said.
+    fn carry_out(&mut self, record: &Record, steps: &[Step]) -> Result<Vec<Undone>> {
+        let (world, scale_set) = (self.world, &record.applied);
+        self.batches += 1;
+        let now = world.clock.now();
+        amend(self.store, self.set, |record| record.reserve(steps, now))?;
+        self.listener.event(&Event::Batch {
+            number: self.batches,
+            steps: steps.to_vec(),
         });
         let means = Means {
             limits: scale_set.limits.clone(),
-            models: models(&record),
-            image: image_source(world, &scale_set, &images),
+            models: models(record),
+            image: image_source(world, scale_set, &self.images),
             stores: record.stores(),
-            listener: Arc::clone(listener),
+            listener: Arc::clone(self.listener),
             interrupt: world.interrupt.clone(),
         };
         let host = |name: &Label| {
@@ -218,17 +283,71 @@ pub fn converge(
                 .host(name)
                 .map(|h| world.hosts.host(h, &scale_set.limits))
         };
-        for ended in execute(&plan.steps, host, &means) {
-            if let Some(lesson) = lesson(&ended.end) {
-                experience.learn(&ended.step, lesson);
+        let mut undone = Vec::new();
+        for ended in execute(steps, host, &means) {
+            if let Some(lesson) = lesson(&ended.step, &ended.end) {
+                self.experience.learn(&ended.step, lesson);
             }
             match ended.end {
-                End::Done => done.push(ended.step),
-                End::Failed(e) => failed.push((ended.step, e.to_string())),
-                End::Kept | End::NotBegun(_) => {}
+                End::Done => self.done.push(ended.step),
+                End::Failed(e) => {
+                    undone.push(Undone::Failed(ended.step.clone(), e.to_string()));
+                    self.failed.push((ended.step, e.to_string()));
+                }
+                End::NotBegun(_) if world.interrupt.is_set() => undone.push(Undone::Left(ended.step)),
+                End::NotBegun(reason) => undone.push(Undone::Failed(ended.step, reason.to_owned())),
+                End::Kept => {}
             }
         }
+        Ok(undone)
     }
+
+    /// The end of the run, at a plan that is not carried out. `undone` are the steps that were asked for and not done.
+    fn end(self, plan: Plan, inventory: Inventory, record: Record, undone: Vec<Undone>) -> Ending {
+        let is_over = plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none();
+        let mut report = plan.report;
+        let mut left = Vec::new();
+        for undone in undone {
+            match undone {
+                Undone::Left(step) => left.push(step),
+                Undone::Failed(step, error) => {
+                    let wait = Wait::Failed {
+                        host: step.host.clone(),
+                        subject: step.action.subject(),
+                        verb: step.action.verb(),
+                        error,
+                    };
+                    // Instead of what the plan left out for the same reason, under the name of its own next step.
+                    report.waits.retain(|w| {
+                        !matches!(w, Wait::Failed { host, subject, .. }
+                            if *host == step.host && *subject == step.action.subject())
+                    });
+                    report.waits.push(wait);
+                }
+            }
+        }
+        let is_over = is_over && left.is_empty();
+        left.extend(plan.steps);
+        Ending {
+            report,
+            left,
+            // A run that was asked to stop but has nothing left to do was not cut short.
+            interrupted: self.world.interrupt.is_set() && !is_over,
+            asked: self.asked,
+            done: self.done,
+            failed: self.failed,
+            inventory,
+            record,
+        }
+    }
+}
+
+/// A step that was not done.
+enum Undone {
+    /// It failed, or its host was lost before its turn: what was said.
+    Failed(Step, String),
+    /// The operator stopped the run before its turn.
+    Left(Step),
 }
 
 /// How often who waits for health or a pause looks whether somebody has changed the record: a pause typed in another
@@ -340,9 +459,11 @@ impl Told {
 }
 
 /// What a step's end has to teach, if anything.
-fn lesson(end: &End) -> Option<Lesson> {
+fn lesson(step: &Step, end: &End) -> Option<Lesson> {
     match end {
         End::Kept => Some(Lesson::Kept),
+        // Our copy is gone: one that is still seen is another store's, to keep as long as it likes.
+        End::Done if matches!(step.action, Action::DeleteImage { .. }) => Some(Lesson::Kept),
         End::Failed(e) if e.kind == FaultKind::NotOurs => Some(Lesson::NameTaken(e.to_string())),
         End::Failed(e) => Some(Lesson::Failed(e.to_string())),
         End::Done | End::NotBegun(_) => None,

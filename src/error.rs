@@ -4,28 +4,48 @@ use std::fmt;
 
 /// Exit codes, as in the README's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// The set is as it should be.
-    Converged = 0,
+    Converged,
     /// Something failed.
-    Failed = 1,
+    Failed,
     /// The command line makes no sense.
-    Usage = 2,
+    Usage,
     /// The definition is wrong.
-    Definition = 3,
+    Definition,
     /// A host or the store can't be reached, and what was asked for can't be shown to hold without it.
-    Unreachable = 4,
+    Unreachable,
     /// Nothing can be done as things are: no room, strict spread, another store's set.
-    Blocked = 5,
+    Blocked,
     /// Instances are not healthy, and what was asked for stops there.
-    Unhealthy = 6,
+    Unhealthy,
     /// Another process acts on this set.
-    Locked = 7,
+    Locked,
     /// `plan --detailed-exitcode`: there is something to do.
-    Pending = 10,
+    Pending,
     /// Stopped by the operator.
-    Interrupted = 130,
+    Interrupted,
+    /// As a command in a guest ended: `instance exec` on one instance.
+    Guest(u8),
+}
+
+impl Exit {
+    /// The code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Converged => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Definition => 3,
+            Self::Unreachable => 4,
+            Self::Blocked => 5,
+            Self::Unhealthy => 6,
+            Self::Locked => 7,
+            Self::Pending => 10,
+            Self::Interrupted => 130,
+            Self::Guest(code) => code,
+        }
+    }
 }
 
 /// An error as an operator meets it.

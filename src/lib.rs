@@ -25,6 +25,7 @@ pub mod resolve;
 pub mod rollout;
 pub mod scaleset;
 pub mod store;
+pub mod terminal;
 pub mod ui;
 pub mod units;
 pub mod vitals;
@@ -53,14 +54,14 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -
                 } else {
                     text.to_string()
                 });
-                return Exit::Usage as u8;
+                return Exit::Usage.code();
             }
             world.stdout.text(if world.env.stdout_is_terminal {
                 text.ansi().to_string()
             } else {
                 text.to_string()
             });
-            return Exit::Converged as u8;
+            return Exit::Converged.code();
         }
     };
     let style = Style {
@@ -75,10 +76,10 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -
         style,
     };
     match commands::dispatch(&ctx, &cli.command) {
-        Ok(exit) => exit as u8,
+        Ok(exit) => exit.code(),
         Err(e) => {
             tell(&ctx, &e);
-            e.exit as u8
+            e.exit.code()
         }
     }
 }

@@ -52,6 +52,10 @@ pub struct Record {
     /// What instances' answers to their probe add up to.
     #[serde(default)]
     pub vitals: BTreeMap<InstanceId, Vital>,
+    /// Instances that an operator has asked to be deleted: they go whatever the capacity, and nothing else goes or is
+    /// made in their place before they are gone.
+    #[serde(default)]
+    pub condemned: BTreeSet<InstanceId>,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
@@ -274,9 +278,12 @@ impl Record {
         }
         let highest = known.keys().next_back().map_or(0, |id| id.0);
         let next_id = InstanceId(self.next_id.0.max(highest + 1));
-        let changed = known != self.known || next_id != self.next_id;
+        let mut condemned = self.condemned.clone();
+        condemned.retain(|id| known.contains_key(id));
+        let changed = known != self.known || next_id != self.next_id || condemned != self.condemned;
         self.known = known;
         self.next_id = next_id;
+        self.condemned = condemned;
         changed
     }
 }

@@ -15,10 +15,14 @@ use crate::probe::{NetworkProbes, Probes};
 use crate::store::location::Folders;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Holder, Store, StoreError};
+use crate::terminal::RawTerminal;
 use crate::vitals::KnownAddresses;
 
 /// Opens the store at a path.
 pub type OpenStore = Box<dyn Fn(&Path) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// Replaces this process by a program with its arguments; returns only if that failed.
+pub type BecomeProgram = Box<dyn Fn(&str, &[String]) -> std::io::Error + Send + Sync>;
 
 /// Everything a command may touch.
 pub struct World {
@@ -42,8 +46,18 @@ pub struct World {
     pub notify: Box<dyn Fn(Notice<'_>) + Send + Sync>,
     /// Asks the operator a yes-or-no question and waits for the answer.
     pub ask: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Has the terminal pass on every key as it is typed, until what is returned is dropped.
+    pub keyboard: Box<dyn Fn() -> std::io::Result<Box<dyn Keyboard>> + Send + Sync>,
+    /// Becomes another program, looked up in the PATH, with these arguments. Returns only if that failed.
+    pub become_program: BecomeProgram,
     /// Whether the operator wants to stop.
     pub interrupt: Interrupt,
+}
+
+/// A terminal that passes on every key as it is typed.
+pub trait Keyboard {
+    /// What was typed since the last call; waits for `wait` if nothing was. `None`: the terminal is gone.
+    fn typed(&mut self, wait: Duration) -> Option<Vec<u8>>;
 }
 
 impl World {
@@ -63,6 +77,11 @@ impl World {
             env,
             notify: Box::new(notify_systemd),
             ask: Box::new(ask_on_terminal),
+            keyboard: Box::new(|| Ok(Box::new(RawTerminal::open()?) as Box<dyn Keyboard>)),
+            become_program: Box::new(|program, args| {
+                use std::os::unix::process::CommandExt as _;
+                std::process::Command::new(program).args(args).exec()
+            }),
             interrupt,
         }
     }

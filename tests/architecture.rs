@@ -15,7 +15,7 @@ fn ring(module: &str) -> usize {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
         | "event" | "resolve" | "hosturi" | "health" | "rollout" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
-        | "store" | "images" | "image_file" | "download" => 1,
+        | "terminal" | "store" | "images" | "image_file" | "download" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

@@ -879,3 +879,44 @@ fn a_rollout_paused_from_another_terminal_stops_there_and_goes_on_when_resumed()
     lab.expect(0, "delete --yes");
     lab.assert_no_trace();
 }
+
+/// The block of the README's section on CI jobs, as somebody would paste it.
+fn ci_job() -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let section = readme
+        .split("### A CI job")
+        .nth(1)
+        .expect("the README shows a CI job");
+    let block = section.split("```bash\n").nth(1).expect("as a block of bash");
+    block.split("```").next().unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn the_ci_job_in_the_readme_runs_as_it_is_written_and_leaves_nothing() {
+    let lab = Lab::new(3, "", "");
+    let text = fs::read_to_string(lab.folder.path().join("scaleset.toml")).unwrap();
+    let health = "\n[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\n";
+    fs::write(lab.folder.path().join("scaleset.toml"), text + health).unwrap();
+    // The environment of a command of the lab, for a shell that finds the binary by its name.
+    let vmss = lab.command("");
+    let folder = Path::new(env!("CARGO_BIN_EXE_vmss")).parent().unwrap().to_owned();
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &ci_job()]).current_dir(lab.folder.path());
+    shell.envs(vmss.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    shell.env(
+        "PATH",
+        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display()),
+    );
+    let ran = shell.output().unwrap();
+    assert!(
+        ran.status.success(),
+        "{:?}: {}{}",
+        ran.status,
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    let result = fs::read_to_string(lab.folder.path().join("result.txt")).unwrap();
+    assert_eq!(result, "web-1\n");
+    lab.assert_no_trace();
+}

@@ -66,6 +66,7 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
         cordons: std::collections::BTreeMap::new(),
         former_images: BTreeSet::new(),
         vitals: BTreeMap::new(),
+        condemned: BTreeSet::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

@@ -28,7 +28,7 @@ pub struct Line {
     pub id: InstanceId,
     /// Its name.
     pub name: String,
-    /// Its state: running, off, crashed, paused, shutting-down, creating, changing, deleting, unseen.
+    /// Its state: running, stopped (on purpose), off, crashed, paused, shutting-down, creating, changing, deleting, unseen.
     pub state: &'static str,
     /// How it is, if it was seen.
     pub health: Option<State>,
@@ -78,11 +78,17 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         "ADDRESS",
         "REVISION",
         "AGE",
+        "PROTECTED",
     ];
+    let protected = lines.iter().any(|l| l.protection != Protection::None);
     // Without a probe health says no more than the state.
-    let shown = |column: &str| column != "HEALTH" || probed;
+    let shown = |column: &str| match column {
+        "HEALTH" => probed,
+        "PROTECTED" => protected,
+        _ => true,
+    };
     let heads: Vec<&str> = columns.into_iter().filter(|c| shown(c)).collect();
-    let revision_at = heads.len() - 2;
+    let revision_at = 6 + usize::from(probed);
     let mut table = Table::new(heads).right(0).right(revision_at);
     for line in &lines {
         let addresses: Vec<String> = line.addresses.iter().map(ToString::to_string).collect();
@@ -106,6 +112,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             },
             line.created_at.map_or_else(|| "-".to_owned(), |at| ago(at, now)),
         ]);
+        if protected {
+            row.push(protection(line.protection).to_owned());
+        }
         table.row(row);
     }
     ctx.table(&table);
@@ -116,7 +125,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
     let set = record.applied.clone();
     let inventory = look_closely(world, &set, record);
-    let addresses = addresses(world, record, &inventory);
+    let addresses = addresses(world, record, &inventory, None);
     let hash = &record.current().hash;
     let mut lines: Vec<Line> = Vec::new();
     for host in &inventory.hosts {
@@ -176,6 +185,15 @@ pub fn health(state: State, said: &str) -> String {
     format!("{state} ({said})")
 }
 
+/// What an instance is protected from, in a word.
+const fn protection(protection: Protection) -> &'static str {
+    match protection {
+        Protection::None => "-",
+        Protection::ScaleIn => "scale-in",
+        Protection::All => "all",
+    }
+}
+
 fn state(instance: &Instance) -> &'static str {
     match (instance.meta.phase, instance.power) {
         (Phase::Creating, _) => "creating",
@@ -184,6 +202,7 @@ fn state(instance: &Instance) -> &'static str {
         (Phase::Ready, Power::Running) => "running",
         (Phase::Ready, Power::Paused) => "paused",
         (Phase::Ready, Power::ShuttingDown) => "shutting-down",
+        (Phase::Ready, Power::Off | Power::Crashed) if instance.meta.stopped => "stopped",
         (Phase::Ready, Power::Off) => "off",
         (Phase::Ready, Power::Crashed) => "crashed",
     }
@@ -193,14 +212,35 @@ fn state(instance: &Instance) -> &'static str {
 /// those that did not come in time.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Addresses: those vmss assigned, else what each host finds out of its running instances.
-fn addresses(world: &World, record: &Record, inventory: &Inventory) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+/// The addresses of one instance, as they are listed; none if it is not there or has none.
+pub fn addresses_of(world: &World, record: &Record, inventory: &Inventory, id: InstanceId) -> Vec<IpAddr> {
+    let found = addresses(world, record, inventory, Some(id)).remove(&id);
+    // Its guest may be well though its host does not answer.
+    found.unwrap_or_else(|| {
+        let known = record
+            .known
+            .get(&id)
+            .filter(|_| inventory.instances().all(|i| i.id != id));
+        let assigned = known.into_iter().flat_map(|k| k.addresses.iter().flatten());
+        assigned.map(|a| IpAddr::V4(*a)).collect()
+    })
+}
+
+/// Addresses: those vmss assigned, else what each host finds out of its running instances. Of all instances, or of
+/// `only` one.
+fn addresses(
+    world: &World,
+    record: &Record,
+    inventory: &Inventory,
+    only: Option<InstanceId>,
+) -> BTreeMap<InstanceId, Vec<IpAddr>> {
     let set = &record.applied;
     let mut found: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
     let mut questions = Vec::new();
     for host in &inventory.hosts {
         let mut ask: Vec<InstanceRef> = Vec::new();
-        for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+        let instances = host.seen().into_iter().flat_map(|h| &h.instances);
+        for instance in instances.filter(|i| only.is_none_or(|id| id == i.id)) {
             let assigned = instance.meta.addresses.iter().flatten();
             let assigned: Vec<IpAddr> = assigned.map(|a| IpAddr::V4(*a)).collect();
             if !assigned.is_empty() {

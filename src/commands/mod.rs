@@ -8,6 +8,7 @@ pub mod delete;
 pub mod history;
 pub mod host;
 pub mod image;
+pub mod instance;
 pub mod instances;
 pub mod list;
 pub mod model;
@@ -31,6 +32,7 @@ use crate::event::Listener;
 use crate::lease::{self, Held};
 use crate::model::Model;
 use crate::names::Label;
+use crate::plan::action::Step;
 use crate::record::Record;
 use crate::scaleset::ScaleSet;
 use crate::store::{Operation, Store, Version};
@@ -57,6 +59,7 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Scale { capacity } => scale::run(ctx, *capacity),
         Command::Show => show::run(ctx),
         Command::Instances => instances::run(ctx),
+        Command::Instance(command) => instance::run(ctx, command),
         Command::List => list::run(ctx),
         Command::Delete {
             keep_images,
@@ -194,8 +197,20 @@ impl Context<'_> {
 
     /// Runs the loop under a lease that is held, with an entry in the history.
     pub fn converge(&self, store: &Arc<dyn Store>, held: &Held, operation: &Operation) -> Result<Ending> {
+        self.converge_after(store, held, operation, Vec::new())
+    }
+
+    /// As [`Self::converge`], with steps before it that were asked for.
+    pub fn converge_after(
+        &self,
+        store: &Arc<dyn Store>,
+        held: &Held,
+        operation: &Operation,
+        asked: Vec<Step>,
+    ) -> Result<Ending> {
         let number = store.begin(operation)?;
-        let ending = converge::converge(self.world, &**store, &held.lease, &operation.set, &self.listener);
+        let (world, set, lease) = (self.world, &operation.set, &held.lease);
+        let ending = converge::converge_after(world, &**store, lease, set, &self.listener, asked);
         let outcome = match &ending {
             Ok(ending) => crate::ui::outcome::in_history(ending),
             Err(e) => format!("failed: {e}"),

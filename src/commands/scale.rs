@@ -2,10 +2,43 @@
 
 use crate::cli::Change;
 use crate::commands::Context;
-use crate::converge::amend;
+use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::lease::lease_key;
-use crate::record::Life;
+use crate::names::{InstanceId, Label, ranges};
+use crate::plan::{Experience, Situation, protected};
+use crate::record::{Life, Record};
+
+/// Instances that scale in may not take. Looked at before the capacity is recorded: one that can't be reached would make
+/// every later run end as blocked (AWS lowers it all the same, and never converges).
+fn kept_by_protection(ctx: &Context<'_>, record: &Record) -> Vec<InstanceId> {
+    let mut record = record.clone();
+    let set = record.applied.clone();
+    let inventory = look(ctx.world, &set, &record);
+    record.absorb(&inventory);
+    protected(Situation {
+        set: &set,
+        record: &record,
+        inventory: &inventory,
+        experience: &Experience::default(),
+        now: ctx.world.clock.now(),
+    })
+}
+
+fn too_few(name: &Label, wanted: u32, protected: &[InstanceId]) -> Error {
+    let ids = ranges(protected.iter().map(|id| id.0));
+    let (noun, are) = match protected.len() {
+        1 => ("instance", "is"),
+        _ => ("instances", "are"),
+    };
+    let text =
+        format!("{name} can't be scaled to {wanted}: {noun} {ids} {are} protected; nothing was changed");
+    Error::message(Exit::Blocked, text).hint(format!(
+        "scale to {} or more, or take a protection back: vmss instance unprotect {}",
+        protected.len(),
+        ids.replace(", ", ",")
+    ))
+}
 
 /// Scales to `change`.
 pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
@@ -20,6 +53,14 @@ pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
     ctx.mention_drift(&target);
     let now = target.record.capacity;
     let wanted = change.of(now).map_err(|e| Error::message(Exit::Usage, e))?;
+    let protected = if wanted < now {
+        kept_by_protection(ctx, &target.record)
+    } else {
+        Vec::new()
+    };
+    if (wanted as usize) < protected.len() {
+        return Err(too_few(&name, wanted, &protected));
+    }
     if wanted
         < target
             .record
@@ -47,9 +88,13 @@ pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
     amend(&*target.store, &name, |record| {
         from = record.capacity;
         match change.of(record.capacity) {
+            Ok(n) if n < record.capacity && (n as usize) < protected.len() => {
+                refused = Some(too_few(&name, n, &protected));
+                return false;
+            }
             Ok(n) => to = n,
             Err(e) => {
-                refused = Some(e);
+                refused = Some(Error::message(Exit::Usage, e));
                 return false;
             }
         }
@@ -58,7 +103,7 @@ pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
         differs
     })?;
     if let Some(e) = refused {
-        return Err(Error::message(Exit::Usage, e));
+        return Err(e);
     }
     let held = match ctx.hold(&target.store, &name, &verb) {
         Ok(held) => held,

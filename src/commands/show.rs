@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::commands::Context;
 use crate::converge::look;
 use crate::error::{Exit, Result};
+use crate::health::State;
 use crate::inventory::{Inventory, View};
 use crate::lease::lease_key;
 use crate::names::Label;
@@ -14,7 +15,7 @@ use crate::plan::report::{Report, Verdict};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record};
 use crate::ui::table::Table;
-use crate::ui::words::{ago, count, list};
+use crate::ui::words::{ago, count, list, ranges};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -99,10 +100,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         String::new()
     };
     ctx.print(format!(
-        "{}: {heading}, {} of {} running{unseen}",
+        "{}: {heading}, {}{unseen}",
         ctx.style.strong(target.name.as_str()),
-        report.running,
-        report.wanted
+        report.running_of_wanted()
     ));
     let model = &current.model;
     let spread: Vec<String> = document
@@ -141,6 +141,15 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         ctx.print(format!(
             "  outdated    {} of an older revision",
             count(outdated, "instance")
+        ));
+    }
+    let stopped = (inventory.instances())
+        .filter(|i| State::of(i, None, &set.health) == State::Stopped)
+        .map(|i| i.id.0);
+    let stopped = ranges(stopped);
+    if !stopped.is_empty() {
+        ctx.print(format!(
+            "  stopped     {stopped}, on purpose (vmss instance start switches on)"
         ));
     }
     ctx.print("");

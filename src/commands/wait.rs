@@ -43,11 +43,16 @@ pub fn run(ctx: &Context<'_>, what: WaitFor, timeout: Duration) -> Result<Exit> 
         let rollout = record.rollout.as_ref();
         let full = report.seen >= report.wanted + report.surplus;
         let lacks = match what {
-            WaitFor::Capacity if report.running >= report.wanted => None,
-            WaitFor::Capacity => Some(format!("{} of {} running", report.running, report.wanted)),
-            WaitFor::Healthy if report.healthy >= report.wanted => None,
+            // What an operator has stopped is not waited for.
+            WaitFor::Capacity if report.running + report.stopped >= report.wanted => None,
+            WaitFor::Capacity => Some(report.running_of_wanted()),
+            WaitFor::Healthy if report.healthy + report.stopped >= report.wanted => None,
             WaitFor::Healthy => Some(format!("{} of {} healthy", report.healthy, report.wanted)),
-            WaitFor::Upgraded if outdated == 0 && full && report.healthy >= report.wanted => None,
+            WaitFor::Upgraded
+                if outdated == 0 && full && report.healthy + report.stopped >= report.wanted =>
+            {
+                None
+            }
             WaitFor::Upgraded => Some(format!(
                 "{outdated} outdated, {} of {} healthy",
                 report.healthy, report.wanted
@@ -55,10 +60,9 @@ pub fn run(ctx: &Context<'_>, what: WaitFor, timeout: Duration) -> Result<Exit> 
         };
         let Some(lacks) = lacks else {
             ctx.say(format!(
-                "{} {name}: {} of {} running, {} healthy",
+                "{} {name}: {}, {} healthy",
                 ctx.style.good("ok"),
-                report.running,
-                report.wanted,
+                report.running_of_wanted(),
                 report.healthy
             ));
             return Ok(Exit::Converged);

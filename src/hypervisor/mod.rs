@@ -126,6 +126,32 @@ pub trait Hypervisor: Send + Sync {
     /// there was no answer within 2 s; `Missing` if it is gone; `NotOurs` if another store manages it.
     fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
 
+    /// Runs a command in the guest through its agent, without a shell, and waits until it has ended, for `patience` at
+    /// most. One that has not ended by then, or when the pulse is cancelled, goes on in the guest.
+    ///
+    /// # Errors
+    /// As [`Self::ping`]; `Other` if the agent can't or may not run it; `TimedOut` if it has not ended within `patience`.
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        command: &[String],
+        patience: Duration,
+        pulse: &Pulse,
+    ) -> Result<Ran, HypervisorError>;
+
+    /// Connects `viewer` to the instance's serial console until either end hangs up. `force` takes it from whoever has
+    /// it open.
+    ///
+    /// # Errors
+    /// `Other` if the instance is not running, or somebody else has its console open; `Unsupported` if the host has no
+    /// consoles; `Missing` if it is gone; `NotOurs` if another store manages it.
+    fn console(
+        &self,
+        instance: &InstanceRef,
+        force: bool,
+        viewer: &mut dyn Viewer,
+    ) -> Result<(), HypervisorError>;
+
     /// Marks the instance, whole or half made or half changed, as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
     /// 10 s), switches it off after `shutdown`, deletes the volumes it owns and last its domain, so that nothing is
     /// ever left without the note that says whose it is.
@@ -147,6 +173,27 @@ pub trait Hypervisor: Send + Sync {
 
     /// Looks at everything an instance of this model would need here, changing nothing that stays.
     fn check(&self, model: &Model) -> Vec<Finding>;
+}
+
+/// The near end of a serial console: where somebody types and reads.
+pub trait Viewer {
+    /// What was typed since the last call; waits for `wait` if nothing was. `None`: nobody wants to see more.
+    fn typed(&mut self, wait: Duration) -> Option<Vec<u8>>;
+    /// Shows what the guest has said.
+    fn show(&mut self, bytes: &[u8]);
+}
+
+/// How a command in a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit code; of one that a signal has ended, as shells have it: 128 and the signal.
+    pub code: u8,
+    /// What it wrote on its standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote on its standard error.
+    pub stderr: Vec<u8>,
+    /// Whether it wrote more than the agent has kept.
+    pub is_cut: bool,
 }
 
 /// What a host is.

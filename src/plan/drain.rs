@@ -28,7 +28,8 @@ pub(super) struct Drain<'f, 'a> {
 impl<'f, 'a> Drain<'f, 'a> {
     /// `surplus` of the instances there are a rollout's business.
     pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
-        let on_host = fleet.members.iter().filter(|m| is_leaving(s, m));
+        let on_host =
+            (fleet.members.iter()).filter(|m| is_leaving(s, m) && !s.record.condemned.contains(&m.id));
         let (staying, mut leaving): (Vec<_>, Vec<_>) =
             on_host.partition(|m| m.instance.meta.protection == Protection::All || m.state == State::Stopped);
         leaving.sort_by_key(|m| (!m.state.is_bad(), m.id));

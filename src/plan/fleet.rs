@@ -122,11 +122,12 @@ impl<'a> Fleet<'a> {
     }
 
     /// Instances per fault domain, those out of sight included: a host that does not answer is not a dead host. Those that
-    /// are to leave their host are not: another is to be where balance wants it.
+    /// are to leave their host, or to be deleted, are not: another is to be where balance wants it.
     pub fn per_domain(&self, s: Situation<'_>) -> Vec<usize> {
         let mut counts = vec![0; s.set.fault_domains.len()];
         let leaving = drain::leaving(s, &self.members);
-        for member in self.members.iter().filter(|m| !leaving.contains(&m.id)) {
+        let stays = |m: &&Member<'_>| !leaving.contains(&m.id) && !s.record.condemned.contains(&m.id);
+        for member in self.members.iter().filter(stays) {
             counts[member.domain] += 1;
         }
         for domain in self.absent.iter().filter_map(|a| a.domain) {
@@ -149,6 +150,13 @@ impl<'a> Fleet<'a> {
     /// Whether it is on a host that could not be seen.
     pub fn is_absent(&self, id: InstanceId) -> bool {
         self.absent.iter().any(|a| a.id == id)
+    }
+
+    /// Those that an operator has asked to be deleted.
+    pub fn condemned(&self, s: Situation<'a>) -> impl Iterator<Item = &Member<'a>> {
+        self.members
+            .iter()
+            .filter(move |m| s.record.condemned.contains(&m.id))
     }
 
     /// How many are healthy.
@@ -210,7 +218,7 @@ impl<'a> Fleet<'a> {
             .filter(|m| m.instance.meta.phase == Phase::Ready);
         for member in whole {
             match member.instance.power {
-                _ if member.state == State::Stopped => {}
+                _ if member.state == State::Stopped || s.record.condemned.contains(&member.id) => {}
                 Power::Running | Power::ShuttingDown => {}
                 Power::Off | Power::Crashed => steps.push(Step {
                     host: member.host.clone(),

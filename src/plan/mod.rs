@@ -8,6 +8,7 @@ mod change;
 mod drain;
 mod fleet;
 pub mod forecast;
+pub mod operate;
 pub mod placement;
 pub mod report;
 mod scale_in;
@@ -33,6 +34,7 @@ use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
 pub(crate) use crate::plan::fleet::{Fleet, Member, reference};
 use crate::plan::report::{Report, Wait};
+pub use crate::plan::scale_in::protected;
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
 use crate::scaleset::ScaleSet;
@@ -68,7 +70,7 @@ pub struct Experience {
 /// How a step ended that taught the run something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
-    /// An image stays, because something else on the host is backed by it.
+    /// An image stays, because something else on the host is backed by it, or what is left of it is another store's.
     Kept,
     /// The name of a new instance was taken by somebody else's domain.
     NameTaken(String),
@@ -159,7 +161,8 @@ pub fn plan(s: Situation<'_>) -> Plan {
             fleet.start_the_idle(s, &mut steps, &mut waits);
             let drain = drain::Drain::of(s, &fleet, surplus);
             surplus += drain.ahead();
-            let victims = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
+            let mut victims = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
+            victims.extend(fleet.condemned(s).map(|m| m.id));
             turn = upgrade::advance(s, &fleet, steps.is_empty());
             let settled = steps.is_empty() && turn.steps.is_empty();
             let drained = drain.advance(settled, &mut steps, &mut waits);
@@ -193,9 +196,15 @@ fn meet_capacity(
     steps: &mut Vec<Step>,
     waits: &mut Vec<Wait>,
 ) -> HashSet<InstanceId> {
-    let seen = fleet.members.len().saturating_add_signed(-surplus);
+    let there = fleet.members.len().saturating_add_signed(-surplus);
+    let going = fleet.condemned(s).count();
     let wanted = s.record.capacity as usize;
-    let counted = seen + fleet.absent.len();
+    let counted = there + fleet.absent.len();
+    let why: Arc<str> = "an operator asked for it".into();
+    steps.extend(fleet.condemned(s).map(|member| member.delete(s, why.clone())));
+    // Those that go by an operator's word count as there until they are gone: then there is room where they were, and
+    // the balance leads whatever takes their place to it. And nobody else goes in their stead.
+    let seen = there.saturating_sub(going);
     if counted < wanted {
         let order = placement::Order {
             revision: s.record.current(),

@@ -324,7 +324,11 @@ pub(crate) fn scale_out(
                 .map(|nic| mac_address(&s.set.name, id, nic))
                 .collect(),
             addresses,
-            protection: Protection::None,
+            protection: if s.set.scale_in.protect_new {
+                Protection::ScaleIn
+            } else {
+                Protection::None
+            },
         };
         steps.push(Step {
             host: (*host).clone(),

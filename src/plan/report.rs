@@ -100,6 +100,15 @@ impl Report {
         }
     }
 
+    /// How many run of those that are wanted: "5 of 6 running, 1 stopped".
+    pub fn running_of_wanted(&self) -> String {
+        let stopped = match self.stopped {
+            0 => String::new(),
+            n => format!(", {n} stopped"),
+        };
+        format!("{} of {} running{stopped}", self.running, self.wanted)
+    }
+
     /// How a run ends whose last plan had no steps.
     pub fn verdict(&self) -> Verdict {
         let has = |f: fn(&Wait) -> bool| self.waits.iter().any(f);
@@ -358,11 +367,17 @@ impl fmt::Display for Wait {
                     "{verb} {subject} on {host} failed and is not tried again in this run: {error}"
                 )
             }
-            Self::Protected { surplus, instances } => write!(
-                f,
-                "{surplus} too many, but instances {} are protected from scale-in: none is taken",
-                list(instances)
-            ),
+            Self::Protected { surplus, instances } => {
+                let (noun, are) = match instances.len() {
+                    1 => ("instance", "is"),
+                    _ => ("instances", "are"),
+                };
+                write!(
+                    f,
+                    "{surplus} too many, but {noun} {} {are} protected from scale-in: none is taken",
+                    list(instances)
+                )
+            }
             Self::RolloutPaused { by } => write!(f, "the rollout is paused by {by}"),
             Self::RolloutStopped { reason } => write!(f, "the rollout has stopped: {reason}"),
             Self::BatchHealth { batch, instances } => {
@@ -413,12 +428,15 @@ impl fmt::Display for Wait {
             Self::Unwilling { instances, until } => {
                 write!(
                     f,
-                    "outdated instances {} are protected or stopped and ",
-                    list(instances)
+                    "{} of an older revision, protected or stopped: ",
+                    match instances.as_slice() {
+                        [one] => format!("instance {one} is"),
+                        several => format!("instances {} are", list(several)),
+                    }
                 )?;
                 match until {
-                    Some(until) => write!(f, "are waited for until {}", until.strftime("%H:%M:%SZ")),
-                    None => write!(f, "stay as they are"),
+                    Some(until) => write!(f, "waited for until {}", until.strftime("%H:%M:%SZ")),
+                    None => write!(f, "left alone"),
                 }
             }
             Self::Undrainable { instances } => write!(

@@ -37,6 +37,14 @@ fn key(s: Situation<'_>, member: &Member<'_>) -> Key {
     (current, running && !member.state.is_bad(), order)
 }
 
+/// Instances that scale in may not take, by id: no capacity below their number can be reached.
+pub fn protected(s: Situation<'_>) -> Vec<InstanceId> {
+    (Fleet::of(s).members.iter())
+        .filter(|m| m.instance.meta.protection != Protection::None && !s.record.condemned.contains(&m.id))
+        .map(|m| m.id)
+        .collect()
+}
+
 /// `count` instances to delete, in the order in which they are chosen.
 ///
 /// # Errors
@@ -46,16 +54,20 @@ pub(super) fn victims<'f, 'a>(
     fleet: &'f Fleet<'a>,
     count: usize,
 ) -> Result<Vec<&'f Member<'a>>, Wait> {
-    let is_protected = |m: &&Member<'_>| m.instance.meta.protection != Protection::None;
+    let is_condemned = |m: &Member<'_>| s.record.condemned.contains(&m.id);
+    let is_protected = |m: &&Member<'_>| m.instance.meta.protection != Protection::None && !is_condemned(m);
     let protected: Vec<InstanceId> = fleet.members.iter().filter(is_protected).map(|m| m.id).collect();
-    if fleet.members.len() - protected.len() < count {
+    if fleet.members.len() - fleet.condemned(s).count() - protected.len() < count {
         return Err(Wait::Protected {
             surplus: count,
             instances: protected,
         });
     }
-    let (mut leaving, rest): (Vec<_>, Vec<_>) =
-        (fleet.members.iter().filter(|m| !is_protected(m))).partition(|m| drain::is_leaving(s, m));
+    let (mut leaving, rest): (Vec<_>, Vec<_>) = (fleet
+        .members
+        .iter()
+        .filter(|m| !is_protected(m) && !is_condemned(m)))
+    .partition(|m| drain::is_leaving(s, m));
     leaving.sort_unstable_by_key(|m| key(s, m));
     leaving.truncate(count);
     let mut victims = leaving;

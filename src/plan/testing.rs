@@ -110,6 +110,7 @@ impl Scene {
             cordons: std::collections::BTreeMap::new(),
             former_images: BTreeSet::new(),
             vitals: BTreeMap::new(),
+            condemned: BTreeSet::new(),
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,

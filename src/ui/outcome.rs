@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::commands::Context;
-use crate::converge::Ending;
+use crate::converge::{Asked, Ending};
 use crate::error::Exit;
 use crate::names::Label;
 use crate::plan::report::{Verdict, Wait};
@@ -13,7 +13,7 @@ use crate::ui::words::{count, list};
 
 /// How a run ended, in a clause for the history.
 pub fn in_history(ending: &Ending) -> String {
-    let of = format!("{} of {} running", ending.report.running, ending.report.wanted);
+    let of = ending.report.running_of_wanted();
     if ending.interrupted {
         return format!("interrupted, {of}");
     }
@@ -35,7 +35,7 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             "command": verb,
             "verdict": verdict,
             "interrupted": ending.interrupted,
-            "exit_code": exit as u8,
+            "exit_code": exit.code(),
             "rollout": ending.record.rollout,
             "report": report,
             "done": ending.done,
@@ -63,16 +63,15 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             count(report.seen + report.unseen, "instance")
         )
     } else {
-        format!(
-            "{name}: {} of {} running ({})",
-            report.running,
-            report.wanted,
-            counts.join(", ")
-        )
+        format!("{name}: {} ({})", report.running_of_wanted(), counts.join(", "))
     };
     let good = exit == Exit::Converged;
     if good {
         ctx.say(format!("{} {line}", style.good("ok")));
+    } else if ending.asked == Asked::Done && !ending.interrupted {
+        ctx.world
+            .stderr
+            .line(format!("{} {line}", style.bad("done, but not all is well:")));
     } else {
         ctx.world
             .stderr
@@ -113,15 +112,21 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             .line(format!("interrupted; left to do: {}", list(&left, 8)));
         ctx.world.stderr.line(format!(
             "hint: vmss {} goes on from here",
-            if deleting { "delete" } else { "scale +0" }
+            match (deleting, ending.asked == Asked::NotDone) {
+                (true, _) => "delete",
+                (false, true) => verb,
+                (false, false) => "scale +0",
+            }
         ));
     } else if !good {
         let of_rollout = rollout.and_then(|(state, _)| hint_of_rollout(state));
-        let hint = match verdict {
-            Verdict::Converged => of_rollout,
-            _ => None,
+        let hint = match (verdict, of_rollout) {
+            (Verdict::Failed, _) if ending.asked == Asked::NotDone => {
+                format!("vmss check may tell more; vmss {verb} tries again")
+            }
+            (Verdict::Converged, Some(hint)) => hint.to_owned(),
+            _ => self::hint(report.waits.as_slice(), verdict, deleting).to_owned(),
         };
-        let hint = hint.unwrap_or_else(|| self::hint(report.waits.as_slice(), verdict, deleting));
         ctx.world.stderr.line(format!("hint: {hint}"));
     }
 }
@@ -147,6 +152,9 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
         }
         Verdict::Blocked if has(|w| matches!(w, Wait::StrictSpread { .. })) => {
             "mend the fault domain, or set placement.spread = \"best-effort\" and vmss apply"
+        }
+        Verdict::Blocked if has(|w| matches!(w, Wait::Protected { .. })) => {
+            "vmss instance unprotect takes a protection back, vmss scale sets a capacity that keeps them"
         }
         Verdict::Blocked => "add hosts or free room, then vmss scale +0; vmss host list shows the room",
         Verdict::Unseen if deleting => {

@@ -20,11 +20,8 @@ pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Foreca
     let steps: usize = forecast.batches.iter().map(Vec::len).sum();
     if steps == 0 {
         let text = match end.verdict() {
-            Verdict::Converged => format!("{name}: nothing to do, {} of {} running", end.running, end.wanted),
-            _ => format!(
-                "{name}: nothing can be done now, {} of {} running",
-                end.running, end.wanted
-            ),
+            Verdict::Converged => format!("{name}: nothing to do, {}", end.running_of_wanted()),
+            _ => format!("{name}: nothing can be done now, {}", end.running_of_wanted()),
         };
         ctx.print(text);
     } else {
@@ -67,7 +64,7 @@ fn after(record: &Record, forecast: &Forecast) -> String {
     if record.life == Life::Deleting && forecast.end.seen == 0 {
         return "nothing of the set is left".to_owned();
     }
-    format!("{} of {} running", forecast.end.running, forecast.end.wanted)
+    forecast.end.running_of_wanted()
 }
 
 fn lines(batch: &[Step], grouped: bool) -> Vec<(&Step, String)> {

@@ -134,6 +134,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         cordons: std::collections::BTreeMap::new(),
         former_images: BTreeSet::new(),
         vitals: BTreeMap::new(),
+        condemned: std::collections::BTreeSet::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

@@ -256,6 +256,8 @@ situations![
     power::a_restarted_instance_is_as_it_was,
     power::protection_is_noted_and_kept_through_a_reimage,
     power::an_agent_that_can_not_answer_is_told_apart,
+    power::a_guest_runs_commands_or_says_why_not,
+    power::a_console_opens_or_says_why_not,
     images::an_image_is_sent_once,
     images::an_image_in_use_stays,
     images::an_image_of_another_store_serves_too,

@@ -62,6 +62,9 @@ pub fn another_stores_instance_is_changed_by_nothing(host: &dyn Hypervisor, f: &
     );
     assert_eq!(kind(host.protect(&claimed, Protection::All)), FaultKind::NotOurs);
     assert_eq!(kind(host.ping(&claimed)), FaultKind::NotOurs);
+    let command = ["true".to_owned()];
+    let ran = host.exec(&claimed, &command, Duration::from_secs(1), &silent);
+    assert_eq!(kind(ran), FaultKind::NotOurs);
     assert_eq!(f.instance(host, 1), before);
 }
 

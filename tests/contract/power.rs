@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework};
+use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework, Viewer};
 use vmss::inventory::{Instance, Metadata, Phase, Power, Protection};
 use vmss::plan::action::InstanceRef;
 use vmss::units::Bytes;
@@ -101,4 +101,54 @@ pub fn an_agent_that_can_not_answer_is_told_apart(host: &dyn Hypervisor, f: &Fix
     assert!(error.message.contains("not running"), "{error}");
     f.delete(host, &instance);
     assert_eq!(kind(host.ping(&instance)), FaultKind::Missing);
+}
+
+/// Somebody who looks once and leaves.
+struct Passer;
+
+impl Viewer for Passer {
+    fn typed(&mut self, _: Duration) -> Option<Vec<u8>> {
+        None
+    }
+    fn show(&mut self, _: &[u8]) {}
+}
+
+pub fn a_guest_runs_commands_or_says_why_not(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    let exec = |words: &[&str]| {
+        let command: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        host.exec(&instance, &command, Duration::from_secs(20), &Pulse::silent())
+    };
+    // Whether there is an agent, and is up by now, depends on the host and its image.
+    if host.ping(&instance).is_ok() {
+        let ran = exec(&["echo", "a  b"]).expect("every guest has it");
+        assert_eq!((ran.code, ran.stdout.as_slice()), (0, b"a  b\n".as_slice()));
+        assert_eq!(exec(&["false"]).expect("every guest has it").code, 1);
+        assert_eq!(kind(exec(&["no-such-program"])), FaultKind::Other);
+    }
+    stop(host, &instance);
+    let error = exec(&["true"]).unwrap_err();
+    assert_eq!(error.kind, FaultKind::Other);
+    assert!(error.message.contains("not running"), "{error}");
+    f.delete(host, &instance);
+    assert_eq!(kind(exec(&["true"])), FaultKind::Missing);
+}
+
+pub fn a_console_opens_or_says_why_not(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    for force in [false, true] {
+        if let Err(error) = host.console(&instance, force, &mut Passer) {
+            // libvirt's simulation has none.
+            assert_eq!(error.kind, FaultKind::Unsupported, "{error}");
+        }
+    }
+    stop(host, &instance);
+    let error = host.console(&instance, false, &mut Passer).unwrap_err();
+    assert_eq!(error.kind, FaultKind::Other);
+    assert!(error.message.contains("not running"), "{error}");
+    f.delete(host, &instance);
+    assert_eq!(
+        kind(host.console(&instance, false, &mut Passer)),
+        FaultKind::Missing
+    );
 }

@@ -86,7 +86,7 @@ pub fn differences(transcript: &Transcript) -> Vec<String> {
         let with_talk = command.contains("2>&1");
         let bare = command.split("2>&1").next().unwrap_or(command).trim();
         // A person answers the question that --yes answers here.
-        let asked = format!("vmss {bare} --yes");
+        let asked = format!("vmss --yes {bare}");
         let (_, stdout, stderr) = theatre.command(&asked);
         let talk = lines(&stderr)
             .into_iter()

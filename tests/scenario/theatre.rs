@@ -150,8 +150,12 @@ impl Theatre {
             "name = \"web\"\ncapacity = {capacity}\n[image]\nsource = \"image.raw\"\n[instance]\nmemory = \"1 GiB\"\n"
         );
         text += &self.more;
-        let mut domains: Vec<&Label> = self.stage.hosts.iter().map(|(d, _)| d).collect();
-        domains.dedup();
+        let mut domains: Vec<&Label> = Vec::new();
+        for (domain, _) in &self.stage.hosts {
+            if !domains.contains(&domain) {
+                domains.push(domain);
+            }
+        }
         for domain in domains {
             let hosts = self.stage.hosts.iter().filter(|(d, _)| d == domain);
             let hosts: Vec<String> = hosts
@@ -206,6 +210,11 @@ impl Theatre {
             },
             notify: Box::new(|_| ()),
             ask: Box::new(|_| false),
+            keyboard: Box::new(|| Err(std::io::Error::other("a scenario has no terminal"))),
+            // Says what it would become.
+            become_program: Box::new(|program, args| {
+                std::io::Error::other(format!("here it would become {program} {}", args.join(" ")))
+            }),
             interrupt: Interrupt::default(),
         };
         let exit = vmss::run(args.iter().cloned(), &world);

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::observe::problem;
 use super::shared::Shared;
-use super::{create, delete, health, images, observe, owned, power, rework};
-use crate::hypervisor::{Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, StoredImage};
+use super::{create, delete, guest, health, images, observe, owned, power, rework};
+use crate::hypervisor::{
+    Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, Ran, StoredImage, Viewer,
+};
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
@@ -115,6 +117,24 @@ impl Hypervisor for FakeHypervisor {
     fn ping(&self, instance: &InstanceRef) -> Result<()> {
         let what = format!("ping {}", instance.name);
         self.call(&what, |c| health::ping(c, instance))
+    }
+
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        command: &[String],
+        patience: Duration,
+        pulse: &Pulse,
+    ) -> Result<Ran> {
+        let what = format!("exec in {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            guest::exec(c, instance, command, patience)
+        })
+    }
+
+    fn console(&self, instance: &InstanceRef, force: bool, viewer: &mut dyn Viewer) -> Result<()> {
+        let what = format!("console of {}", instance.name);
+        self.call(&what, |c| guest::console(c, instance, force, viewer))
     }
 
     fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {

@@ -11,6 +11,7 @@ mod clock;
 mod create;
 mod delete;
 mod fault;
+mod guest;
 mod hands;
 mod health;
 mod host;

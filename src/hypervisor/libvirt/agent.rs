@@ -30,13 +30,55 @@ fn listens(xml: &str) -> bool {
         .any(|t| t.get("name") == Some("org.qemu.guest_agent.0") && t.get("state") == Some("connected"))
 }
 
-fn command(session: &Session<'_>, doing: &str, domain: &Domain, command: &str) -> Result<(), Fault> {
-    session
-        .call(doing, |_| {
-            let _ = raw::set_agent_timeout(domain, PATIENCE);
-            domain.qemu_agent_command(command, PATIENCE, 0)
-        })
-        .map(|_| ())
+/// Has the agent do something; returns its answer, which is JSON.
+pub fn command(session: &Session<'_>, doing: &str, domain: &Domain, command: &str) -> Result<String, Fault> {
+    session.call(doing, |_| {
+        let _ = raw::set_agent_timeout(domain, PATIENCE);
+        domain.qemu_agent_command(command, PATIENCE, 0)
+    })
+}
+
+/// The domain of an instance that runs and whose agent listens.
+///
+/// # Errors
+/// `Other` if it does not; `Missing` and `NotOurs` as [`domains::there`].
+pub fn listening(
+    session: &Session<'_>,
+    instance: &InstanceRef,
+    doing: &str,
+) -> Result<Domain, HypervisorError> {
+    let name = &instance.name;
+    let domain = domains::there(session, instance, doing)?.domain;
+    let silent = |text: &str| Err(HypervisorError::new(FaultKind::Other, doing, text));
+    if !power::is_active(session, name, &domain)? {
+        return silent(OFF);
+    }
+    if !is_connected(session, name, &domain)? {
+        return silent("its guest agent is not connected");
+    }
+    Ok(domain)
+}
+
+/// What is said of an instance that is off.
+pub const OFF: &str = "the instance is not running";
+
+/// A call of the agent's that failed, told apart by what follows from it.
+pub fn failure(fault: Fault, doing: &str) -> HypervisorError {
+    // libvirt says the second where even its own greeting before the command was not answered.
+    if is_silence(&fault) {
+        let text = format!("no answer within {PATIENCE} s");
+        return HypervisorError::new(FaultKind::TimedOut, doing, text);
+    }
+    // Paused, or switched off just now.
+    if fault.is(sys::VIR_ERR_OPERATION_INVALID) {
+        return HypervisorError::new(FaultKind::Other, doing, OFF);
+    }
+    fault.error
+}
+
+/// Whether the agent did not answer in time.
+pub fn is_silence(fault: &Fault) -> bool {
+    fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT) || fault.is(sys::VIR_ERR_AGENT_UNRESPONSIVE)
 }
 
 /// Asks through the agent. Not by `virDomainShutdown`, which would hold one of the connection's few places until the
@@ -44,7 +86,7 @@ fn command(session: &Session<'_>, doing: &str, domain: &Domain, command: &str) -
 pub fn shut_down(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
     let ask = r#"{"execute":"guest-shutdown","arguments":{"mode":"powerdown"}}"#;
     match command(session, doing, domain, ask) {
-        Ok(()) => true,
+        Ok(_) => true,
         // It heard and has nothing to answer.
         Err(fault) => fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT),
     }
@@ -52,28 +94,11 @@ pub fn shut_down(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
 
 /// See [`crate::hypervisor::Hypervisor::ping`].
 pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), HypervisorError> {
-    let name = &instance.name;
-    let doing = format!("asking the guest agent of {name}");
-    let domain = domains::there(session, instance, &doing)?.domain;
-    let silent = |kind, text: String| Err(HypervisorError::new(kind, &doing, text));
-    let off = "the instance is not running";
-    if !power::is_active(session, name, &domain)? {
-        return silent(FaultKind::Other, off.to_owned());
-    }
-    if !is_connected(session, name, &domain)? {
-        return silent(FaultKind::Other, "its guest agent is not connected".to_owned());
-    }
+    let doing = format!("asking the guest agent of {}", instance.name);
+    let domain = listening(session, instance, &doing)?;
     match command(session, &doing, &domain, r#"{"execute":"guest-ping"}"#) {
-        Ok(()) => Ok(()),
-        // libvirt says the second where even its own greeting before the command was not answered.
-        Err(fault)
-            if fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT) || fault.is(sys::VIR_ERR_AGENT_UNRESPONSIVE) =>
-        {
-            silent(FaultKind::TimedOut, format!("no answer within {PATIENCE} s"))
-        }
-        // Paused, or switched off just now.
-        Err(fault) if fault.is(sys::VIR_ERR_OPERATION_INVALID) => silent(FaultKind::Other, off.to_owned()),
-        Err(fault) => Err(fault.error),
+        Ok(_) => Ok(()),
+        Err(fault) => Err(failure(fault, &doing)),
     }
 }
 

@@ -7,9 +7,11 @@ mod addresses;
 mod agent;
 mod check;
 mod connection;
+mod console;
 mod create;
 mod delete;
 mod domains;
+mod exec;
 mod fault;
 mod images;
 mod observe;
@@ -32,7 +34,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::{
-    FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, StoredImage,
+    FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, Ran,
+    StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -159,6 +162,26 @@ impl Hypervisor for Libvirt {
     fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError> {
         let pulse = Pulse::silent();
         agent::ping(&self.look.session(&pulse)?, instance)
+    }
+
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        command: &[String],
+        patience: Duration,
+        pulse: &Pulse,
+    ) -> Result<Ran, HypervisorError> {
+        exec::exec(&self.look.session(pulse)?, instance, command, patience)
+    }
+
+    fn console(
+        &self,
+        instance: &InstanceRef,
+        force: bool,
+        viewer: &mut dyn Viewer,
+    ) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        console::console(&self.look.session(&pulse)?, instance, force, viewer)
     }
 
     fn delete(

@@ -16,9 +16,16 @@ use crate::scaleset::UpgradePolicy;
 impl<'a> Stage<'_, 'a> {
     /// Whether the batch is done. If not, its next steps and what it waits on are noted.
     pub(super) fn work_on_batch(&mut self) -> bool {
-        let Some(batch) = self.rollout.batch.clone() else {
+        let Some(mut batch) = self.rollout.batch.clone() else {
             return true;
         };
+        // Protected or stopped since the batch began, during a pause: what was begun with it is ended, no more.
+        batch.instances.retain(|id| {
+            (self.fleet.member(*id)).is_none_or(|m| {
+                self.is_willing(m) || self.is_done(m) || m.instance.meta.phase == Phase::Changing
+            })
+        });
+        self.rollout.batch = Some(batch.clone());
         if let Some(error) = self.failed_step(&batch) {
             self.fail(error);
             return false;

@@ -1,0 +1,41 @@
+//! `vmss instance ...`: single instances. Something must be selected: a command that is given nothing does nothing.
+
+mod console;
+mod exec;
+mod operate;
+mod select;
+mod ssh;
+
+use crate::cli::{InstanceCommand, ProtectFrom};
+use crate::commands::Context;
+use crate::error::{Exit, Result};
+use crate::inventory::Protection;
+use crate::plan::operate::Operation;
+
+/// Runs the command.
+pub fn run(ctx: &Context<'_>, command: &InstanceCommand) -> Result<Exit> {
+    let (selection, operation) = match command {
+        InstanceCommand::Start(selection) => (selection, Operation::Start),
+        InstanceCommand::Stop(selection) => (selection, Operation::Stop),
+        InstanceCommand::Restart(selection) => (selection, Operation::Restart),
+        InstanceCommand::Reimage(selection) => (selection, Operation::Reimage),
+        InstanceCommand::Replace(selection) => (selection, Operation::Replace),
+        InstanceCommand::Delete(selection) => (selection, Operation::Delete),
+        InstanceCommand::Unprotect(selection) => (selection, Operation::Protect(Protection::None)),
+        InstanceCommand::Protect { from, selection } => {
+            let protection = match from {
+                ProtectFrom::ScaleIn => Protection::ScaleIn,
+                ProtectFrom::All => Protection::All,
+            };
+            (selection, Operation::Protect(protection))
+        }
+        InstanceCommand::Exec {
+            selection,
+            timeout,
+            command,
+        } => return exec::run(ctx, selection, *timeout, command),
+        InstanceCommand::Console { id, force } => return console::run(ctx, *id, *force),
+        InstanceCommand::Ssh { id, login, args } => return ssh::run(ctx, *id, login.as_deref(), args),
+    };
+    operate::run(ctx, selection, operation)
+}

@@ -1,0 +1,85 @@
+//! What goes on inside a guest of the fake: its agent runs a few commands, its console echoes.
+
+use std::time::Duration;
+
+use super::call::{Call, Result};
+use super::health;
+use super::owned::{missing, owned};
+use crate::hypervisor::{FaultKind, HypervisorError, Ran, Viewer};
+use crate::plan::action::InstanceRef;
+
+/// See [`crate::hypervisor::Hypervisor::exec`]. The guest knows `hostname`, `echo ARGS`, `true`, `false`, `complain TEXT`
+/// (on its standard error, with code 3) and `sleep SECONDS`, of virtual time.
+pub(super) fn exec(
+    call: &Call<'_>,
+    instance: &InstanceRef,
+    command: &[String],
+    patience: Duration,
+) -> Result<Ran> {
+    health::ping(call, instance)?;
+    let doing = format!("running a command in {}", instance.name);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let ran = |code, stdout: String, stderr: String| {
+        Ok(Ran {
+            code,
+            stdout: stdout.into_bytes(),
+            stderr: stderr.into_bytes(),
+            is_cut: false,
+        })
+    };
+    match words.as_slice() {
+        ["hostname"] => ran(0, format!("{}\n", instance.name), String::new()),
+        ["echo", rest @ ..] => ran(0, format!("{}\n", rest.join(" ")), String::new()),
+        ["true"] => ran(0, String::new(), String::new()),
+        ["false"] => ran(1, String::new(), String::new()),
+        ["complain", rest @ ..] => ran(3, String::new(), format!("{}\n", rest.join(" "))),
+        ["sleep", seconds] => {
+            let takes = Duration::from_secs(seconds.parse().unwrap_or(0));
+            call.pass(takes.min(patience));
+            if takes <= patience {
+                return ran(0, String::new(), String::new());
+            }
+            let text = format!(
+                "it has not ended within {} s, and goes on in the guest as process 712",
+                patience.as_secs_f64()
+            );
+            Err(HypervisorError::new(FaultKind::TimedOut, doing, text))
+        }
+        _ => {
+            let program = words.first().copied().unwrap_or_default();
+            let text = format!(
+                "Guest agent command failed: Failed to execute child process \u{201c}{program}\u{201d} (No such file or \
+                 directory)"
+            );
+            Err(HypervisorError::new(FaultKind::Other, doing, text))
+        }
+    }
+}
+
+/// See [`crate::hypervisor::Hypervisor::console`]. The guest asks for a login, echoes what is typed, and hangs up when
+/// nothing more is.
+pub(super) fn console(
+    call: &Call<'_>,
+    instance: &InstanceRef,
+    _force: bool,
+    viewer: &mut dyn Viewer,
+) -> Result<()> {
+    let doing = format!("opening the console of {}", instance.name);
+    let is_active = call.look(&doing, |m| {
+        let (domain, _) = owned(m, instance, &doing)?.ok_or_else(|| missing(&doing))?;
+        Ok(domain.is_active())
+    })?;
+    if !is_active {
+        let text = "the instance is not running";
+        return Err(HypervisorError::new(FaultKind::Other, doing, text));
+    }
+    viewer.show(format!("{} login: ", instance.name).as_bytes());
+    while let Some(typed) = viewer.typed(Duration::ZERO) {
+        if typed.is_empty() {
+            break;
+        }
+        viewer.show(&typed);
+    }
+    viewer.show(b"\n");
+    Ok(())
+}
