@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::commands::Context;
-use crate::converge::look;
+use crate::commands::{Context, upgrade};
+use crate::converge::look_closely;
 use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Inventory, View};
 use crate::lease::lease_key;
-use crate::names::Label;
+use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::report::{Report, Verdict};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record};
+use crate::rollout::Rollout;
+use crate::scaleset::Probe;
 use crate::ui::table::Table;
 use crate::ui::words::{ago, count, list, ranges};
 
@@ -28,6 +31,9 @@ struct Document<'a> {
     model_hash: &'a str,
     image: &'a str,
     outdated: usize,
+    health: BTreeMap<&'static str, usize>,
+    ailing: Vec<Ailing>,
+    rollout: Option<&'a Rollout>,
     fault_domains: BTreeMap<&'a Label, usize>,
     hosts: Vec<HostLine>,
     acting: Option<crate::store::Holder>,
@@ -44,12 +50,50 @@ struct HostLine {
     instances: usize,
 }
 
+/// An instance that is not healthy.
+#[derive(Serialize)]
+struct Ailing {
+    id: InstanceId,
+    name: String,
+    state: State,
+    since: Option<Timestamp>,
+    said: String,
+}
+
+/// Instances by how they are, and those that are not healthy.
+fn health(
+    record: &Record,
+    inventory: &Inventory,
+    unseen: usize,
+) -> (BTreeMap<&'static str, usize>, Vec<Ailing>) {
+    let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut ailing = Vec::new();
+    for instance in inventory.instances() {
+        let vital = record.vitals.get(&instance.id);
+        let state = State::of(instance, vital, &record.applied.health);
+        *counts.entry(state.as_str()).or_default() += 1;
+        if !matches!(state, State::Healthy | State::Stopped) {
+            ailing.push(Ailing {
+                id: instance.id,
+                name: instance_name(&instance.meta.set, instance.id),
+                state,
+                since: vital.map(|v| v.since),
+                said: vital.map_or_else(String::new, |v| v.said.clone()),
+            });
+        }
+    }
+    if unseen > 0 {
+        counts.insert(State::Unknown.as_str(), unseen);
+    }
+    ailing.sort_by_key(|a| a.id);
+    (counts, ailing)
+}
+
 /// Shows the set.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let set = target.record.applied.clone();
-    let inventory = look(ctx.world, &set, &target.record);
-    target.record.absorb(&inventory);
+    let inventory = look_closely(ctx.world, &set, &mut target.record);
     let record = &target.record;
     let now = ctx.world.clock.now();
     let experience = Experience::default();
@@ -67,6 +111,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         .instances()
         .filter(|i| i.meta.model_hash != current.hash)
         .count();
+    let (health, ailing) = health(record, &inventory, report.unseen);
     let document = Document {
         set: &target.name,
         stable,
@@ -77,6 +122,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         model_hash: &current.hash,
         image: &current.model.image.digest.0,
         outdated,
+        health,
+        ailing,
+        rollout: record.rollout.as_ref(),
         fault_domains: per_domain(record, &inventory),
         hosts: hosts(record, &inventory),
         acting,
@@ -120,6 +168,29 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         model.disk
     ));
     ctx.print(format!("  spread      {}", spread.join(", ")));
+    if set.health.probe != Probe::None {
+        let health: Vec<String> = document
+            .health
+            .iter()
+            .map(|(state, n)| format!("{n} {state}"))
+            .collect();
+        let none = "no instance to ask".to_owned();
+        ctx.print(format!(
+            "  health      {}",
+            if health.is_empty() {
+                none
+            } else {
+                health.join(", ")
+            }
+        ));
+    }
+    if let Some(rollout) = document.rollout.filter(|r| r.is_open()) {
+        ctx.print(format!(
+            "  rollout     to revision {}: {} (vmss upgrade status tells more)",
+            rollout.target,
+            upgrade::in_words(&rollout.state)
+        ));
+    }
     ctx.print(format!("  definition  {}", record.definition.display()));
     ctx.print(format!("  store       {}", document.store));
     if let Some(holder) = &document.acting {
@@ -170,6 +241,18 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         ]);
     }
     ctx.table(&table);
+    // Without a probe the state of an instance says it all, and the waits say why.
+    for ailing in document.ailing.iter().filter(|_| set.health.probe != Probe::None) {
+        let since = ailing
+            .since
+            .map_or_else(String::new, |at| format!(", since {}", ago(at, now)));
+        let said = if ailing.said.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", ailing.said)
+        };
+        ctx.print(format!("! {} is {}{said}{since}", ailing.name, ailing.state));
+    }
     for wait in &report.waits {
         ctx.print(format!("! {wait}"));
     }

@@ -5,6 +5,8 @@ mod status;
 
 use jiff::Timestamp;
 
+pub use status::in_words;
+
 use crate::cli::{UpgradeArgs, UpgradeCommand};
 use crate::commands::{Context, Target, apply};
 use crate::converge::{Ending, amend};
