@@ -488,7 +488,7 @@ fn healthy_set(capacity: u32, instance: &str, grace: &str, upgrade: &str) -> Lab
     let path = lab.folder.path().join("scaleset.toml");
     let text = fs::read_to_string(&path).unwrap();
     let health = format!(
-        "[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\ntimeout = \"2s\"\ngrace_period = \"{grace}\""
+        "[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\ngrace_period = \"{grace}\""
     );
     fs::write(&path, format!("{text}\n{health}\n\n[upgrade]\n{upgrade}\n")).unwrap();
     lab.expect(0, "create");
@@ -584,9 +584,10 @@ impl Lab {
         let fewest = Arc::new(std::sync::Mutex::new(Vec::new()));
         let most = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
         let (serving, present) = (Arc::clone(&fewest), Arc::clone(&most));
+        let mut known = BTreeSet::new();
         let threads = vec![
             thread::spawn(watching(Box::new(move || {
-                serving.lock().unwrap().push(answering().len());
+                serving.lock().unwrap().push(answering(&mut known).len());
             }))),
             thread::spawn(watching(Box::new(move || {
                 // Hosts are asked one after the other. What is there at both looks was there at once between them, for a
@@ -608,12 +609,16 @@ impl Lab {
 }
 
 /// A look at all addresses that the lab has given out, whoever has them now: those where `/healthz` is answered well. One
-/// that does not answer at once is asked a second time: a guest that is only slow serves.
-fn answering() -> BTreeSet<String> {
+/// that does not answer at once is asked a second time: a guest that is only slow serves. Addresses stay `known`: their
+/// file is empty for a moment whenever a lease is renewed.
+fn answering(known: &mut BTreeSet<String>) -> BTreeSet<String> {
     let leases = fs::read_to_string(lab_folder().join("leases")).unwrap_or_default();
-    let mut silent: BTreeSet<String> = (leases.lines())
-        .filter_map(|l| l.split_whitespace().nth(2).map(str::to_owned))
-        .collect();
+    known.extend(
+        (leases.lines())
+            .filter_map(|l| l.split_whitespace().nth(2))
+            .map(str::to_owned),
+    );
+    let mut silent = known.clone();
     let mut answering = BTreeSet::new();
     for _ in 0..2 {
         if silent.is_empty() {

@@ -148,18 +148,48 @@ fn killed_at_every_step_the_next_run_puts_everything_right() {
 // --- a rollout killed at every step --------------------------------------------------------------------------------
 
 /// Four healthy instances, and a changed image that is about to be applied.
+#[derive(Clone, Copy)]
 struct Rollout {
     /// Hosts as the stage is told of them.
     hosts: &'static [&'static str],
     /// What `[upgrade]` says.
     rules: &'static [&'static str],
-    /// The image that comes, as the theatre is told of it.
-    image: &'static str,
+    /// Whether the image that comes is a broken one; then the rollout goes back by itself.
+    is_broken: bool,
     /// Most domains that may be there at any moment.
     most: usize,
     /// Fewest guests that may be on at any moment.
     fewest: usize,
 }
+
+const IN_PLACE: Rollout = Rollout {
+    hosts: &["host rack-a kvm1", "host rack-b kvm2"],
+    rules: &["max_batch = 1", "max_unavailable = 1"],
+    is_broken: false,
+    most: 4,
+    fewest: 3,
+};
+
+/// With another one made before each old one goes. There are two hosts in a fault domain: what is made on one must not come
+/// before what is deleted on the other is gone.
+const REPLACING: Rollout = Rollout {
+    hosts: &["host rack-a kvm1", "host rack-a kvm2", "host rack-b kvm3"],
+    rules: &[
+        "method = \"replace\"",
+        "max_batch = 2",
+        "max_surge = 1",
+        "max_unavailable = 0",
+    ],
+    is_broken: false,
+    most: 5,
+    fewest: 4,
+};
+
+/// With none above capacity: an old one goes first, another takes its place then.
+const DELETING_FIRST: Rollout = Rollout {
+    rules: &["method = \"replace\"", "max_batch = 2", "max_unavailable = 1"],
+    ..IN_PLACE
+};
 
 /// When the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +212,13 @@ impl Rollout {
             "definition grace_period = \"30s\"",
             "definition [upgrade]",
         ];
-        let rules: Vec<String> = self.rules.iter().map(|r| format!("definition {r}")).collect();
-        let tail = ["define 4", "vmss create", "vmss wait --for healthy", self.image];
+        let mut rules: Vec<String> = self.rules.iter().map(|r| format!("definition {r}")).collect();
+        let mut image = "image 8";
+        if self.is_broken {
+            rules.push("definition on_failure = \"rollback\"".into());
+            image = "broken-image 8";
+        }
+        let tail = ["define 4", "vmss create", "vmss wait --for healthy", image];
         let lines = (self.hosts.iter().chain(&head).copied())
             .chain(rules.iter().map(String::as_str))
             .chain(tail);
@@ -234,7 +269,7 @@ impl Rollout {
                 }
             }
         }
-        assert!(kills > 30, "the rollout has only {kills} steps to be killed at");
+        assert!(kills > 10, "the rollout has only {kills} steps to be killed at");
     }
 
     /// Every moment from the step numbered `began` on at which too many domains were there, or too few guests were on.
@@ -276,7 +311,7 @@ fn listed(theatre: &Theatre) -> Vec<Listed> {
     list.as_array().unwrap().iter().map(one).collect()
 }
 
-/// Nothing is left to do, and every one of the four instances is healthy and of `revision`.
+/// Every one of the four instances is healthy and of `revision`.
 fn assert_settled(theatre: &Theatre, revision: u64, when: &str) {
     let listed = listed(theatre);
     assert!(
@@ -285,93 +320,75 @@ fn assert_settled(theatre: &Theatre, revision: u64, when: &str) {
     );
 }
 
-fn assert_nothing_to_do(theatre: &Theatre, when: &str) {
-    let plan = theatre.vmss(&words("plan"));
-    assert!(plan.1.contains("nothing to do"), "{when}: {}", plan.1);
-}
-
-/// After a kill the same command goes on, and so does `vmss upgrade` where the rollout was noted: before the first step it
-/// is.
-fn goes_on(kill: Kill) -> &'static str {
-    match kill {
-        Kill::After(_) => "apply",
-        Kill::Before(_) => "upgrade",
-    }
+/// A rollout that succeeds, killed at every step: the same command goes on, and so does `vmss upgrade` once the rollout was
+/// noted, which it is before the first step. Either ends as if nobody had been killed.
+fn assert_finished_after_any_kill(rollout: Rollout, also: impl Fn(&[Listed], &str)) {
+    let as_unkilled = |theatre: &Theatre, when: &str, ended: &Outcome| {
+        assert_eq!(ended.0, 0, "{when}: {}", ended.2);
+        assert_settled(theatre, 2, when);
+        let plan = theatre.vmss(&words("plan"));
+        assert!(plan.1.contains("nothing to do"), "{when}: {}", plan.1);
+        also(&listed(theatre), when);
+    };
+    rollout.killed_at_every_step(
+        |kill| match kill {
+            Kill::After(_) => "apply",
+            Kill::Before(_) => "upgrade",
+        },
+        |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
+        |theatre, ended| as_unkilled(theatre, "not killed", ended),
+    );
 }
 
 #[test]
 fn an_upgrade_in_place_killed_at_every_step_is_finished_by_the_next_run() {
-    let rollout = Rollout {
-        hosts: &["host rack-a kvm1", "host rack-b kvm2"],
-        rules: &["max_batch = 1", "max_unavailable = 1"],
-        image: "image 8",
-        most: 4,
-        fewest: 3,
-    };
-    let as_unkilled = |theatre: &Theatre, when: &str, ended: &Outcome| {
-        assert_eq!(ended.0, 0, "{when}: {}", ended.2);
-        assert_settled(theatre, 2, when);
-        let ids: Vec<u64> = listed(theatre).iter().map(|i| i.0).collect();
+    assert_finished_after_any_kill(IN_PLACE, |listed, when| {
+        let ids: Vec<u64> = listed.iter().map(|i| i.0).collect();
         assert_eq!(ids, [1, 2, 3, 4], "{when}: an id was not kept");
-        assert_nothing_to_do(theatre, when);
-    };
-    rollout.killed_at_every_step(
-        goes_on,
-        |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
-        |theatre, ended| as_unkilled(theatre, "not killed", ended),
-    );
+    });
 }
 
 #[test]
 fn an_upgrade_by_replacing_killed_at_every_step_is_finished_by_the_next_run() {
-    let rollout = Rollout {
-        // Two hosts in a fault domain: what is made on one must not come before what is deleted on the other is gone.
-        hosts: &["host rack-a kvm1", "host rack-a kvm2", "host rack-b kvm3"],
-        rules: &[
-            "method = \"replace\"",
-            "max_batch = 2",
-            "max_surge = 1",
-            "max_unavailable = 0",
-        ],
-        image: "image 8",
-        most: 5,
-        fewest: 4,
-    };
-    let as_unkilled = |theatre: &Theatre, when: &str, ended: &Outcome| {
-        assert_eq!(ended.0, 0, "{when}: {}", ended.2);
-        assert_settled(theatre, 2, when);
-        let listed = listed(theatre);
-        assert!(
-            listed.iter().all(|i| i.0 > 4),
-            "{when}: not every instance is a new one: {listed:?}"
+    for rollout in [REPLACING, DELETING_FIRST] {
+        assert_finished_after_any_kill(rollout, |listed, when| {
+            assert!(
+                listed.iter().all(|i| i.0 > 4),
+                "{when}: not every instance is a new one: {listed:?}"
+            );
+            let in_a = listed.iter().filter(|i| i.1 == "rack-a").count();
+            assert_eq!(in_a, 2, "{when}: the fault domains are not as even as before");
+        });
+    }
+}
+
+/// An operator who has seen enough: whatever was half done when the process was killed, everything goes back.
+#[test]
+fn an_upgrade_killed_at_every_step_can_be_rolled_back() {
+    for rollout in [IN_PLACE, REPLACING, DELETING_FIRST] {
+        rollout.killed_at_every_step(
+            |_| "upgrade rollback",
+            |theatre, kill, ended| {
+                let when = format!("killed {kill:?}");
+                // Nothing was noted yet: there is nothing to take back.
+                let wanted = if kill == Kill::After(0) { 5 } else { 0 };
+                assert_eq!(ended.0, wanted, "{when}: {}", ended.2);
+                assert_settled(theatre, 1, &when);
+            },
+            |theatre, ended| {
+                assert_eq!(ended.0, 0, "{}", ended.2);
+                assert_settled(theatre, 2, "not killed");
+            },
         );
-        let in_a = listed.iter().filter(|i| i.1 == "rack-a").count();
-        assert_eq!(in_a, 2, "{when}: the fault domains are not as even as before");
-        assert_nothing_to_do(theatre, when);
-    };
-    rollout.killed_at_every_step(
-        goes_on,
-        |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
-        |theatre, ended| as_unkilled(theatre, "not killed", ended),
-    );
+    }
 }
 
 /// Wherever the process is killed, on the way forth or back, `vmss upgrade` goes on with what was noted: it finds that the
 /// version is broken, if that was not found yet, goes back, and says that the rollout failed. `vmss upgrade rollback`
-/// goes back from everywhere. Either way the set ends as if nobody had been killed: whole, and at revision 1.
+/// goes back from everywhere. Either way the set ends as if nobody had been killed: the instances it had, healthy and at
+/// revision 1, of which new ones would be made.
 #[test]
 fn a_broken_version_killed_at_every_step_goes_back_all_the_same() {
-    let rollout = Rollout {
-        hosts: &["host rack-a kvm1", "host rack-b kvm2"],
-        rules: &[
-            "max_batch = 1",
-            "max_unavailable = 1",
-            "on_failure = \"rollback\"",
-        ],
-        image: "broken-image 9",
-        most: 4,
-        fewest: 3,
-    };
     let all_back = |theatre: &Theatre, when: &str, (exit, _, stderr): &Outcome, wanted: u8| {
         assert_eq!(*exit, wanted, "{when}: {stderr}");
         assert_settled(theatre, 1, when);
@@ -386,19 +403,25 @@ fn a_broken_version_killed_at_every_step_goes_back_all_the_same() {
             "{when}: new instances would be of the broken revision"
         );
     };
-    rollout.killed_at_every_step(
-        |kill| match kill {
-            Kill::After(_) => "upgrade",
-            Kill::Before(_) => "upgrade rollback",
-        },
-        |theatre, kill, ended| {
-            let wanted = match kill {
-                // Nothing was noted yet: there is nothing to upgrade.
-                Kill::After(0) | Kill::Before(_) => 0,
-                Kill::After(_) => 6,
-            };
-            all_back(theatre, &format!("killed {kill:?}"), ended, wanted);
-        },
-        |theatre, ended| all_back(theatre, "not killed", ended, 6),
-    );
+    for rollout in [IN_PLACE, REPLACING] {
+        let rollout = Rollout {
+            is_broken: true,
+            ..rollout
+        };
+        rollout.killed_at_every_step(
+            |kill| match kill {
+                Kill::After(_) => "upgrade",
+                Kill::Before(_) => "upgrade rollback",
+            },
+            |theatre, kill, ended| {
+                let wanted = match kill {
+                    // Nothing was noted yet: there is nothing to upgrade.
+                    Kill::After(0) | Kill::Before(_) => 0,
+                    Kill::After(_) => 6,
+                };
+                all_back(theatre, &format!("killed {kill:?}"), ended, wanted);
+            },
+            |theatre, ended| all_back(theatre, "not killed", ended, 6),
+        );
+    }
 }

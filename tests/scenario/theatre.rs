@@ -135,7 +135,14 @@ pub struct Theatre {
 impl Theatre {
     /// An empty one.
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: a store that waits for a disk at every write takes most of the time.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        let folder = folder.unwrap();
         std::fs::write(folder.path().join("image.raw"), vec![7; 1 << 20]).unwrap();
         Self {
             stage: Stage::default(),
