@@ -136,8 +136,10 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
 
+    let bad = document.ailing.iter().filter(|a| a.state.is_bad()).count();
     let heading = match (record.life, stable) {
         (Life::Deleting, _) => "being deleted".to_owned(),
+        (_, true) if bad > 0 => format!("stable, but {} not healthy", are(bad)),
         (_, true) => "stable".to_owned(),
         (_, false) if !steps.is_empty() => format!("not stable: {} to do", count(steps.len(), "step")),
         _ => "not stable".to_owned(),
@@ -243,15 +245,15 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     ctx.table(&table);
     // Without a probe the state of an instance says it all, and the waits say why.
     for ailing in document.ailing.iter().filter(|_| set.health.probe != Probe::None) {
-        let since = ailing
-            .since
-            .map_or_else(String::new, |at| format!(", since {}", ago(at, now)));
+        let since = ailing.since.map_or_else(String::new, |at| {
+            format!(" for {}", ago(at, now).trim_end_matches(" ago"))
+        });
         let said = if ailing.said.is_empty() {
             String::new()
         } else {
             format!(": {}", ailing.said)
         };
-        ctx.print(format!("! {} is {}{said}{since}", ailing.name, ailing.state));
+        ctx.print(format!("! {} is {}{since}{said}", ailing.name, ailing.state));
     }
     for wait in &report.waits {
         ctx.print(format!("! {wait}"));
@@ -265,6 +267,14 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     ctx.mention_drift(&target);
     Ok(Exit::Converged)
+}
+
+fn are(n: usize) -> String {
+    if n == 1 {
+        "1 instance is".to_owned()
+    } else {
+        format!("{n} instances are")
+    }
 }
 
 fn per_domain<'a>(record: &'a Record, inventory: &Inventory) -> BTreeMap<&'a Label, usize> {

@@ -116,11 +116,25 @@ pub fn boot(session: &Session<'_>, name: &str, domain: &Domain, flags: u32) -> R
             started = create(flags & fewer);
         }
     }
+    if matches!(&started, Err(fault) if is_stillborn(&fault.error.message)) {
+        std::thread::sleep(LOOK);
+        started = create(flags);
+    }
     match started {
         // It runs already, or somebody was faster: the drivers have different numbers for that.
         Err(_) if session.call(&doing, |_| domain.is_active())? => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Whether QEMU died in its first moment without a word. Seen on hosts under heavy load when a domain is started right
+/// after its guest went off: the end of the old process seems to reach the new one. Tried once more, it starts. A QEMU that
+/// has something to say (a disk it can't open, a bridge that is not there) says it after the colon, and is believed.
+fn is_stillborn(message: &str) -> bool {
+    let Some((_, said)) = message.split_once("process exited while connecting to monitor") else {
+        return false;
+    };
+    said.trim_matches([':', ';', ' ']).is_empty()
 }
 
 /// See [`crate::hypervisor::Hypervisor::start`].
@@ -157,4 +171,22 @@ pub fn restart(
     off(session, &instance.name, &owned.domain, shutdown, &doing)?;
     session.pulse().stage(Stage::Start);
     boot(session, &instance.name, &owned.domain, AFRESH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_stillborn;
+
+    #[test]
+    fn only_a_qemu_that_died_without_a_word_is_started_again() {
+        assert!(is_stillborn("process exited while connecting to monitor"));
+        assert!(is_stillborn("process exited while connecting to monitor: "));
+        for other in [
+            "process exited while connecting to monitor: 2026-11-25T01:00:00Z qemu-system-x86_64: Could not open disk",
+            "Cannot get interface MTU on 'br7': No such device",
+            "",
+        ] {
+            assert!(!is_stillborn(other), "{other}");
+        }
+    }
 }
