@@ -122,6 +122,12 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Bring outdated instances to the current revision, batch by batch; or go on with that
     Upgrade(UpgradeArgs),
+    /// Repair now what has been broken for long enough, whether or not [repair] is enabled
+    Repair {
+        /// Go on though repair has suspended itself, and forget how often everything was tried
+        #[arg(long)]
+        resume: bool,
+    },
     /// Look at the revisions of the set's model
     #[command(subcommand)]
     Model(ModelCommand),

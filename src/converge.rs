@@ -1,6 +1,6 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
 use crate::inventory::{Inventory, View};
 use crate::model::{ImageDigest, Model};
-use crate::names::{Label, ranges};
+use crate::names::{InstanceId, Label, ranges};
 use crate::observe::observe;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Verdict, Wait};
@@ -107,15 +107,27 @@ pub fn glance(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
 pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
     let mut inventory = glance(world, set, record);
-    inventory.answers = vitals::ask(
+    let round = vitals::ask(
         &*world.hosts,
         &world.probes,
         &world.addresses,
         set,
-        record.store,
+        record,
         &inventory,
     );
+    (inventory.answers, inventory.reached) = (round.answers, round.reached);
     inventory
+}
+
+/// Whether what is to be done may depend on how instances are: who goes first on scale in, what a rollout or a drain may
+/// take, what is repaired.
+fn depends_on_health(record: &Record) -> bool {
+    let known = record.known.values().filter(|k| k.confirmed).count();
+    record.rollout.as_ref().is_some_and(Rollout::is_open)
+        || record.applied.repair.enabled
+        || record.repair.asked.is_some()
+        || record.cordons.values().any(|c| c.drain)
+        || known > record.capacity as usize
 }
 
 /// Most looks in a row of a command that only looks.
@@ -166,8 +178,6 @@ pub fn converge_after(
 ) -> Result<Ending> {
     let mut run = Run {
         world,
-        store,
-        set,
         listener,
         images: Arc::default(),
         experience: Experience::default(),
@@ -179,8 +189,9 @@ pub fn converge_after(
     let mut undone = Vec::new();
     if !asked.is_empty() {
         store.renew(lease, world.clock.now())?;
-        let (record, _) = amend(store, set, |_| false)?;
-        undone = run.carry_out(&record, &asked)?;
+        let now = world.clock.now();
+        let (record, _) = amend(store, set, |record| record.reserve(&asked, now))?;
+        undone = run.carry_out(&record, &asked);
         run.asked = if undone.is_empty() {
             Asked::Done
         } else {
@@ -192,10 +203,15 @@ pub fn converge_after(
         store.renew(lease, world.clock.now())?;
         let (record, _) = amend(store, set, |_| false)?;
         let scale_set = record.applied.clone();
-        let inventory = look(world, &scale_set, &record);
+        // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
+        let inventory = if depends_on_health(&record) {
+            look(world, &scale_set, &record)
+        } else {
+            glance(world, &scale_set, &record)
+        };
         told.unseen(&inventory, listener);
         let now = world.clock.now();
-        let (record, version) = amend(store, set, |record| {
+        let (record, mut version) = amend(store, set, |record| {
             // Both, whatever the first says.
             record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
         })?;
@@ -208,21 +224,27 @@ pub fn converge_after(
         };
         let plan = plan(situation);
         let interrupted = world.interrupt.is_set();
-        let is_over = plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none();
-        if is_over || interrupted {
-            return Ok(run.end(plan, inventory, record, undone));
-        }
-        if let Some(next) = &plan.rollout {
-            let mut taken = false;
-            amend(store, set, |record| {
-                taken = record.steer(situation.record.rollout.as_ref(), next.clone());
-                taken
+        let is_over =
+            plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none() && plan.lost.is_empty();
+        let mut record = record;
+        if !interrupted || is_over {
+            let seen = record.clone();
+            let mut taken = true;
+            (record, version) = amend(store, set, |record| {
+                // Somebody has paused the rollout, say: what was planned is planned anew.
+                taken = record.rollout == seen.rollout && record.repair == seen.repair;
+                taken && take(record, &plan, now)
             })?;
             if !taken {
-                // Somebody has paused it, say: what was planned is planned anew.
                 continue;
             }
-            tell_rollout(record.rollout.as_ref(), next, listener);
+            if let Some(next) = &plan.rollout {
+                tell_rollout(seen.rollout.as_ref(), next, listener);
+            }
+            tell_lost(&seen, &plan.lost, listener);
+        }
+        if is_over || interrupted {
+            return Ok(run.end(plan, inventory, record, undone));
         }
         if plan.steps.is_empty() {
             told.waits(&plan.report, listener);
@@ -241,15 +263,13 @@ pub fn converge_after(
                 "look whether something on the hosts undoes what vmss does, then run the command again",
             ));
         }
-        run.carry_out(&record, &plan.steps)?;
+        run.carry_out(&record, &plan.steps);
     }
 }
 
 /// One run of the loop: what it works with, and what it has done and learnt.
 struct Run<'w> {
     world: &'w World,
-    store: &'w dyn Store,
-    set: &'w Label,
     listener: &'w Arc<dyn Listener>,
     images: LocalImages,
     experience: Experience,
@@ -260,12 +280,10 @@ struct Run<'w> {
 }
 
 impl Run<'_> {
-    /// Carries out one batch. Returns the steps of it that were not done, each with what was said.
-    fn carry_out(&mut self, record: &Record, steps: &[Step]) -> Result<Vec<Undone>> {
+    /// Carries out one batch, which the record has noted. Returns the steps of it that were not done, each with what was said.
+    fn carry_out(&mut self, record: &Record, steps: &[Step]) -> Vec<Undone> {
         let (world, scale_set) = (self.world, &record.applied);
         self.batches += 1;
-        let now = world.clock.now();
-        amend(self.store, self.set, |record| record.reserve(steps, now))?;
         self.listener.event(&Event::Batch {
             number: self.batches,
             steps: steps.to_vec(),
@@ -299,7 +317,7 @@ impl Run<'_> {
                 End::Kept => {}
             }
         }
-        Ok(undone)
+        undone
     }
 
     /// The end of the run, at a plan that is not carried out. `undone` are the steps that were asked for and not done.
@@ -348,6 +366,46 @@ enum Undone {
     Failed(Step, String),
     /// The operator stopped the run before its turn.
     Left(Step),
+}
+
+/// Writes down what the plan is about to do, all of it at once: what becomes of the rollout and of repairs, and which ids
+/// and addresses the steps use. Returns whether that is anything.
+fn take(record: &mut Record, plan: &Plan, now: Timestamp) -> bool {
+    let mut changed = !plan.lost.is_empty();
+    if let Some(next) = &plan.rollout {
+        let seen = record.rollout.clone();
+        changed |= record.steer(seen.as_ref(), next.clone());
+    }
+    if let Some(next) = &plan.repair {
+        record.repair = next.clone();
+        changed = true;
+    }
+    record.write_off(&plan.lost, now);
+    record.reserve(&plan.steps, now) | changed
+}
+
+/// Says which instances are given up with their hosts.
+fn tell_lost(record: &Record, lost: &[InstanceId], listener: &Arc<dyn Listener>) {
+    let mut on: BTreeMap<&Label, Vec<u64>> = BTreeMap::new();
+    for id in lost {
+        if let Some(known) = record.known.get(id) {
+            on.entry(&known.host).or_default().push(id.0);
+        }
+    }
+    for (host, ids) in on {
+        let (noun, since) = (
+            if ids.len() == 1 { "instance" } else { "instances" },
+            record
+                .unseen
+                .get(host)
+                .map_or_else(String::new, |at| format!(" since {}", at.strftime("%H:%M:%SZ"))),
+        );
+        let text = format!(
+            "host {host} has been out of sight{since}: {noun} {} there given up, others take their place",
+            ranges(ids)
+        );
+        listener.event(&Event::Note { text });
+    }
 }
 
 /// How often who waits for health or a pause looks whether somebody has changed the record: a pause typed in another

@@ -27,6 +27,11 @@ pub struct Vital {
     pub grace: bool,
     /// What it said last.
     pub said: String,
+    /// Since when it has been off, crashed or paused though it should run. Starting it does not end that, lest one that
+    /// crashes again and again count as new each time: only its being well for longer than the next start would wait
+    /// does, or its repair.
+    #[serde(default)]
+    pub down: Option<Timestamp>,
 }
 
 /// What answers can make of an instance.
@@ -51,6 +56,7 @@ impl Vital {
             bad: 0,
             grace: true,
             said: String::new(),
+            down: None,
         }
     }
 
@@ -86,6 +92,10 @@ impl Vital {
 
     /// Whether more answers are needed to tell what it counts as.
     pub fn is_undecided(&self, rules: &Health, now: Timestamp) -> bool {
+        if self.down.is_some() && self.is_new() {
+            // It does not run: there is nobody to answer.
+            return false;
+        }
         let may_still_start = self.grace && now < later(self.since, rules.grace_period);
         self.is_wavering() || self.sign == Sign::Starting && !may_still_start
     }

@@ -1,7 +1,7 @@
 //! The inventory: what was seen on the hosts at one moment, and what could not be seen.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct Inventory {
     /// What instances said to their probe; only those that were asked.
     #[serde(default)]
     pub answers: BTreeMap<InstanceId, Answer>,
+    /// Addresses at which instances answered well that had to be found out, since vmss did not give them any.
+    #[serde(default)]
+    pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
 }
 
 /// What an instance said to its probe.

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod plan;
 pub mod probe;
 pub mod record;
+pub mod repairs;
 pub mod resolve;
 pub mod rollout;
 pub mod scaleset;

@@ -83,6 +83,7 @@ pub fn observe(
     Inventory {
         hosts: views.collect(),
         answers: BTreeMap::new(),
+        reached: BTreeMap::new(),
     }
 }
 

@@ -1,17 +1,18 @@
 //! The record: the set-level facts that no hypervisor holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::health::Vital;
-use crate::inventory::{Instance, Inventory, Phase, Power};
+use crate::health::{Sign, State, Vital, later};
+use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
-use crate::plan::action::{InstanceSpec, Step};
+use crate::plan::action::{Action, InstanceSpec, Step};
+use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
 use crate::rollout::Rollout;
 use crate::scaleset::{Health, Probe, ScaleSet};
 
@@ -56,6 +57,15 @@ pub struct Record {
     /// made in their place before they are gone.
     #[serde(default)]
     pub condemned: BTreeSet<InstanceId>,
+    /// Repairs: asked for, under way, tried, suspended.
+    #[serde(default)]
+    pub repair: Repairs,
+    /// Since when each host has been out of sight, as far as anybody looked.
+    #[serde(default)]
+    pub unseen: BTreeMap<Label, Timestamp>,
+    /// Instances that were given up with their host, and have not been seen to be gone yet.
+    #[serde(default)]
+    pub written_off: BTreeMap<InstanceId, WrittenOff>,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
@@ -115,17 +125,29 @@ pub struct Known {
     /// The revision it was last seen with.
     #[serde(default)]
     pub revision: Option<u32>,
+    /// Addresses at which it answered last, if it has others than vmss gave it: there it is asked when its host can't be.
+    #[serde(default)]
+    pub reached: Vec<IpAddr>,
+    /// What it was protected from when it was last seen.
+    #[serde(default)]
+    pub protection: Protection,
+    /// Whether it was stopped on purpose when it was last seen.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 impl Known {
-    /// What is to be remembered of an instance that was seen on `host`.
-    pub fn seen(instance: &Instance, host: &Label) -> Self {
+    /// What is to be remembered of an instance that was seen on `host` and reached at those addresses.
+    pub fn seen(instance: &Instance, host: &Label, reached: Vec<IpAddr>) -> Self {
         Self {
             host: host.clone(),
             fault_domain: instance.meta.fault_domain.clone(),
             addresses: instance.meta.addresses.clone(),
             confirmed: matches!(instance.meta.phase, Phase::Ready | Phase::Changing),
             revision: Some(instance.meta.revision),
+            reached,
+            protection: instance.meta.protection,
+            stopped: instance.meta.stopped,
         }
     }
 
@@ -137,7 +159,20 @@ impl Known {
             addresses: spec.addresses.clone(),
             confirmed: false,
             revision: Some(spec.revision),
+            reached: Vec::new(),
+            protection: spec.protection,
+            stopped: false,
         }
+    }
+
+    /// Where it can be asked for its health without its host.
+    pub fn asked_at(&self) -> Vec<IpAddr> {
+        let given = self.addresses.iter().flatten().map(|a| IpAddr::V4(*a));
+        let mut all: Vec<IpAddr> = given.collect();
+        if all.is_empty() {
+            all.clone_from(&self.reached);
+        }
+        all
     }
 }
 
@@ -189,6 +224,7 @@ impl Record {
         let mut needed: BTreeSet<u32> = self.known.values().filter_map(|k| k.revision).collect();
         needed.insert(self.current().number);
         needed.extend(self.rollout.iter().flat_map(|r| [r.from, r.target]));
+        needed.extend(self.repair.under_way.values().map(|m| m.revision));
         let mut position = 0;
         let (kept, forgotten) = std::mem::take(&mut self.models)
             .into_iter()
@@ -229,61 +265,177 @@ impl Record {
             changed = true;
         }
         // Whatever is started or changed begins its grace period anew.
-        for id in steps.iter().filter_map(|s| s.action.restarted()) {
-            self.vitals.insert(id, Vital::new(now));
+        for step in steps {
+            let Some(id) = step.action.restarted() else {
+                continue;
+            };
+            let before = self.vitals.remove(&id);
+            let mut vital = Vital::new(now);
+            if matches!(step.action, Action::Start(_)) {
+                // Noted before it is tried, so that no crash, of the guest or of vmss, makes a start uncounted.
+                vital.down = before.and_then(|v| v.down);
+                let tries = Tries::after(self.repair.starts.get(&id), now);
+                self.repair.starts.insert(id, tries);
+            }
+            self.vitals.insert(id, vital);
             changed = true;
         }
         changed
     }
 
-    /// Adds what instances have answered to what is known of their health. One that does not run, or is being changed,
-    /// begins anew. Returns whether anything changed.
-    pub fn heed(&mut self, inventory: &Inventory, rules: &Health, now: Timestamp) -> bool {
-        if rules.probe == Probe::None {
-            return !std::mem::take(&mut self.vitals).is_empty();
+    /// Gives up `ids` with their hosts: they count no more, and are deleted if they are ever seen again.
+    pub fn write_off(&mut self, ids: &[InstanceId], now: Timestamp) {
+        for id in ids {
+            if let Some(known) = self.known.remove(id) {
+                self.vitals.remove(id);
+                let written_off = WrittenOff {
+                    host: known.host,
+                    at: now,
+                    addresses: known.addresses,
+                };
+                self.written_off.insert(*id, written_off);
+            }
         }
-        let mut vitals = std::mem::take(&mut self.vitals);
-        let before = vitals.clone();
+    }
+
+    /// Adds what was seen and answered at `now` to what is known of the instances' health, and of how long hosts have
+    /// been out of sight. An instance that does not run, or is being changed, begins anew. Returns whether anything
+    /// changed.
+    pub fn heed(&mut self, inventory: &Inventory, rules: &Health, now: Timestamp) -> bool {
+        let unseen: BTreeMap<Label, Timestamp> = (inventory.hosts.iter())
+            .filter(|h| h.seen().is_none())
+            .map(|h| (h.name.clone(), self.unseen.get(&h.name).copied().unwrap_or(now)))
+            .collect();
+        let mut vitals = self.vitals.clone();
         vitals.retain(|id, _| self.known.contains_key(id));
-        let ours = inventory.instances().filter(|i| i.meta.store == self.store);
-        for instance in ours {
-            // One that nobody has looked at yet has been starting since it was made.
-            let vital = (vitals.entry(instance.id)).or_insert_with(|| Vital::new(instance.meta.created_at));
-            let runs = instance.meta.phase == Phase::Ready && instance.power == Power::Running;
-            if !runs && !vital.is_new() {
-                *vital = Vital::new(now);
+        for host in &inventory.hosts {
+            let is_back = self.unseen.contains_key(&host.name);
+            let ours = (host.seen().into_iter().flat_map(|h| &h.instances))
+                .filter(|i| i.meta.store == self.store && self.known.contains_key(&i.id));
+            for instance in ours {
+                // One that nobody has looked at yet has been starting since it was made.
+                let vital =
+                    (vitals.entry(instance.id)).or_insert_with(|| Vital::new(instance.meta.created_at));
+                if is_back {
+                    // Nobody could have done anything about it while its host was away: what it ails from begins now.
+                    vital.down = None;
+                    if vital.sign == Sign::Unhealthy {
+                        vital.since = now;
+                    }
+                }
+                look_at(vital, instance, now);
             }
         }
         for (id, answer) in &inventory.answers {
-            if let Some(vital) = vitals.get_mut(id) {
+            // One whose host is out of sight is still heard.
+            if self.known.contains_key(id) {
+                let vital = vitals.entry(*id).or_insert_with(|| Vital::new(now));
                 *vital = vital.after(answer, rules, now);
             }
         }
-        self.vitals = vitals;
-        self.vitals != before
+        for instance in inventory.instances() {
+            let Some(vital) = vitals.get_mut(&instance.id).filter(|v| v.down.is_some()) else {
+                continue;
+            };
+            let tries = self.repair.starts.get(&instance.id);
+            let has_lasted = tries.is_none_or(|t| t.next_start() <= now);
+            if has_lasted && State::of(instance, Some(vital), rules) == State::Healthy {
+                vital.down = None;
+            }
+        }
+        if rules.probe == Probe::None {
+            // What runs is healthy: only of what does not is there anything to know.
+            vitals.retain(|_, vital| vital.down.is_some());
+        }
+        let changed = vitals != self.vitals || unseen != self.unseen;
+        (self.vitals, self.unseen) = (vitals, unseen);
+        self.forget_tries(inventory, rules, now) | changed
+    }
+
+    /// Forgets what was tried on instances that have been healthy for long since, or are gone.
+    fn forget_tries(&mut self, inventory: &Inventory, rules: &Health, now: Timestamp) -> bool {
+        let repair = &self.repair;
+        if repair.tries.is_empty() && repair.starts.is_empty() {
+            return false;
+        }
+        let mending: BTreeSet<InstanceId> = (repair.under_way.iter())
+            .flat_map(|(id, mending)| std::iter::once(*id).chain(mending.fresh))
+            .collect();
+        let well: BTreeSet<InstanceId> = (inventory.instances())
+            .filter(|i| repair.tries.contains_key(&i.id) || repair.starts.contains_key(&i.id))
+            .filter(|i| {
+                let vital = self.vitals.get(&i.id);
+                let since = vital.map_or(Timestamp::MIN, |v| v.since);
+                State::of(i, vital, rules) == State::Healthy && later(since, FORGET_AFTER) <= now
+            })
+            .map(|i| i.id)
+            .collect();
+        let known = &self.known;
+        let keep = |id: &InstanceId, tries: &mut Tries| {
+            let is_over = later(tries.last, FORGET_AFTER) <= now && well.contains(id);
+            mending.contains(id) || known.contains_key(id) && !is_over
+        };
+        let before = (self.repair.tries.len(), self.repair.starts.len());
+        self.repair.tries.retain(keep);
+        self.repair.starts.retain(keep);
+        before != (self.repair.tries.len(), self.repair.starts.len())
     }
 
     /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
-    /// instances, a host that did not keeps what was known of it. Returns whether anything changed.
+    /// instances, a host that did not keeps what was known of it. What was written off is not known again, but
+    /// forgotten once it is seen to be gone, or its host has left the set. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
         let mut known = self.known.clone();
+        let mut written_off = self.written_off.clone();
         let seen = inventory.seen_hosts();
         known.retain(|_, k| !seen.contains(&k.host));
+        let mut there = BTreeSet::new();
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-                if instance.meta.store == self.store {
-                    known.insert(instance.id, Known::seen(instance, &host.name));
+                if instance.meta.store != self.store {
+                    continue;
                 }
+                if written_off.contains_key(&instance.id) {
+                    there.insert(instance.id);
+                    continue;
+                }
+                let reached = match inventory.reached.get(&instance.id) {
+                    Some(addresses) => addresses.clone(),
+                    None => (self.known.get(&instance.id)).map_or_else(Vec::new, |k| k.reached.clone()),
+                };
+                known.insert(instance.id, Known::seen(instance, &host.name, reached));
             }
         }
+        written_off.retain(|id, w| {
+            let is_hidden = inventory.host(&w.host).is_some_and(|h| h.seen().is_none());
+            there.contains(id) || is_hidden
+        });
         let highest = known.keys().next_back().map_or(0, |id| id.0);
         let next_id = InstanceId(self.next_id.0.max(highest + 1));
         let mut condemned = self.condemned.clone();
         condemned.retain(|id| known.contains_key(id));
-        let changed = known != self.known || next_id != self.next_id || condemned != self.condemned;
-        self.known = known;
-        self.next_id = next_id;
-        self.condemned = condemned;
+        let changed = known != self.known
+            || next_id != self.next_id
+            || condemned != self.condemned
+            || written_off != self.written_off;
+        (self.known, self.next_id) = (known, next_id);
+        (self.condemned, self.written_off) = (condemned, written_off);
         changed
     }
+}
+
+/// What the sight of an instance means for its vital.
+fn look_at(vital: &mut Vital, instance: &Instance, now: Timestamp) {
+    let is_ready = instance.meta.phase == Phase::Ready;
+    if is_ready && instance.power == Power::Running {
+        return;
+    }
+    let down = vital.down;
+    if !vital.is_new() {
+        *vital = Vital::new(now);
+    }
+    let is_down = is_ready
+        && !instance.meta.stopped
+        && matches!(instance.power, Power::Off | Power::Crashed | Power::Paused);
+    vital.down = is_down.then(|| down.unwrap_or(now));
 }

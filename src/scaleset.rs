@@ -388,20 +388,24 @@ pub enum Unwilling {
     Include,
 }
 
-/// `[repair]`. Azure's rules: off unless enabled.
+/// `[repair]`. Azure's rules: off unless enabled. What is off or has crashed is started in any case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// Whether anything is repaired.
+    /// Whether anything is repaired without being asked for (`vmss repair`).
     pub enabled: bool,
     /// By what.
     pub action: RepairAction,
-    /// How long an instance must have been unhealthy, 1 min to 90 min.
+    /// How long an instance must have been unhealthy, or off and not to be started, 1 min to 90 min.
     pub grace_period: Duration,
-    /// Most instances repaired at once.
+    /// Most instances repaired at once, those that are starting after it among them; one at least.
     pub max_concurrent: Amount,
-    /// More unhealthy instances than this look like an outage: then none is repaired.
+    /// More unhealthy instances than this look like an outage: then none is repaired and no host given up. Those out of
+    /// sight count unless they still answer.
     pub max_unhealthy: Amount,
-    /// How long a host must have been out of sight before its instances are replaced elsewhere.
+    /// How long a host must have been out of sight, whenever anybody looked, before its instances are replaced
+    /// elsewhere. Those that still answer a probe over the network (tcp, http, https) are left alone; with the probes
+    /// none and agent nobody can ask them, and this time alone decides. A host that comes back after that has its
+    /// instances deleted.
     pub host_lost_after: Duration,
 }
 
@@ -422,7 +426,7 @@ impl Default for Repair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RepairAction {
-    /// Switched off and on.
+    /// Shut down, or switched off if its guest answers nothing, and started.
     Restart,
     /// The same instance with a new OS disk of its own revision.
     Reimage,

@@ -1,6 +1,6 @@
 //! A round of probes: every running instance of a set is asked how it is, each in its own way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use crate::hypervisor::Hosts;
 use crate::inventory::{Answer, Instance, Inventory, Phase, Power};
-use crate::names::{InstanceId, StoreId, instance_name};
+use crate::names::{InstanceId, instance_name, instance_uuid};
 use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::probe::{self, Probes, Target};
+use crate::record::Record;
 use crate::scaleset::{Host, Probe, ScaleSet};
 
 /// How long hosts may take to tell their instances' addresses.
@@ -29,17 +30,31 @@ impl KnownAddresses {
     }
 }
 
-/// Asks every running instance of `store` that was seen.
+/// What a round of probes found.
+#[derive(Default)]
+pub struct Round {
+    /// What each instance said.
+    pub answers: BTreeMap<InstanceId, Answer>,
+    /// Where those answered well that have no address from vmss.
+    pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
+}
+
+/// Asks every running instance of `record`'s that was seen; over the network also those on hosts that were not, at the
+/// addresses they had: a host that does not answer is not a dead host.
 pub fn ask(
     hosts: &dyn Hosts,
     probes: &Arc<dyn Probes>,
     known: &KnownAddresses,
     set: &ScaleSet,
-    store: StoreId,
+    record: &Record,
     inventory: &Inventory,
-) -> BTreeMap<InstanceId, Answer> {
-    let is_asked =
-        |i: &&Instance| i.meta.store == store && i.meta.phase == Phase::Ready && i.power == Power::Running;
+) -> Round {
+    let is_asked = |i: &&Instance| {
+        i.meta.store == record.store
+            && !record.written_off.contains_key(&i.id)
+            && i.meta.phase == Phase::Ready
+            && i.power == Power::Running
+    };
     let running: Vec<(&Host, Vec<&Instance>)> = (inventory.hosts.iter())
         .filter_map(|view| {
             let instances = view.seen()?.instances.iter().filter(is_asked).collect();
@@ -47,15 +62,21 @@ pub fn ask(
         })
         .collect();
     match &set.health.probe {
-        Probe::None => BTreeMap::new(),
+        Probe::None => Round::default(),
         Probe::Agent => {
             let all = running.into_iter().map(|(host, instances)| {
                 let references = instances.into_iter().map(|i| reference(set, i)).collect();
                 (host, references)
             });
-            observe::pings(hosts, &set.limits, all.collect(), set.limits.call_timeout)
+            let answers = observe::pings(hosts, &set.limits, all.collect(), set.limits.call_timeout);
+            Round {
+                answers,
+                ..Round::default()
+            }
         }
-        Probe::Tcp { .. } | Probe::Http { .. } => over_network(hosts, probes, known, set, &running),
+        Probe::Tcp { .. } | Probe::Http { .. } => {
+            over_network(hosts, probes, known, set, &running, &hidden(record, inventory))
+        }
     }
 }
 
@@ -75,7 +96,8 @@ fn over_network(
     known: &KnownAddresses,
     set: &ScaleSet,
     running: &[(&Host, Vec<&Instance>)],
-) -> BTreeMap<InstanceId, Answer> {
+    hidden: &[Target],
+) -> Round {
     let assigned = |i: &Instance| -> Vec<IpAddr> {
         i.meta
             .addresses
@@ -100,7 +122,7 @@ fn over_network(
             }
         }
     });
-    let targets: Vec<Target> = instances()
+    let mut targets: Vec<Target> = instances()
         .map(|i| {
             let assigned = assigned(i);
             let addresses = if assigned.is_empty() {
@@ -115,17 +137,46 @@ fn over_network(
             }
         })
         .collect();
+    // An address that was let to somebody else meanwhile tells nothing of who had it before.
+    let taken: BTreeSet<IpAddr> = targets.iter().flat_map(|t| t.addresses.iter().copied()).collect();
+    targets.extend(hidden.iter().map(|target| {
+        let own = target.addresses.iter().copied().filter(|a| !taken.contains(a));
+        Target {
+            addresses: own.collect(),
+            ..target.clone()
+        }
+    }));
     let rounds = u32::try_from(targets.len().div_ceil(probe::MOST_AT_ONCE)).unwrap_or(u32::MAX);
     // Every target has its turn within that, each with its own time-out.
     let deadline = set.health.timeout.saturating_mul(rounds.saturating_add(1)) + Duration::from_secs(1);
-    let uuids: HashMap<InstanceId, Uuid> = targets.iter().map(|t| (t.id, t.uuid)).collect();
+    let asked = targets.clone();
     let answers = probe::ask_all(probes, targets, &set.health, deadline);
+    let is_well = |t: &&Target| answers.get(&t.id).is_some_and(|answer| answer.good);
     known.with(|known| {
-        for (id, _) in answers.iter().filter(|(_, answer)| !answer.good) {
-            if let Some(uuid) = uuids.get(id) {
-                known.remove(uuid);
-            }
+        for target in asked.iter().filter(|t| !is_well(t)) {
+            known.remove(&target.uuid);
         }
     });
-    answers
+    let unassigned: BTreeSet<InstanceId> = instances()
+        .filter(|i| assigned(i).is_empty())
+        .map(|i| i.id)
+        .collect();
+    let reached = (asked.iter().filter(is_well))
+        .filter(|t| unassigned.contains(&t.id))
+        .map(|t| (t.id, t.addresses.clone()))
+        .collect();
+    Round { answers, reached }
+}
+
+/// Whom to ask on hosts that were not seen. One without a known address is asked as well: it answers that none is known.
+fn hidden(record: &Record, inventory: &Inventory) -> Vec<Target> {
+    let is_hidden = |host| inventory.host(host).is_some_and(|h| h.seen().is_none());
+    (record.known.iter())
+        .filter(|(_, k)| k.confirmed && !k.stopped && is_hidden(&k.host))
+        .map(|(id, k)| Target {
+            id: *id,
+            addresses: k.asked_at(),
+            uuid: instance_uuid(record.store, &record.applied.name, *id),
+        })
+        .collect()
 }

@@ -13,7 +13,7 @@ fn ring(module: &str) -> usize {
     let top = module.split("::").next().unwrap();
     match top {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
-        | "event" | "resolve" | "hosturi" | "health" | "rollout" => 0,
+        | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "store" | "images" | "image_file" | "download" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,

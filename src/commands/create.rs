@@ -7,6 +7,7 @@ use crate::error::{Error, Exit, Result};
 use crate::model::Model;
 use crate::names::{InstanceId, StoreId};
 use crate::record::{Life, Record, Revision};
+use crate::repairs::Repairs;
 use crate::scaleset::ScaleSet;
 use crate::store::StoreError;
 
@@ -67,6 +68,9 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
         former_images: BTreeSet::new(),
         vitals: BTreeMap::new(),
         condemned: BTreeSet::new(),
+        repair: Repairs::default(),
+        unseen: BTreeMap::new(),
+        written_off: BTreeMap::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

@@ -14,6 +14,7 @@ pub mod list;
 pub mod model;
 pub mod paper;
 pub mod plan;
+pub mod repair;
 pub mod run;
 pub mod scale;
 pub mod show;
@@ -51,6 +52,7 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Create => create::run(ctx),
         Command::Apply(args) => apply::run(ctx, args),
         Command::Upgrade(args) => upgrade::run(ctx, args),
+        Command::Repair { resume } => repair::run(ctx, *resume),
         Command::Model(ModelCommand::List) => model::list(ctx),
         Command::Model(ModelCommand::Show { revision }) => model::show(ctx, *revision),
         Command::Model(ModelCommand::Diff { from, to }) => model::diff(ctx, *from, *to),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::commands::Context;
-use crate::converge::{self, Ending, wait_for_change};
+use crate::converge::{self, Ending, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::health::later;
@@ -150,6 +150,13 @@ fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Optio
     }
     let held = ctx.hold(store, name, &format!("run {name}"))?;
     let began = ctx.world.clock.now();
+    // What instances answer is kept up at every look, whether this one needs it or not.
+    let (record, _) = amend(&**store, name, |_| false)?;
+    let inventory = look(ctx.world, &record.applied, &record);
+    amend(&**store, name, |record| {
+        let rules = record.applied.health.clone();
+        record.absorb(&inventory) | record.heed(&inventory, &rules, began)
+    })?;
     let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
     let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener)?;
     if !ending.done.is_empty() || !ending.failed.is_empty() {

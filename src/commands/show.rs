@@ -12,7 +12,7 @@ use crate::health::State;
 use crate::inventory::{Inventory, View};
 use crate::lease::lease_key;
 use crate::names::{InstanceId, Label, instance_name};
-use crate::plan::report::{Report, Verdict};
+use crate::plan::report::{Report, Verdict, Wait};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
@@ -94,8 +94,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let set = target.record.applied.clone();
     let inventory = look_closely(ctx.world, &set, &mut target.record);
-    let record = &target.record;
     let now = ctx.world.clock.now();
+    let record = &target.record;
     let experience = Experience::default();
     let Plan { steps, report, .. } = plan(Situation {
         set: &set,
@@ -105,7 +105,12 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         now,
     });
     let acting = target.store.holder(&lease_key(&target.name), now)?;
-    let stable = steps.is_empty() && report.verdict() == Verdict::Converged && record.life == Life::Wanted;
+    // What repair gives up on is not as it should be, though everything runs.
+    let is_held = |w: &Wait| matches!(w, Wait::Outage { .. } | Wait::RepairSuspended { .. });
+    let stable = steps.is_empty()
+        && !report.waits.iter().any(is_held)
+        && report.verdict() == Verdict::Converged
+        && record.life == Life::Wanted;
     let current = record.current();
     let outdated = inventory
         .instances()

@@ -336,13 +336,14 @@ section! {
         /// How long an instance must have been unhealthy; 1m to 90m.
         #[schemars(extend("default" = "10m"))]
         grace_period: Option<Span>,
-        /// Most instances repaired at once.
+        /// Most instances repaired at once, those that are starting after it among them; one at least.
         #[schemars(extend("default" = "5%"))]
         max_concurrent: Option<SomeAmount>,
-        /// More unhealthy instances than this look like an outage: then none is repaired.
+        /// More unhealthy instances than this look like an outage: then none is repaired. Those out of sight count unless they still answer.
         #[schemars(extend("default" = "50%"))]
         max_unhealthy: Option<Amount>,
-        /// How long a host must have been out of sight before its instances are replaced elsewhere; 1m to 24h.
+        /// How long a host must have been out of sight before its instances are replaced elsewhere; 1m to 24h. Those that still answer
+        /// a tcp, http or https probe are left alone; with the probes none and agent nobody can ask them and this time alone decides.
         #[schemars(extend("default" = "15m"))]
         host_lost_after: Option<Span>,
     }

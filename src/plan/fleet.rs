@@ -33,7 +33,7 @@ pub(crate) struct Absent {
 }
 
 impl Member<'_> {
-    fn reference(&self, s: Situation<'_>) -> InstanceRef {
+    pub fn reference(&self, s: Situation<'_>) -> InstanceRef {
         reference(s, self.instance)
     }
 
@@ -74,6 +74,8 @@ pub(crate) struct Fleet<'a> {
     pub absent: Vec<Absent>,
     /// How many were seen half made or half deleted: they are on their way out.
     pub half: usize,
+    /// Given up with their host, and there again: they count for nothing.
+    pub strays: Vec<Member<'a>>,
     /// Other stores that manage instances of this name.
     pub others: BTreeSet<crate::names::StoreId>,
 }
@@ -83,7 +85,7 @@ impl<'a> Fleet<'a> {
         let domain_of_host: BTreeMap<&Label, usize> = (s.set.fault_domains.iter().enumerate())
             .flat_map(|(i, d)| d.hosts.iter().map(move |h| (&h.name, i)))
             .collect();
-        let mut members = Vec::new();
+        let (mut members, mut strays) = (Vec::new(), Vec::new());
         let mut half = 0;
         let mut others = BTreeSet::new();
         for host in &s.inventory.hosts {
@@ -93,13 +95,18 @@ impl<'a> Fleet<'a> {
                 } else if matches!(instance.meta.phase, Phase::Creating | Phase::Deleting) {
                     half += 1;
                 } else if let Some(&domain) = domain_of_host.get(&host.name) {
-                    members.push(Member {
+                    let member = Member {
                         id: instance.id,
                         host: &host.name,
                         domain,
                         instance,
                         state: State::of(instance, s.record.vitals.get(&instance.id), &s.set.health),
-                    });
+                    };
+                    if s.record.written_off.contains_key(&instance.id) {
+                        strays.push(member);
+                    } else {
+                        members.push(member);
+                    }
                 }
             }
         }
@@ -117,6 +124,7 @@ impl<'a> Fleet<'a> {
             members,
             absent,
             half,
+            strays,
             others,
         }
     }
@@ -209,8 +217,46 @@ impl<'a> Fleet<'a> {
         waits
     }
 
-    /// An instance that is off or crashed though nobody stopped it on purpose is started; a paused one is left to
-    /// its operator, since whatever paused it (an I/O error, a person) is still there.
+    /// What was given up with its host and is there again is deleted: another has taken its place, and both would serve
+    /// under the set's name. Its guest is asked to shut down like any other's.
+    pub fn fence(&self, s: Situation<'_>, steps: &mut Vec<Step>) {
+        for stray in &self.strays {
+            let Some(written_off) = s.record.written_off.get(&stray.id) else {
+                continue;
+            };
+            let why = format!(
+                "its host was given up at {}, another has taken its place",
+                written_off.at.strftime("%Y-%m-%d %H:%M:%SZ")
+            );
+            steps.push(stray.delete(s, why.into()));
+        }
+    }
+
+    /// What was given up with hosts that are still out of sight.
+    pub fn given_up(&self, s: Situation<'_>) -> Vec<Wait> {
+        let mut on: BTreeMap<&Label, (jiff::Timestamp, Vec<InstanceId>)> = BTreeMap::new();
+        for (id, written_off) in &s.record.written_off {
+            let is_hidden = (s.inventory.host(&written_off.host)).is_some_and(|h| h.seen().is_none());
+            if is_hidden {
+                let (at, instances) = on
+                    .entry(&written_off.host)
+                    .or_insert((written_off.at, Vec::new()));
+                *at = written_off.at.min(*at);
+                instances.push(*id);
+            }
+        }
+        (on.into_iter())
+            .map(|(host, (at, instances))| Wait::HostGivenUp {
+                host: host.clone(),
+                at,
+                instances,
+            })
+            .collect()
+    }
+
+    /// An instance that is off or crashed though nobody stopped it on purpose is started, at once the first time and
+    /// ever more slowly if it does not stay on (see [`crate::repairs::Tries::next_start`]); a paused one is left to its
+    /// operator, since whatever paused it (an I/O error, a person) is still there.
     pub fn start_the_idle(&self, s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
         let whole = self
             .members
@@ -220,20 +266,46 @@ impl<'a> Fleet<'a> {
             match member.instance.power {
                 _ if member.state == State::Stopped || s.record.condemned.contains(&member.id) => {}
                 Power::Running | Power::ShuttingDown => {}
-                Power::Off | Power::Crashed => steps.push(Step {
-                    host: member.host.clone(),
-                    action: Action::Start(member.reference(s)),
-                    why: match member.instance.power {
-                        Power::Crashed => "it has crashed".into(),
-                        _ => "it is off".into(),
-                    },
-                }),
+                Power::Off | Power::Crashed => match self.may_not_start(s, member) {
+                    Some(wait) => waits.push(wait),
+                    None => steps.push(Step {
+                        host: member.host.clone(),
+                        action: Action::Start(member.reference(s)),
+                        why: match member.instance.power {
+                            Power::Crashed => "it has crashed".into(),
+                            _ => "it is off".into(),
+                        },
+                    }),
+                },
                 Power::Paused => waits.push(Wait::Paused {
                     instance: member.id,
                     host: member.host.clone(),
                 }),
             }
         }
+    }
+
+    /// Why a member that is off is not started now, if it is not.
+    fn may_not_start(&self, s: Situation<'_>, member: &Member<'_>) -> Option<Wait> {
+        let subject = instance_name(&s.set.name, member.id);
+        let key = (member.host.clone(), subject.clone());
+        if let Some(error) = s.experience.unstarted.get(&key) {
+            return Some(Wait::Failed {
+                host: member.host.clone(),
+                subject,
+                verb: "start",
+                error: error.clone(),
+            });
+        }
+        let tries = s.record.repair.starts.get(&member.id)?;
+        let until = tries.next_start();
+        (until > s.now).then(|| Wait::StartBackoff {
+            instance: member.id,
+            host: member.host.clone(),
+            crashed: member.instance.power == Power::Crashed,
+            tries: tries.count,
+            until,
+        })
     }
 
     /// How the set stands.

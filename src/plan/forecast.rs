@@ -44,6 +44,8 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
             steps,
             report,
             rollout,
+            repair,
+            lost,
             again,
         } = plan(Situation {
             record: &record,
@@ -53,7 +55,9 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
         });
         let seen = record.rollout.clone();
         let steered = rollout.is_some_and(|next| record.steer(seen.as_ref(), next));
-        let waits = again.is_some() || steered;
+        let waits = again.is_some() || steered || !lost.is_empty();
+        record.repair = repair.unwrap_or(record.repair);
+        record.write_off(&lost, now);
         if steps.is_empty() && (!waits || looks == MOST_LOOKS) || batches.len() == most {
             return Forecast { batches, end: report };
         }

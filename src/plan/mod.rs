@@ -10,11 +10,14 @@ mod fleet;
 pub mod forecast;
 pub mod operate;
 pub mod placement;
+pub mod repair;
 pub mod report;
 mod scale_in;
 mod sweep;
 mod upgrade;
 
+#[cfg(test)]
+mod repair_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -36,6 +39,7 @@ pub(crate) use crate::plan::fleet::{Fleet, Member, reference};
 use crate::plan::report::{Report, Wait};
 pub use crate::plan::scale_in::protected;
 use crate::record::{Life, Record};
+use crate::repairs::Repairs;
 use crate::rollout::Rollout;
 use crate::scaleset::ScaleSet;
 
@@ -61,6 +65,8 @@ pub struct Experience {
     pub shunned: BTreeMap<Label, String>,
     /// Instances, volumes and images that something failed on, as (host, subject): not tried again.
     pub failed: BTreeMap<(Label, String), String>,
+    /// Instances that were off and could not be started, likewise: they are not started again, but may be repaired.
+    pub unstarted: BTreeMap<(Label, String), String>,
     /// How often a new instance's name was found taken on a host.
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
@@ -105,6 +111,9 @@ impl Experience {
             ) => {
                 self.shunned.insert(host, error);
             }
+            (Lesson::NameTaken(error) | Lesson::Failed(error), Action::Start(instance)) => {
+                self.unstarted.insert((host, instance.name.clone()), error);
+            }
             (Lesson::NameTaken(error) | Lesson::Failed(error), action) => {
                 self.failed.insert((host, action.subject()), error);
             }
@@ -123,6 +132,12 @@ pub struct Plan {
     /// The rollout as it is from now on, if that is another than the record's: to be written down before the steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// What the record holds of repair from now on, if that is something else: to be written down before the steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repairs>,
+    /// Instances to give up with their host ([`Record::write_off`]): the next plan makes others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<InstanceId>,
     /// When to look again though there are no steps: something is waited for that comes by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again: Option<Timestamp>,
@@ -133,6 +148,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     let fleet = Fleet::of(s);
     let mut steps = Vec::new();
     let mut waits = fleet.unseen_waits(s);
+    waits.append(&mut fleet.given_up(s));
     if !fleet.others.is_empty() {
         // Two stores that act on one set would fight over it: nothing at all is done, not even sweeping.
         waits.push(Wait::OtherStore {
@@ -142,12 +158,16 @@ pub fn plan(s: Situation<'_>) -> Plan {
             steps,
             report: fleet.report(s, 0, waits),
             rollout: None,
+            repair: None,
+            lost: Vec::new(),
             again: None,
         };
     }
 
     sweep::half_made(s, &mut steps);
+    fleet.fence(s, &mut steps);
     let mut turn = upgrade::Turn::default();
+    let mut mending = repair::Turn::default();
     let mut surplus = 0;
     match s.record.life {
         Life::Deleting => {
@@ -157,13 +177,21 @@ pub fn plan(s: Situation<'_>) -> Plan {
             sweep::images(s, &mut steps);
         }
         Life::Wanted => {
-            surplus = upgrade::surplus(s.record.rollout.as_ref(), &fleet);
+            surplus = upgrade::surplus(s.record.rollout.as_ref(), &fleet) + repair::surplus(s, &fleet);
             fleet.start_the_idle(s, &mut steps, &mut waits);
             let drain = drain::Drain::of(s, &fleet, surplus);
             surplus += drain.ahead();
             let mut victims = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
             victims.extend(fleet.condemned(s).map(|m| m.id));
-            turn = upgrade::advance(s, &fleet, steps.is_empty());
+            mending = repair::advance(s, &fleet, &steps, &victims);
+            // Repair says more of a paused one than that it is paused.
+            waits.retain(
+                |w| !matches!(w, Wait::Paused { instance, .. } if mending.concerned.contains(instance)),
+            );
+            steps.append(&mut mending.steps);
+            waits.append(&mut mending.waits);
+            victims.extend(&mending.gone);
+            turn = upgrade::advance(s, &fleet, &steps);
             let settled = steps.is_empty() && turn.steps.is_empty();
             let drained = drain.advance(settled, &mut steps, &mut waits);
             turn.again = [turn.again, drained].into_iter().flatten().min();
@@ -171,6 +199,14 @@ pub fn plan(s: Situation<'_>) -> Plan {
             turn.steps
                 .retain(|step| step.action.instance().is_none_or(|id| !victims.contains(&id)));
             forget_victims(s, &mut turn, &victims);
+            // An image that repair sends already is not sent twice.
+            let is_sent = |step: &Step| {
+                matches!(step.action, Action::PushImage { .. })
+                    && steps
+                        .iter()
+                        .any(|s| s.host == step.host && s.action == step.action)
+            };
+            turn.steps.retain(|step| !is_sent(step));
             steps.append(&mut turn.steps);
             waits.append(&mut turn.waits);
         }
@@ -179,11 +215,19 @@ pub fn plan(s: Situation<'_>) -> Plan {
     sweep::volumes(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     sort(s, &mut steps);
+    let again = [turn.again, mending.again].into_iter().flatten().min();
+    if s.record.repair.asked.is_some() && steps.is_empty() && again.is_none() && mending.lost.is_empty() {
+        // What could be done is done: who wants more asks again.
+        let next = mending.repair.get_or_insert_with(|| s.record.repair.clone());
+        next.asked = None;
+    }
     Plan {
         steps,
         report: fleet.report(s, surplus, waits),
         rollout: turn.rollout,
-        again: turn.again,
+        repair: mending.repair,
+        lost: mending.lost,
+        again,
     }
 }
 

@@ -364,6 +364,8 @@ impl FreeAddresses {
         let mut taken: HashSet<Ipv4Addr> = HashSet::new();
         if networks.iter().any(|n| n.addresses.is_some()) {
             taken.extend(s.record.known.values().flat_map(|k| k.addresses.iter().flatten()));
+            let given_up = s.record.written_off.values();
+            taken.extend(given_up.flat_map(|w| w.addresses.iter().flatten()));
             taken.extend(
                 s.inventory
                     .instances()

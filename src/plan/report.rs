@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::health::State;
 use crate::names::{InstanceId, Label, StoreId};
-use crate::plan::Situation;
+use crate::plan::{Member, Situation};
 use crate::record::Life;
 
 /// How the set stands, beside the batch.
@@ -62,6 +62,18 @@ impl fmt::Display for Ailing {
             return Ok(());
         }
         write!(f, " ({})", self.said)
+    }
+}
+
+impl Ailing {
+    /// How a member is.
+    pub(crate) fn of(s: Situation<'_>, member: &Member<'_>) -> Self {
+        let vital = s.record.vitals.get(&member.id);
+        Self {
+            instance: member.id,
+            state: member.state,
+            said: vital.map_or_else(String::new, |v| v.said.clone()),
+        }
     }
 }
 
@@ -282,6 +294,107 @@ pub enum Wait {
     },
     /// A host is drained when the rollout has ended.
     DrainAfterRollout,
+    /// An instance that is off was started before and did not stay on: it is started again, ever more slowly.
+    StartBackoff {
+        /// Which.
+        instance: InstanceId,
+        /// Where.
+        host: Label,
+        /// Whether it is off because it crashed.
+        crashed: bool,
+        /// How often it was started.
+        tries: u32,
+        /// When it is started again.
+        until: Timestamp,
+    },
+    /// So many instances are broken that repairing them would not help.
+    Outage {
+        /// Instances of the set.
+        total: usize,
+        /// `repair.max_unhealthy`.
+        limit: String,
+        /// Those that are not healthy.
+        instances: Vec<Ailing>,
+    },
+    /// Repair has suspended itself.
+    RepairSuspended {
+        /// Why.
+        reason: String,
+        /// Instances that would be repaired.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances that may still mend by themselves.
+    RepairGrace {
+        /// When they are repaired.
+        until: Timestamp,
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances were repaired and are not healthy yet.
+    RepairHealth {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances that have just answered well.
+    RepairUnsure {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances whose turn has not come.
+    RepairBudget {
+        /// How many are repaired at once.
+        most: usize,
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// A broken instance that was repaired before, to no avail.
+    RepairBackoff {
+        /// Which.
+        instance: Ailing,
+        /// How often.
+        tries: u32,
+        /// When it is repaired again.
+        until: Timestamp,
+    },
+    /// Broken instances that are protected from everything.
+    RepairProtected {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// A host is out of sight, but not for long enough to be given up.
+    HostLost {
+        /// Which.
+        host: Label,
+        /// When it is given up.
+        until: Timestamp,
+        /// Instances that are given up with it.
+        instances: Vec<InstanceId>,
+    },
+    /// A host was given up, and has not come back.
+    HostGivenUp {
+        /// Which.
+        host: Label,
+        /// When.
+        at: Timestamp,
+        /// Instances that were given up with it.
+        instances: Vec<InstanceId>,
+    },
+    /// A host is out of sight for long, and its guests still answer.
+    HostServes {
+        /// Which.
+        host: Label,
+        /// Since when it is out of sight.
+        since: Timestamp,
+        /// Those that answer.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances of a host that is given up are protected from everything.
+    HostProtected {
+        /// Which host.
+        host: Label,
+        /// Which instances.
+        instances: Vec<InstanceId>,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -303,6 +416,22 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
         text += &format!(" and {} more", items.len() - SHOWN);
     }
     text
+}
+
+fn clock(at: Timestamp) -> impl fmt::Display {
+    at.strftime("%H:%M:%SZ")
+}
+
+fn times(n: u32, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+const fn instances_noun(instances: &[InstanceId]) -> &'static str {
+    if instances.len() == 1 {
+        "instance"
+    } else {
+        "instances"
+    }
 }
 
 impl fmt::Display for Wait {
@@ -445,6 +574,117 @@ impl fmt::Display for Wait {
                 list(instances)
             ),
             Self::DrainAfterRollout => write!(f, "the host is drained when the rollout has ended"),
+            Self::StartBackoff {
+                instance,
+                host,
+                crashed,
+                tries,
+                until,
+            } => write!(
+                f,
+                "instance {instance} on {host} {} again after {}: not started again before {}, or by vmss repair --resume",
+                if *crashed { "has crashed" } else { "is off" },
+                times(*tries, "start"),
+                clock(*until)
+            ),
+            Self::Outage {
+                total,
+                limit,
+                instances,
+            } => write!(
+                f,
+                "{} of {total} instances {} not healthy, more than repair.max_unhealthy = {limit} allows: this looks \
+                 like an outage rather than broken instances, and none is repaired until it is over ({})",
+                instances.len(),
+                if instances.len() == 1 { "is" } else { "are" },
+                list(instances)
+            ),
+            Self::RepairSuspended { reason, instances } => {
+                write!(f, "repair is suspended: {reason}; vmss repair --resume goes on")?;
+                if instances.is_empty() {
+                    return Ok(());
+                }
+                write!(f, " (it would repair: {})", list(instances))
+            }
+            Self::RepairGrace { until, instances } => write!(
+                f,
+                "{}: not repaired before {} (repair.grace_period)",
+                list(instances),
+                clock(*until)
+            ),
+            Self::RepairHealth { instances } => {
+                write!(
+                    f,
+                    "repaired, and not known to be healthy yet: {}",
+                    list(instances)
+                )
+            }
+            Self::RepairUnsure { instances } => {
+                write!(
+                    f,
+                    "not repaired now, since the last answer was good: {}",
+                    list(instances)
+                )
+            }
+            Self::RepairBudget { most, instances } => write!(
+                f,
+                "repair takes {most} at a time (repair.max_concurrent); waiting for {} turn: {}",
+                if instances.len() == 1 { "its" } else { "their" },
+                list(instances)
+            ),
+            Self::RepairBackoff {
+                instance,
+                tries,
+                until,
+            } => write!(
+                f,
+                "{instance} after {}: not repaired again before {}, or by vmss repair --resume",
+                times(*tries, "repair"),
+                clock(*until)
+            ),
+            Self::RepairProtected { instances } => {
+                write!(f, "protected, and so not repaired: {}", list(instances))
+            }
+            Self::HostLost {
+                host,
+                until,
+                instances,
+            } => write!(
+                f,
+                "host {host} is not given up before {} (repair.host_lost_after): then others take the place of {} {} \
+                 there, unless they still answer",
+                clock(*until),
+                instances_noun(instances),
+                list(instances)
+            ),
+            Self::HostGivenUp { host, at, instances } => write!(
+                f,
+                "host {host} was given up at {} with {} {}, which {} deleted when it is back; mend it, or take it out of \
+                 the definition",
+                clock(*at),
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "is" } else { "are" }
+            ),
+            Self::HostServes {
+                host,
+                since,
+                instances,
+            } => write!(
+                f,
+                "host {host} has been out of sight since {}, but {} {} there still {}: left alone",
+                clock(*since),
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "answers" } else { "answer" }
+            ),
+            Self::HostProtected { host, instances } => write!(
+                f,
+                "host {host} is out of sight for long, but {} {} there {} protected: not replaced",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "is" } else { "are" }
+            ),
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \

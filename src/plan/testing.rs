@@ -14,6 +14,7 @@ use crate::model::{
 use crate::names::{InstanceId, Label, StoreId, instance_uuid};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record, Revision};
+use crate::repairs::Repairs;
 use crate::scaleset::{
     FaultDomain, Health, Host, ImageSource, Instance as InstanceSection, Limits, Placement, Repair, ScaleIn,
     ScaleInPolicy, ScaleSet, Spread, State, Upgrade,
@@ -111,6 +112,9 @@ impl Scene {
             former_images: BTreeSet::new(),
             vitals: BTreeMap::new(),
             condemned: BTreeSet::new(),
+            repair: Repairs::default(),
+            unseen: BTreeMap::new(),
+            written_off: BTreeMap::new(),
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,
@@ -130,6 +134,7 @@ impl Scene {
         let inventory = Inventory {
             hosts: hosts.collect(),
             answers: BTreeMap::new(),
+            reached: BTreeMap::new(),
         };
         Self {
             set,

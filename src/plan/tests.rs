@@ -340,7 +340,11 @@ fn a_run_learns_whom_to_leave_alone_and_what_not_to_try_again() {
     scene.add("d0h0", 1).power = Power::Off;
     let start = scene.plan().steps.remove(0);
     learnt.learn(&start, Lesson::Failed("no bridge".into()));
-    assert_eq!(learnt.failed[&(label("d0h0"), "web-1".into())], "no bridge");
+    assert_eq!(learnt.unstarted[&(label("d0h0"), "web-1".into())], "no bridge");
+    assert!(
+        learnt.failed.is_empty(),
+        "what can't be started may still be repaired"
+    );
 }
 
 #[test]
@@ -471,6 +475,8 @@ fn drain(scene: &mut Scene, host: &str) -> Vec<Vec<String>> {
                 steps,
                 report: end.end.clone(),
                 rollout: None,
+                repair: None,
+                lost: Vec::new(),
                 again: None,
             })
         })

@@ -161,6 +161,9 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
             "run vmss delete again when the host is back, or give --abandon-unseen"
         }
         Verdict::Unseen => "vmss check tells what is wrong with the host; vmss scale +0 when it is back",
+        Verdict::Failed if has(|w| matches!(w, Wait::StartBackoff { .. })) => {
+            "the guest's own log tells why it does not stay on; vmss repair --resume starts it without waiting"
+        }
         Verdict::Failed if deleting => "vmss delete again goes on from here",
         Verdict::Failed | Verdict::Converged => "vmss check may tell more; vmss scale +0 tries again",
     }

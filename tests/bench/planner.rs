@@ -115,6 +115,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
     };
     let inventory = Inventory {
         answers: BTreeMap::new(),
+        reached: BTreeMap::new(),
         hosts: set
             .hosts()
             .map(|(_, h)| HostView {
@@ -135,6 +136,9 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         former_images: BTreeSet::new(),
         vitals: BTreeMap::new(),
         condemned: std::collections::BTreeSet::new(),
+        repair: vmss::repairs::Repairs::default(),
+        unseen: BTreeMap::new(),
+        written_off: BTreeMap::new(),
         next_id: InstanceId(1),
         models: vec![Revision {
             number: 1,

@@ -403,5 +403,8 @@ pub fn record(set: &str, capacity: u32) -> Record {
         definition: PathBuf::from("/scaleset.toml"),
         created_at: at(0),
         known: [].into(),
+        repair: vmss::repairs::Repairs::default(),
+        unseen: [].into(),
+        written_off: [].into(),
     }
 }

@@ -137,7 +137,7 @@ impl<'a> Stage<'_, 'a> {
         let mut kept = batch.clone();
         kept.fresh = fresh;
         let mut waits = Vec::new();
-        if lacking > 0 && room > 0 {
+        if lacking > 0 && room > 0 && !self.is_growing {
             let why = format!(
                 "rollout batch {}: takes the place of one of revision {}",
                 batch.number, self.rollout.from

@@ -64,13 +64,15 @@ struct Stage<'f, 'a> {
     s: Situation<'a>,
     fleet: &'f Fleet<'a>,
     target: &'a Revision,
+    /// Whether other instances are about to be made: ids and room are given out by one at a time.
+    is_growing: bool,
     rollout: Rollout,
     turn: Turn,
 }
 
-/// Takes the rollout one step further. `settled` is whether nothing else is to be done to the set just now: only then a
-/// new batch begins.
-pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, settled: bool) -> Turn {
+/// Takes the rollout one step further, beside `others` that are planned already: a new batch begins only when nothing
+/// else is to be done to the set just now.
+pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step]) -> Turn {
     let Some(rollout) = s.record.rollout.as_ref().filter(|r| r.is_open()) else {
         return Turn::default();
     };
@@ -89,10 +91,11 @@ pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, settled: bool) -> Tur
         s,
         fleet,
         target,
+        is_growing: others.iter().any(|step| step.action.created().is_some()),
         rollout: rollout.clone(),
         turn,
     };
-    stage.run(settled);
+    stage.run(others.is_empty());
     let Stage {
         rollout: after,
         mut turn,
@@ -395,16 +398,7 @@ impl<'a> Stage<'_, 'a> {
     }
 
     fn ailing(&self, member: &Member<'_>) -> Ailing {
-        Ailing {
-            instance: member.id,
-            state: member.state,
-            said: self
-                .s
-                .record
-                .vitals
-                .get(&member.id)
-                .map_or_else(String::new, |v| v.said.clone()),
-        }
+        Ailing::of(self.s, member)
     }
 
     fn number(&self) -> u32 {
