@@ -196,6 +196,11 @@ pub struct Metadata {
     /// How it is being changed, in phase changing: whoever goes on with the change does no less.
     #[serde(default)]
     pub rework: Option<Rework>,
+    /// The host that its running guest is being moved to. Where that is another host than the note's own, the instance
+    /// is leaving; where it is the note's own, it is arriving: all of it is there, and it has not run there yet. If
+    /// nobody is at it any more, it is settled which of the two has it, before anything else is done to it.
+    #[serde(default)]
+    pub moving_to: Option<Label>,
 }
 
 /// How an instance is changed in place, from the least to the most: each does what those before it do.

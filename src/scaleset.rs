@@ -121,6 +121,10 @@ pub struct Host {
     pub uri: String,
     /// Storage pool for images, disks and seeds.
     pub pool: String,
+    /// The address or DNS name at which the set's other hosts reach this one when an instance is moved to it; `None`
+    /// leaves that to its libvirt, which names the host's own host name.
+    #[serde(default)]
+    pub migration_address: Option<String>,
 }
 
 /// `[placement]`.

@@ -6,6 +6,9 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+mod contract;
+#[path = "lab/migration.rs"]
+mod migration;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

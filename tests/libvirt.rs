@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use contract::{Fixture, label, on_network};
 use support::simulation::Simulation;
 use virt::sys;
-use vmss::hypervisor::libvirt::Libvirt;
-use vmss::hypervisor::{FaultKind, Hypervisor, LocalImage, Pulse, Rework};
+use vmss::hypervisor::libvirt::{Libvirt, LibvirtHosts};
+use vmss::hypervisor::{FaultKind, Hosts as _, Hypervisor, LocalImage, Pulse, Rework, Settled};
 use vmss::inventory::{Phase, Power};
 use vmss::model::*;
 use vmss::names::{InstanceId, volume_name};
@@ -24,6 +24,7 @@ fn connect(uri: &str, pool: &str, call_timeout: Duration) -> Libvirt {
         name: label("kvm1"),
         uri: uri.to_owned(),
         pool: pool.to_owned(),
+        migration_address: None,
     };
     let limits = Limits {
         calls_per_host: 4,
@@ -315,6 +316,43 @@ fn a_thousand_domains_are_all_seen() {
     let seen = fixture.seen(&host);
     assert_eq!((seen.instances.len(), seen.foreign.len()), (1000, 0));
     assert!(seen.instances.iter().all(|i| i.meta.phase == Phase::Ready));
+}
+
+#[test]
+fn the_simulation_moves_nothing_and_says_so_before_anything_is_touched() {
+    let simulations = [Simulation::start(), Simulation::start()];
+    let host = |n: usize| Host {
+        name: label(&format!("kvm{}", n + 1)),
+        uri: simulations[n].uri(),
+        pool: "default-pool".to_owned(),
+        migration_address: None,
+    };
+    let limits = Limits {
+        calls_per_host: 1,
+        starts_per_host: 1,
+        call_timeout: Duration::from_secs(10),
+    };
+    let hosts = LibvirtHosts::default();
+    let (model, image) = sample();
+    let fixture = Fixture::new("moves", &model, &image);
+    let (one, two) = (hosts.host(&host(0), &limits), hosts.host(&host(1), &limits));
+    fixture.push(&*two);
+    let instance = fixture.create(&*one, 1);
+    let before = (fixture.seen(&*one), fixture.seen(&*two));
+    let spec = fixture.spec(1);
+    let pulse = Pulse::silent();
+    let moved = hosts.migrate(&host(0), &host(1), &limits, &instance, &spec, &model, &pulse);
+    assert_eq!(moved.unwrap_err().kind, FaultKind::Unsupported);
+    assert_eq!((fixture.seen(&*one), fixture.seen(&*two)), before);
+    // Settling needs no more than looking, as long as nothing was begun.
+    let settle = |from, to| hosts.settle(&host(from), &host(to), &limits, &instance, &pulse);
+    assert_eq!(settle(0, 1), Ok(Settled::Stayed));
+    assert_eq!(settle(1, 0), Ok(Settled::Moved));
+    fixture.create(&*two, 1);
+    assert_eq!(settle(0, 1).unwrap_err().kind, FaultKind::Other, "it is on both");
+    fixture.clean(&*one);
+    fixture.clean(&*two);
+    assert_eq!(settle(0, 1).unwrap_err().kind, FaultKind::Missing);
 }
 
 /// The contract, and what only a real host can show, on the host that `VMSS_TEST_HOST_URI` names, in the pool that

@@ -51,6 +51,7 @@ fn the_contract_holds_on_the_fake() {
         name: contract::label("kvm1"),
         uri: "test:///default".into(),
         pool: "default".into(),
+        migration_address: None,
     };
     let limits = Limits {
         calls_per_host: 4,

@@ -87,9 +87,13 @@ fn host(r: &mut Reader<'_>, s: &Section<'_, '_>) -> Option<Host> {
         r.bad(at, e.to_string(), crate::hosturi::ALLOWED);
     }
     let pool = parsed(r, s, "pool", |t| values::libvirt_name(t).map(|()| t.to_owned()));
+    let migration_address = parsed(r, s, "migration_address", |t| {
+        values::host_address(t).map(|()| t.to_owned())
+    });
     Some(Host {
         name: name?,
         uri: uri?.value,
         pool: pool.map_or_else(|| "default".to_owned(), |p| p.value),
+        migration_address: migration_address.map(|a| a.value),
     })
 }

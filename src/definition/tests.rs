@@ -52,6 +52,22 @@ fn the_required_keys_are_enough() {
 }
 
 #[test]
+fn a_host_may_say_where_others_reach_it() {
+    let with = |address: &str| {
+        let host = format!("uri = \"qemu:///system\", migration_address = \"{address}\"");
+        GOOD.replace("uri = \"qemu:///system\"", &host)
+    };
+    let set = parse(&with("fd00::11"), Path::new("x.toml")).unwrap();
+    let addresses = set.hosts().map(|(_, h)| h.migration_address.as_deref());
+    assert_eq!(addresses.collect::<Vec<_>>(), [Some("fd00::11")]);
+    let found = problems(&with("tcp://kvm1"));
+    assert!(
+        found.len() == 1 && found[0].contains("hosts[0].migration_address"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn the_template_and_the_example_are_valid() {
     let set = parse(&template("shop"), Path::new("x.toml")).unwrap();
     assert_eq!(set.name.as_str(), "shop");

@@ -1,6 +1,6 @@
 //! Values as people write them: sizes, durations, address ranges, names of things on a host.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::scaleset::AddressRange;
@@ -61,6 +61,38 @@ pub fn url_path(text: &str) -> Result<(), String> {
         Some(c) => Err(format!("{c:?} may not stand in a path")),
         None => Ok(()),
     }
+}
+
+/// An address of a host, or its name in DNS, that another host can open a connection to. It becomes part of a URI.
+pub fn host_address(text: &str) -> Result<(), String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+            return Err(format!(
+                "{text} is no address at which another host reaches this one"
+            ));
+        }
+        return Ok(());
+    }
+    let is_label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    // A last label of digits only would be read as a number of an address.
+    let is_name = text.len() <= 253
+        && text.split('.').all(is_label)
+        && text
+            .rsplit('.')
+            .next()
+            .is_some_and(|l| l.bytes().any(|b| !b.is_ascii_digit()))
+        && !text.eq_ignore_ascii_case("localhost");
+    if is_name {
+        return Ok(());
+    }
+    Err(format!(
+        "{text:?} is neither an address nor a DNS name: write it as \"10.0.1.11\" or \"kvm1.example.org\""
+    ))
 }
 
 /// "10.0.0.10-10.0.0.99/24".
@@ -142,6 +174,48 @@ pub fn libvirt_name(text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hosts_address_is_one_that_others_reach() {
+        for good in [
+            "10.0.1.11",
+            "fd00::11",
+            "kvm1",
+            "kvm-1.example.org",
+            "KVM1",
+            "10gbe.kvm1",
+            "1a",
+        ] {
+            assert_eq!(host_address(good), Ok(()), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in [
+            "",
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "localhost",
+            "10.0.1",
+            "10.0.1.256",
+            "kvm1:22",
+            "[fd00::1]",
+            "fe80::1%eth0",
+            "tcp://kvm1",
+            "kvm1/x",
+            "-kvm1",
+            "kvm1-",
+            "kvm..1",
+            "kvm1.",
+            "k vm",
+            "kvm_1",
+            "kvm\n1",
+            long.as_str(),
+        ] {
+            assert!(host_address(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

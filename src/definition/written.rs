@@ -186,6 +186,9 @@ section! {
         /// The storage pool for images, disks and seeds; a directory.
         #[schemars(extend("default" = "default"))]
         pool: Option<String>,
+        /// Address or DNS name at which the other hosts reach it when an instance is moved to it live; its own host
+        /// name if left out.
+        migration_address: Option<String>,
     }
 }
 

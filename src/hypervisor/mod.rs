@@ -31,6 +31,77 @@ pub use pulse::{News, Pulse, Stage};
 pub trait Hosts: Send + Sync {
     /// The host that `host` describes.
     fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor>;
+
+    /// Moves a running instance to another host while its guest goes on: its disks are copied, its domain is defined
+    /// there and gone here afterwards, with the volumes it had. The hosts share no storage; the target has the image.
+    /// `spec` is the instance as it will be there: the same instance of the same revision, with the target's host and
+    /// fault domain. `model` is that revision's. MACs, addresses, protection and the content of every disk stay; a
+    /// seed of its own is made anew, as the next start shall find it.
+    ///
+    /// It goes in this order, so that whatever breaks in between leaves one copy that runs, or one that is held and
+    /// no other that runs, and [`Self::settle`] tells which:
+    ///
+    /// 1. What can be refused is refused: not running, of another revision, on storage that both hosts share, without
+    ///    its image or room there, with a disk that is not vmss's, with UEFI (its variables would stay behind).
+    /// 2. Its note here says where it is moving to. From now on nothing starts, stops or changes it.
+    /// 3. The target gets empty volumes of the same names and sizes, the OS disk's over the target's own copy of the
+    ///    image, and the seed. Cut short here, these are volumes without a domain, as any other.
+    /// 4. The guest goes over. Its domain there has a note of its own, which says that it is arriving, and is
+    ///    held: before this point it is libvirt's to lose (it goes when the connection does), after it it is defined.
+    ///    The guest here is held when the last of its memory is sent, and goes when libvirt knows that all arrived.
+    /// 5. Only once its domain here is gone its guest goes on there. Its note there says no more that it is arriving,
+    ///    and the volumes here are deleted. Cut short here, these are volumes without a domain again.
+    ///
+    /// A failure, or the operator's wish to stop, leads through [`Self::settle`] as well: the guest goes on here, the
+    /// target is as it was, and the note is as it was. Called again after it was cut short, it settles that first.
+    ///
+    /// # Errors
+    /// `Other` if it is not whole or not running; `Missing` if it is gone, or its image is not whole on the target;
+    /// `Unsupported` if it or one of the hosts can't be part of this; `NoSpace`; `TimedOut` if no byte was moved for as
+    /// long as one call may take; `Cancelled`. If one of the hosts went out of reach it may be on either.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two hosts, and the instance as it is and as it will be"
+    )]
+    fn migrate(
+        &self,
+        from: &Host,
+        to: &Host,
+        limits: &Limits,
+        instance: &InstanceRef,
+        spec: &InstanceSpec,
+        model: &Model,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError>;
+
+    /// Puts a migration right that was cut short: afterwards the instance is on exactly one of the two hosts, whole,
+    /// and its note says nothing of moving. Nothing that was not begun is begun. Both hosts must be in reach, for what
+    /// one of them shows can mean either.
+    ///
+    /// The copy that ran last is the one that stays. One that is held here because all of it has been sent goes on
+    /// there if all of it has arrived, and here if not; one that runs or is off here has never run there, since its
+    /// guest goes on there only once this domain is gone.
+    ///
+    /// # Errors
+    /// `Missing` if it is on neither; `Other` if it is on both without being moved, or runs on both, which vmss never
+    /// brings about: then both are left alone. What the hosts say, if one can't be reached.
+    fn settle(
+        &self,
+        from: &Host,
+        to: &Host,
+        limits: &Limits,
+        instance: &InstanceRef,
+        pulse: &Pulse,
+    ) -> Result<Settled, HypervisorError>;
+}
+
+/// Where an instance is, once a migration that was cut short is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Where it was.
+    Stayed,
+    /// Where it was to go.
+    Moved,
 }
 
 /// One libvirt host (or the fake of one).

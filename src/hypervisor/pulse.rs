@@ -29,6 +29,8 @@ pub enum Stage {
     Upload,
     /// Bytes are being read back.
     Verify,
+    /// The running guest is being moved to another host.
+    Migrate,
 }
 
 /// News from inside an action.

@@ -260,6 +260,7 @@ impl InstanceSpec {
             protection: self.protection,
             stopped: false,
             rework: None,
+            moving_to: None,
         }
     }
 

@@ -52,6 +52,7 @@ impl Scene {
                         name: label(format!("d{d}h{h}")),
                         uri: format!("test+unix:///default?socket=/d{d}h{h}"),
                         pool: "default".into(),
+                        migration_address: None,
                     })
                     .collect(),
             })
@@ -185,6 +186,7 @@ impl Scene {
                 protection: Protection::None,
                 stopped: false,
                 rework: None,
+                moving_to: None,
             },
         });
         seen.instances.last_mut().unwrap()

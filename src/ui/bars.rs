@@ -187,7 +187,7 @@ impl Listener for Bars {
                 if state.in_flight.stage(*number, host, subject, *stage).is_none() {
                     return;
                 }
-                if matches!(stage, Stage::Upload | Stage::Verify) {
+                if matches!(stage, Stage::Upload | Stage::Verify | Stage::Migrate) {
                     self.begin_transfer(&mut state, *number, host);
                 }
                 state.show(host);

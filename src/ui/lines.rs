@@ -64,6 +64,7 @@ pub const fn stage_words(stage: Stage) -> &'static str {
         Stage::Undefine => "undefining",
         Stage::Upload => "sending",
         Stage::Verify => "verifying",
+        Stage::Migrate => "moving",
     }
 }
 

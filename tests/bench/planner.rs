@@ -54,6 +54,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
                 name: label(format!("d{d}h{h}")),
                 uri: format!("test:///d{d}h{h}"),
                 pool: "default".into(),
+                migration_address: None,
             })
             .collect(),
     });

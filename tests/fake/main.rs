@@ -9,6 +9,7 @@ mod changes;
 mod faults;
 mod health;
 mod killed;
+mod migrate;
 mod properties;
 mod support;
 mod usual;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use vmss::hypervisor::fake::{FakeHost, Fleet};
-use vmss::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Rework};
+use vmss::hypervisor::{
+    FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage,
+};
 use vmss::inventory::{HostSeen, Instance};
 use vmss::model::{
     Clone as CloneMode, Cpu, DataDisk, Firmware, Image, ImageDigest, ImageFormat, Model, Nic, NicSource,
@@ -36,17 +38,38 @@ pub fn one_host() -> (Arc<Fleet>, Arc<dyn Hypervisor>) {
 }
 
 pub fn open(fleet: &Fleet, name: &str) -> Arc<dyn Hypervisor> {
-    let host = Host {
+    fleet.host(&host(name), &limits())
+}
+
+pub fn host(name: &str) -> Host {
+    Host {
         name: label(name),
         uri: "test:///default".into(),
         pool: "default".into(),
-    };
-    let limits = Limits {
+        migration_address: None,
+    }
+}
+
+pub fn limits() -> Limits {
+    Limits {
         calls_per_host: 4,
         starts_per_host: 2,
         call_timeout: Duration::from_secs(30),
-    };
-    fleet.host(&host, &limits)
+    }
+}
+
+/// A pulse that is cancelled when that stage begins.
+pub fn cancelled_at(at: Stage) -> Arc<Pulse> {
+    Arc::new_cyclic(|pulse: &std::sync::Weak<Pulse>| {
+        let pulse = pulse.clone();
+        Pulse::new(move |news| {
+            if let (News::Stage(stage), Some(pulse)) = (news, pulse.upgrade())
+                && stage == at
+            {
+                pulse.cancel();
+            }
+        })
+    })
 }
 
 pub fn model() -> Model {

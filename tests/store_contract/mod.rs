@@ -356,6 +356,7 @@ pub fn record(set: &str, capacity: u32) -> Record {
                 name: label("kvm1"),
                 uri: "qemu:///system".into(),
                 pool: "default".into(),
+                migration_address: None,
             }],
         }],
         placement: Placement {

@@ -92,10 +92,12 @@ fn disk(volume: &str, format: ImageFormat, position: usize, host: &HostDetails) 
     let driver = Element::new("driver")
         .attr("name", "qemu")
         .attr("type", format.as_str());
-    let driver = match (host.domain_type, host.disk_mode) {
-        (DomainType::Test, _) => driver,
-        (_, DiskMode::Direct) => driver.attr("cache", "none").attr("io", "native"),
-        (_, DiskMode::Cached) => driver.attr("cache", "writeback").attr("io", "threads"),
+    let driver = match host.domain_type {
+        DomainType::Test => driver,
+        _ => {
+            let (cache, io) = opened(host.disk_mode);
+            driver.attr("cache", cache).attr("io", io)
+        }
     };
     let driver = match host.domain_type {
         DomainType::Test => driver,
@@ -105,6 +107,19 @@ fn disk(volume: &str, format: ImageFormat, position: usize, host: &HostDetails) 
             .attr("iothread", 1),
     };
     file_disk(volume, driver, position, host)
+}
+
+/// How a disk that is written to is opened: `cache` and `io` of its driver.
+pub(super) const fn opened(mode: DiskMode) -> (&'static str, &'static str) {
+    match mode {
+        DiskMode::Direct => ("none", "native"),
+        DiskMode::Cached => ("writeback", "threads"),
+    }
+}
+
+/// The file that a host keeps what the guest writes to its console in.
+pub(super) fn console_log(folder: &str, name: &str) -> String {
+    format!("{folder}/{name}.console.log")
 }
 
 fn seed_disk(volume: &str, position: usize, shared: bool, host: &HostDetails) -> Element {
@@ -152,7 +167,7 @@ fn serial(name: &str, host: &HostDetails) -> Element {
     let serial = match &host.console_folder {
         Some(folder) => serial.child(
             Element::new("log")
-                .attr("file", format!("{folder}/{name}.console.log"))
+                .attr("file", console_log(folder, name))
                 .attr("append", "on"),
         ),
         None => serial,

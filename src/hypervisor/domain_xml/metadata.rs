@@ -49,6 +49,9 @@ pub fn element(meta: &Metadata) -> Element {
     if let Some(rework) = meta.rework {
         element = element.attr("rework", rework_name(rework));
     }
+    if let Some(host) = &meta.moving_to {
+        element = element.attr("moving-to", host);
+    }
     element
         .children(meta.addresses.iter().map(|address| {
             let nic = Element::new("nic");
@@ -125,6 +128,10 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
         rework: match element.get("rework") {
             None => None,
             Some(_) => Some(field(element, "rework", parse_rework)?),
+        },
+        moving_to: match element.get("moving-to") {
+            None => None,
+            Some(_) => Some(field(element, "moving-to", |v| Label::new(v).ok())?),
         },
     })
 }
@@ -217,6 +224,7 @@ mod tests {
             protection: Protection::ScaleIn,
             stopped: true,
             rework: Some(Rework::Reimage),
+            moving_to: Some(label(&"t".repeat(63))),
         }
     }
 
@@ -245,10 +253,11 @@ mod tests {
             protection: Protection::None,
             stopped: false,
             rework: None,
+            moving_to: None,
             ..sample()
         };
         let xml = element(&meta).to_xml().unwrap();
-        for absent in ["protect", "stopped", "rework"] {
+        for absent in ["protect", "stopped", "rework", "moving-to"] {
             assert!(!xml.contains(absent), "{xml}");
         }
         assert_eq!(parse(&xml), Ok(meta));
@@ -262,6 +271,7 @@ mod tests {
             ("id", good.replace("id=\"999", "id=\"x999")),
             ("image", good.replace("aaaa", "ZZZZ")),
             ("rework", good.replace("reimage", "rebuild")),
+            ("moving-to", good.replace("moving-to=\"t", "moving-to=\"T")),
             (
                 "another element",
                 good.replace("<instance", "<x").replace("</instance", "</x"),

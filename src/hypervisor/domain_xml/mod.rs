@@ -3,6 +3,7 @@
 mod devices;
 pub mod element;
 pub mod metadata;
+pub mod moving;
 
 use crate::hypervisor::seed::SeedVolume;
 use crate::inventory::Metadata;

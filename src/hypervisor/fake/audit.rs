@@ -82,6 +82,9 @@ fn instances(whose: &Whose<'_>, machine: &Machine) -> Vec<String> {
             Phase::Creating => wrong.push(format!("{name} is half made")),
             Phase::Deleting => wrong.push(format!("{name} is half deleted")),
         }
+        if let Some(host) = &meta.moving_to {
+            wrong.push(format!("{name} is half moved to {host}"));
+        }
         if *name != instance_name(&meta.set, meta.id) {
             wrong.push(format!("{name} says that it is {}-{}", meta.set, meta.id));
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::call::{Call, Result};
 use super::machine::{Domain, Machine};
-use super::owned::{not_ours, owned, renote, there};
+use super::owned::{not_moving, not_ours, owned, renote, there};
 use super::power::{power_on, set_power};
 use super::volumes::{Seed, disks, make_disk, owned_volumes, seed, write_seed};
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
@@ -64,6 +64,7 @@ fn existing(machine: &Machine, spec: &InstanceSpec, doing: &str) -> Result<Found
         return Ok(Found::Nothing);
     };
     let (domain, meta) = domain;
+    not_moving(meta, doing)?;
     let busy = |how: &str| {
         let text = format!("an instance of that name is being {how}");
         HypervisorError::new(FaultKind::Other, doing, text)

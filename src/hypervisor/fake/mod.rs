@@ -17,6 +17,7 @@ mod health;
 mod host;
 mod images;
 mod machine;
+mod migrate;
 mod observe;
 mod owned;
 mod power;
@@ -30,8 +31,12 @@ pub use clock::Clock;
 pub use fault::{Failure, Fault};
 pub use machine::{Content, Domain, FakeHost, ImageCopy, Volume};
 
-use super::{Hosts, Hypervisor};
+use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};
+use crate::model::Model;
+use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
+use call::Call;
+use migrate::Way;
 use shared::{Doom, Shared};
 
 /// The fleet. Calls that still wait on a hung host when it is dropped fail then.
@@ -54,6 +59,66 @@ impl Hosts for Fleet {
             name: host.name.to_string(),
             pool: host.pool.clone(),
             process: self.shared.lock().process,
+        })
+    }
+
+    fn migrate(
+        &self,
+        from: &Host,
+        to: &Host,
+        _: &Limits,
+        instance: &InstanceRef,
+        spec: &InstanceSpec,
+        model: &Model,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        let what = format!("migrate {}", instance.name);
+        self.between((from, to), &what, instance, pulse, |way| {
+            migrate::migrate(way, spec, model)
+        })
+    }
+
+    fn settle(
+        &self,
+        from: &Host,
+        to: &Host,
+        _: &Limits,
+        instance: &InstanceRef,
+        pulse: &Pulse,
+    ) -> Result<Settled, HypervisorError> {
+        let what = format!("settle {}", instance.name);
+        self.between((from, to), &what, instance, pulse, migrate::settle)
+    }
+}
+
+impl Fleet {
+    /// A call that two hosts take part in.
+    fn between<T>(
+        &self,
+        (from, to): (&Host, &Host),
+        what: &str,
+        instance: &InstanceRef,
+        pulse: &Pulse,
+        body: impl FnOnce(&Way<'_>) -> Result<T, HypervisorError>,
+    ) -> Result<T, HypervisorError> {
+        let (shared, process) = (&*self.shared, self.shared.lock().process);
+        let (source, target) = (from.name.as_str(), to.name.as_str());
+        if source == target {
+            let error = HypervisorError::new(FaultKind::Other, what, "both are one host");
+            return Err(error);
+        }
+        let who = || (Some(pulse), Some(instance.id));
+        let leaving = format!("{what} to {target}");
+        Call::run(shared, (source, process), &leaving, who(), |here| {
+            let arriving = format!("{what} from {source}");
+            Call::run(shared, (target, process), &arriving, who(), |there| {
+                body(&Way {
+                    here,
+                    there,
+                    to: &to.name,
+                    instance,
+                })
+            })
         })
     }
 }

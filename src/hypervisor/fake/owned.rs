@@ -52,6 +52,7 @@ pub(super) fn in_phase(
     doing: &str,
 ) -> Result<Metadata> {
     let meta = there(call, instance, doing)?;
+    not_moving(&meta, doing)?;
     let how = match meta.phase {
         phase if phases.contains(&phase) => return Ok(meta),
         Phase::Creating => "half made",
@@ -61,6 +62,17 @@ pub(super) fn in_phase(
     };
     let text = format!("the instance is {how}");
     Err(HypervisorError::new(FaultKind::Other, doing, text))
+}
+
+/// One that is between two hosts may run on the other one already.
+pub(super) fn not_moving(note: &Metadata, doing: &str) -> Result<()> {
+    match &note.moving_to {
+        None => Ok(()),
+        Some(host) => {
+            let text = format!("the instance is being moved to host {host}");
+            Err(HypervisorError::new(FaultKind::Other, doing, text))
+        }
+    }
 }
 
 /// Changes the instance's note within a step.

@@ -106,6 +106,23 @@ pub(super) fn make_disk(
     make(machine, name, new)
 }
 
+/// Makes the disk that another host's is copied to: of the same size, over this host's copy of the image.
+pub(super) fn make_copy(machine: &mut Machine, spec: &InstanceSpec, of: &Volume) -> Result<()> {
+    let doing = format!("creating volume {}", of.name);
+    let backing = match of.backing {
+        Some(_) => Some(base(machine, spec, &doing)?.to_owned()),
+        None => None,
+    };
+    let new = New {
+        allocation: of.allocation,
+        size: of.size,
+        content: Content::Disk,
+        backing,
+        image: of.image.clone(),
+    };
+    make(machine, &of.name, new)
+}
+
 /// Grows a disk. What its guest doesn't write takes no space.
 pub(super) fn grow(machine: &mut Machine, name: &str, size: Bytes) -> Result<()> {
     let volume = machine.volumes.get_mut(name).ok_or_else(|| {

@@ -215,6 +215,26 @@ impl Session<'_> {
         result.map_err(|e| self.fault(doing, &e))
     }
 
+    /// One call that two hosts take part in. Anything said once either connection broke means that it broke.
+    pub fn call_with<T>(
+        &self,
+        other: &Session<'_>,
+        doing: impl Display,
+        call: impl FnOnce(&Connect, &Connect) -> Result<T, Error>,
+    ) -> Result<T, Fault> {
+        // In one order whoever is first, or two calls in opposite directions could wait for each other for ever.
+        let (first, second) = if Arc::as_ptr(&self.open) < Arc::as_ptr(&other.open) {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let turns = (first.open.permits.take(), second.open.permits.take());
+        let result = call(self.open.connect(), other.open.connect());
+        drop(turns);
+        self.pulse.beat();
+        result.map_err(|e| Fault::new(doing, &e, self.open.is_alive() && other.open.is_alive()))
+    }
+
     /// What libvirt said while `doing`; anything it says on a connection that broke means that it broke.
     pub fn fault(&self, doing: impl Display, error: &Error) -> Fault {
         let fault = Fault::new(doing, error, self.open.is_alive());

@@ -85,6 +85,7 @@ fn existing(session: &Session<'_>, spec: &InstanceSpec, doing: &str) -> Result<F
         let text = format!("an instance of that name is being {how}");
         HypervisorError::new(FaultKind::Other, doing, text)
     };
+    domains::not_moving(&owned.meta, doing)?;
     let same = owned.meta.model_hash == spec.model_hash;
     match owned.meta.phase {
         Phase::Ready => Ok(Found::Whole(Box::new(owned))),

@@ -33,7 +33,12 @@ pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owne
     let Some(domain) = optional(found, sys::VIR_ERR_NO_DOMAIN)? else {
         return Ok(None);
     };
-    let Some(meta) = read(session, &domain, &instance.name)? else {
+    let read = match read(session, &domain, &instance.name) {
+        // It went between the two calls, as one does that was arriving from another host when its client died.
+        Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => return Ok(None),
+        read => read?,
+    };
+    let Some(meta) = read else {
         return Err(not_ours(&doing, "it has no metadata that vmss understands"));
     };
     if (&meta.set, meta.store, meta.id) != (&instance.set, instance.store, instance.id) {
@@ -60,9 +65,10 @@ pub fn there(session: &Session<'_>, instance: &InstanceRef, doing: &str) -> Resu
 /// The instance's domain, which must be whole.
 ///
 /// # Errors
-/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made, half changed or half deleted.
+/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made, half changed, half deleted or between two hosts.
 pub fn whole(session: &Session<'_>, instance: &InstanceRef, doing: &str) -> Result<Owned, HypervisorError> {
     let owned = there(session, instance, doing)?;
+    not_moving(&owned.meta, doing)?;
     match owned.meta.phase {
         Phase::Ready => Ok(owned),
         half => Err(is_half(doing, half)),
@@ -72,16 +78,31 @@ pub fn whole(session: &Session<'_>, instance: &InstanceRef, doing: &str) -> Resu
 /// The instance's domain, which must be whole or half changed.
 ///
 /// # Errors
-/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made or half deleted.
+/// `Missing` and `NotOurs` as [`there`]; `Other` if it is half made, half deleted or between two hosts.
 pub fn changeable(
     session: &Session<'_>,
     instance: &InstanceRef,
     doing: &str,
 ) -> Result<Owned, HypervisorError> {
     let owned = there(session, instance, doing)?;
+    not_moving(&owned.meta, doing)?;
     match owned.meta.phase {
         Phase::Ready | Phase::Changing => Ok(owned),
         half => Err(is_half(doing, half)),
+    }
+}
+
+/// One that is between two hosts may run on the other one already: started here, it would run twice.
+///
+/// # Errors
+/// `Other` if its note says so.
+pub fn not_moving(note: &Metadata, doing: &str) -> Result<(), HypervisorError> {
+    match &note.moving_to {
+        None => Ok(()),
+        Some(host) => {
+            let text = format!("the instance is being moved to host {host}");
+            Err(HypervisorError::new(FaultKind::Other, doing, text))
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod domains;
 mod exec;
 mod fault;
 mod images;
+mod migrate;
 mod observe;
 mod parts;
 mod power;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 use super::{
     FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, Ran,
-    StoredImage, Viewer,
+    Settled, StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -51,14 +52,47 @@ pub struct LibvirtHosts {
     open: Mutex<HashMap<(String, String), Arc<Libvirt>>>,
 }
 
-impl Hosts for LibvirtHosts {
-    fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor> {
+impl LibvirtHosts {
+    fn open(&self, host: &Host, limits: &Limits) -> Arc<Libvirt> {
         let key = (host.uri.clone(), host.pool.clone());
         let mut open = connection::lock(&self.open);
         let known = open
             .entry(key)
             .or_insert_with(|| Arc::new(Libvirt::new(host, limits)));
-        Arc::clone(known) as Arc<dyn Hypervisor>
+        Arc::clone(known)
+    }
+}
+
+impl Hosts for LibvirtHosts {
+    fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor> {
+        self.open(host, limits)
+    }
+
+    fn migrate(
+        &self,
+        from: &Host,
+        to: &Host,
+        limits: &Limits,
+        instance: &InstanceRef,
+        spec: &InstanceSpec,
+        model: &Model,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        let (here, there) = (self.open(from, limits), self.open(to, limits));
+        let way = migrate::Way::new((from, &here), (to, &there), instance, pulse);
+        migrate::migrate(&way, spec, model, limits.call_timeout)
+    }
+
+    fn settle(
+        &self,
+        from: &Host,
+        to: &Host,
+        limits: &Limits,
+        instance: &InstanceRef,
+        pulse: &Pulse,
+    ) -> Result<Settled, HypervisorError> {
+        let (here, there) = (self.open(from, limits), self.open(to, limits));
+        migrate::settle(&migrate::Way::new((from, &here), (to, &there), instance, pulse))
     }
 }
 

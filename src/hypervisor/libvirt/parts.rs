@@ -14,7 +14,7 @@ use super::images::{self, Base};
 use super::volumes::Pool;
 use super::{Libvirt, power, seeds, volume_xml};
 use crate::hypervisor::domain_xml::element::Element;
-use crate::hypervisor::domain_xml::{self, DiskMode, DomainType};
+use crate::hypervisor::domain_xml::{self, DiskMode, DomainType, HostDetails};
 use crate::hypervisor::seed;
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
 use crate::inventory::Metadata;
@@ -74,19 +74,33 @@ impl<'p> Parts<'_, '_, 'p> {
         })
     }
 
+    /// What its definition needs to know of the host.
+    pub fn details(&self) -> Result<HostDetails, HypervisorError> {
+        self.session().traits()?.details(
+            self.model.virtualization,
+            &self.host.folder(self.pool)?,
+            self.host.disk_mode(),
+        )
+    }
+
+    /// Its definition with `note` in it.
+    pub fn definition(
+        &self,
+        note: &Metadata,
+        details: &HostDetails,
+        doing: &str,
+    ) -> Result<String, HypervisorError> {
+        let seed = seed::volume(self.spec, self.model);
+        domain_xml::domain_xml(self.spec, self.model, &seed, note, details)
+            .map_err(|e| HypervisorError::new(FaultKind::Unsupported, doing, e.to_string()))
+    }
+
     /// Defines the domain, or defines it anew, with `note` in it. A guest that runs goes on as it is until it is
     /// switched off.
     pub fn define(&self, note: &Metadata) -> Result<Owned, HypervisorError> {
-        let (session, model) = (self.session(), self.model);
+        let session = self.session();
         let doing = format!("defining domain {}", self.spec.name());
-        let details = session.traits()?.details(
-            model.virtualization,
-            &self.host.folder(self.pool)?,
-            self.host.disk_mode(),
-        )?;
-        let seed = seed::volume(self.spec, model);
-        let xml = domain_xml::domain_xml(self.spec, model, &seed, note, &details)
-            .map_err(|e| HypervisorError::new(FaultKind::Unsupported, &doing, e.to_string()))?;
+        let xml = self.definition(note, &self.details()?, &doing)?;
         // Whoever has the name has it under another UUID, and libvirt refuses.
         let domain = match session.call(&doing, |c| c.define_domain_xml(&xml)) {
             Err(fault) if fault.error.kind == FaultKind::NotOurs => {
@@ -216,7 +230,7 @@ fn target_of(xml: &str, volume: &str) -> Option<String> {
 
 impl Libvirt {
     /// The folder of the pool, asked for once: a pool does not move while anything runs from it.
-    fn folder(&self, pool: &Pool<'_, '_>) -> Result<String, HypervisorError> {
+    pub(super) fn folder(&self, pool: &Pool<'_, '_>) -> Result<String, HypervisorError> {
         if let Some(folder) = self.folder.get() {
             return Ok(folder.clone());
         }

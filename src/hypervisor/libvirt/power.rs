@@ -92,7 +92,8 @@ fn press_button(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
     }
 }
 
-fn destroy(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
+/// Switches the domain off; one that is off or gone is off.
+pub fn destroy(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
     match session.call(format_args!("switching off domain {name}"), |_| domain.destroy()) {
         Err(fault) if fault.is(sys::VIR_ERR_OPERATION_INVALID) || fault.is(sys::VIR_ERR_NO_DOMAIN) => Ok(()),
         other => Ok(other?),

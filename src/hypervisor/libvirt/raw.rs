@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::ptr;
@@ -65,6 +66,43 @@ pub fn receive(stream: &Stream, buffer: &mut [u8]) -> Result<Received, Error> {
 pub fn set_agent_timeout(domain: &Domain, seconds: i32) -> Result<(), Error> {
     // SAFETY: the domain's pointer is valid for as long as `domain` is borrowed.
     match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// How far a job on a running domain is (a migration, say), in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Memory and disks that were sent.
+    pub done: u64,
+    /// What there is to send, as far as is known; grows as the guest writes.
+    pub total: u64,
+}
+
+/// The job that goes on on a running domain, if one does. The crate's own call reads a structure that has gone.
+pub fn job(domain: &Domain) -> Result<Option<Progress>, Error> {
+    let mut info = MaybeUninit::<sys::virDomainJobInfo>::zeroed();
+    // SAFETY: the domain's pointer is valid for as long as `domain` is borrowed; `info` is a structure of the type that
+    // the call fills in, and outlives it.
+    let got = unsafe { sys::virDomainGetJobInfo(domain.as_ptr(), info.as_mut_ptr()) };
+    if got < 0 {
+        return Err(Error::last_error());
+    }
+    // SAFETY: it holds integers only, for which zeroes are a value, so that it is initialised whatever was filled in.
+    let info = unsafe { info.assume_init() };
+    let goes_on = u32::try_from(info.type_)
+        .is_ok_and(|t| matches!(t, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED));
+    Ok(goes_on.then_some(Progress {
+        done: info.dataProcessed,
+        total: info.dataTotal,
+    }))
+}
+
+/// Asks libvirt to break off the job on a running domain.
+pub fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain's pointer is valid for as long as `domain` is borrowed.
+    match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
         0 => Ok(()),
         _ => Err(Error::last_error()),
     }
