@@ -466,6 +466,9 @@ pub enum HostCommand {
     Drain {
         /// The host's name in the definition
         host: Label,
+        /// Move running instances as they run (live migration, disks and all) instead of replacing them
+        #[arg(long)]
+        migrate: bool,
     },
     /// Let a host have instances again
     Uncordon {

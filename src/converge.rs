@@ -292,6 +292,11 @@ impl Run<'_> {
             limits: scale_set.limits.clone(),
             models: models(record),
             image: image_source(world, scale_set, &self.images),
+            hosts: Arc::clone(&world.hosts),
+            find_host: {
+                let set = scale_set.clone();
+                Arc::new(move |name| set.host(name).cloned())
+            },
             stores: record.stores(),
             listener: Arc::clone(self.listener),
             interrupt: world.interrupt.clone(),

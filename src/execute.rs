@@ -11,17 +11,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::event::{ActionNumber, Event, Listener};
-use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
+use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{Action, InstanceSpec, Step};
-use crate::scaleset::Limits;
+use crate::scaleset::{Host, Limits};
 use crate::world::Interrupt;
 
 /// Finds a revision's model.
 pub type Models = Arc<dyn Fn(u32) -> Option<Arc<Model>> + Send + Sync>;
 /// Finds an image's local file, or says why there is none.
 pub type ImageSource = Arc<dyn Fn(&ImageDigest) -> Result<LocalImage, String> + Send + Sync>;
+
+/// Finds a host of the set.
+pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
 
 /// What executing needs beside the steps.
 #[derive(Clone)]
@@ -32,6 +35,10 @@ pub struct Means {
     pub models: Models,
     /// The local file of an image.
     pub image: ImageSource,
+    /// All hosts, for what concerns two of them.
+    pub hosts: Arc<dyn Hosts>,
+    /// A host of the set by its name.
+    pub find_host: FindHost,
     /// The stores whose images are ours, the present one first; never empty.
     pub stores: Vec<StoreId>,
     /// Where events go.
@@ -192,7 +199,10 @@ impl Lane {
                 self.means.limits.starts_per_host as usize
             }
             Action::PushImage { .. } => 1,
+            // One at a time: they would only share the same link.
+            Action::Migrate { .. } => 1,
             Action::Stop { .. }
+            | Action::Settle { .. }
             | Action::Protect { .. }
             | Action::Delete { .. }
             | Action::DeleteVolume { .. }
@@ -218,9 +228,10 @@ impl Lane {
         let work = {
             let (hypervisor, means) = (self.hypervisor.clone(), self.means.clone());
             let (action, pulse, tx) = (step.action.clone(), Arc::clone(&pulse), tx.clone());
+            let host = step.host.clone();
             move || {
                 let result = match hypervisor {
-                    Some(hypervisor) => act(&*hypervisor, &action, &means, &pulse),
+                    Some(hypervisor) => act(&*hypervisor, &host, &action, &means, &pulse),
                     None => Err(HypervisorError::new(
                         FaultKind::Missing,
                         "looking for the host",
@@ -292,8 +303,17 @@ const fn lessons(step: &Step, end: &End, lost: bool, making_failed: bool) -> (bo
     (lost || gone, making_failed || making)
 }
 
-fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> Result<End, HypervisorError> {
-    let missing = |what: &str, why: String| HypervisorError::new(FaultKind::Missing, what, why);
+fn act(
+    host: &dyn Hypervisor,
+    name: &Label,
+    action: &Action,
+    means: &Means,
+    pulse: &Pulse,
+) -> Result<End, HypervisorError> {
+    let find = |name: &Label| {
+        (means.find_host)(name)
+            .ok_or_else(|| missing("looking for the host", format!("{name} is not in the definition")))
+    };
     let model = |spec: &InstanceSpec| {
         (means.models)(spec.revision).ok_or_else(|| {
             missing(
@@ -318,6 +338,18 @@ fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> 
             let done = host.rework(spec, &*model(spec)?, *how, *shutdown, pulse);
             done.map(|()| End::Done)
         }
+        Action::Migrate { instance, spec } => {
+            let (from, to) = (find(name)?, find(&spec.host)?);
+            let model = model(spec)?;
+            let hosts = &means.hosts;
+            let done = hosts.migrate(&from, &to, &means.limits, instance, spec, &model, pulse);
+            done.map(|()| End::Done)
+        }
+        Action::Settle { instance, to } => {
+            let (from, to) = (find(name)?, find(to)?);
+            let settled = means.hosts.settle(&from, &to, &means.limits, instance, pulse);
+            settled.map(|_| End::Done)
+        }
         Action::Start(instance) => host.start(instance).map(|()| End::Done),
         Action::Stop { instance, shutdown } => host.stop(instance, *shutdown, pulse).map(|()| End::Done),
         Action::Restart { instance, shutdown } => {
@@ -330,4 +362,8 @@ fn act(host: &dyn Hypervisor, action: &Action, means: &Means, pulse: &Pulse) -> 
             .delete_image(digest, &means.stores)
             .map(|deleted| if deleted { End::Done } else { End::Kept }),
     }
+}
+
+fn missing(what: &str, why: String) -> HypervisorError {
+    HypervisorError::new(FaultKind::Missing, what, why)
 }

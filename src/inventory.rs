@@ -129,6 +129,13 @@ pub struct Instance {
     pub meta: Metadata,
 }
 
+impl Instance {
+    /// Whether it is the copy of an instance that is being moved here, and has not run here yet.
+    pub fn is_arriving(&self) -> bool {
+        self.meta.moving_to.as_ref() == Some(&self.meta.host)
+    }
+}
+
 /// Whether a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

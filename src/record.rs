@@ -50,6 +50,9 @@ pub struct Record {
     /// Hosts that get no new instances, by name.
     #[serde(default)]
     pub cordons: BTreeMap<Label, Cordon>,
+    /// Instances that are being moved, noted before they are: both hosts must tell how it ended.
+    #[serde(default)]
+    pub moves: BTreeMap<InstanceId, Move>,
     /// What instances' answers to their probe add up to.
     #[serde(default)]
     pub vitals: BTreeMap<InstanceId, Vital>,
@@ -108,6 +111,18 @@ pub struct Cordon {
     pub at: Timestamp,
     /// Whether those it has are to leave it.
     pub drain: bool,
+    /// Whether running ones are moved as they run, instead of being replaced.
+    #[serde(default)]
+    pub migrate: bool,
+}
+
+/// A move of an instance from one host to another that has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The host it leaves.
+    pub from: Label,
+    /// The host it goes to.
+    pub to: Label,
 }
 
 /// What is remembered of an instance.
@@ -264,6 +279,13 @@ impl Record {
             self.known.insert(spec.id, Known::reserved(spec));
             changed = true;
         }
+        for step in steps {
+            if let Action::Migrate { instance, spec } = &step.action {
+                let (from, to) = (step.host.clone(), spec.host.clone());
+                self.moves.insert(instance.id, Move { from, to });
+                changed = true;
+            }
+        }
         // Whatever is started or changed begins its grace period anew.
         for step in steps {
             let Some(id) = step.action.restarted() else {
@@ -390,6 +412,7 @@ impl Record {
         let seen = inventory.seen_hosts();
         known.retain(|_, k| !seen.contains(&k.host));
         let mut there = BTreeSet::new();
+        let mut arriving = Vec::new();
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
                 if instance.meta.store != self.store {
@@ -403,9 +426,20 @@ impl Record {
                     Some(addresses) => addresses.clone(),
                     None => (self.known.get(&instance.id)).map_or_else(Vec::new, |k| k.reached.clone()),
                 };
-                known.insert(instance.id, Known::seen(instance, &host.name, reached));
+                let seen = Known::seen(instance, &host.name, reached);
+                if instance.is_arriving() {
+                    arriving.push((instance.id, seen));
+                } else {
+                    known.insert(instance.id, seen);
+                }
             }
         }
+        // Where it comes from it is still the whole one, if it is there.
+        for (id, seen) in arriving {
+            known.entry(id).or_insert(seen);
+        }
+        let mut moves = self.moves.clone();
+        moves.retain(|id, m| !is_over(*id, m, inventory));
         written_off.retain(|id, w| {
             let is_hidden = inventory.host(&w.host).is_some_and(|h| h.seen().is_none());
             there.contains(id) || is_hidden
@@ -417,9 +451,10 @@ impl Record {
         let changed = known != self.known
             || next_id != self.next_id
             || condemned != self.condemned
+            || moves != self.moves
             || written_off != self.written_off;
         (self.known, self.next_id) = (known, next_id);
-        (self.condemned, self.written_off) = (condemned, written_off);
+        (self.condemned, self.written_off, self.moves) = (condemned, written_off, moves);
         changed
     }
 }
@@ -438,4 +473,17 @@ fn look_at(vital: &mut Vital, instance: &Instance, now: Timestamp) {
         && !instance.meta.stopped
         && matches!(instance.power, Power::Off | Power::Crashed | Power::Paused);
     vital.down = is_down.then(|| down.unwrap_or(now));
+}
+
+/// Whether both hosts show that a move has ended: the instance is on one of them, or on none, and no note says more of it.
+fn is_over(id: InstanceId, moved: &Move, inventory: &Inventory) -> bool {
+    let copies = |host: &Label| {
+        let seen = inventory.host(host)?.seen()?;
+        Some(seen.instances.iter().filter(|i| i.id == id).collect::<Vec<_>>())
+    };
+    let (Some(mut there), Some(here)) = (copies(&moved.from), copies(&moved.to)) else {
+        return false;
+    };
+    there.extend(here);
+    there.len() < 2 && there.iter().all(|i| i.meta.moving_to.is_none())
 }

@@ -928,3 +928,33 @@ fn the_ci_job_in_the_readme_runs_as_it_is_written_and_leaves_nothing() {
     assert_eq!(result, "web-1\n");
     lab.assert_no_trace();
 }
+
+#[test]
+#[ignore = "needs the lab: tests/run"]
+fn a_host_is_drained_while_its_guests_go_on() {
+    let lab = Lab::new(3, "", "");
+    lab.expect(0, "create");
+    let before = lab.all_answer(3);
+    let at = &before["web-1"];
+    let uptime = |at: &str| -> f64 {
+        let text = curl(&format!("http://{at}/uptime"));
+        text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
+    };
+    // Lost with the guest's memory, if that is.
+    curl(&format!("http://{at}/fail"));
+    let up = uptime(at);
+    assert!(up > 0.0, "the guest tells how long it is up");
+    lab.expect(0, "host drain kvm1 --migrate --yes");
+    assert_eq!(lab.counts()[0], 0, "nothing is left on the host");
+    assert_eq!(lab.all_answer(3), before, "each at its address, by its name");
+    assert!(uptime(at) > up, "it was not booted again");
+    assert!(
+        !curl(&format!("http://{at}/healthz")).starts_with("ok"),
+        "it has kept its memory"
+    );
+    let plan = lab.expect(0, "plan");
+    assert!(plan.stdout.contains("nothing to do"), "{}", plan.stdout);
+    lab.expect(0, "host uncordon kvm1");
+    lab.expect(0, "delete --yes");
+    lab.assert_no_trace();
+}

@@ -26,16 +26,17 @@ fn with_host(ctx: &Context<'_>, host: &Label) -> Result<Target> {
 }
 
 /// Asks for it: one compare-and-swap on the record. Returns whether anything changed.
-fn request(ctx: &Context<'_>, target: &Target, host: &Label, drain: bool) -> Result<()> {
+fn request(ctx: &Context<'_>, target: &Target, host: &Label, drain: bool, migrate: bool) -> Result<()> {
     let cordon = Cordon {
         by: ctx.world.env.who(),
         at: ctx.world.clock.now(),
         drain,
+        migrate,
     };
     amend(&*target.store, &target.name, |record| {
         let old = record.cordons.get(host);
-        // A host that is being drained stays so when it is cordoned.
-        if old.is_some_and(|old| old.drain || !drain) {
+        // A host that is being drained stays so when it is cordoned; how it is drained may change.
+        if old.is_some_and(|old| !drain || old.drain && old.migrate == migrate) {
             return false;
         }
         record.cordons.insert(host.clone(), cordon.clone());
@@ -47,7 +48,7 @@ fn request(ctx: &Context<'_>, target: &Target, host: &Label, drain: bool) -> Res
 /// No new instances there.
 pub fn cordon(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
     let target = with_host(ctx, host)?;
-    request(ctx, &target, host, false)?;
+    request(ctx, &target, host, false, false)?;
     ctx.say(format!(
         "{}: host {host} gets no new instances; vmss host uncordon {host} undoes that",
         target.name
@@ -72,7 +73,7 @@ pub fn uncordon(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
 }
 
 /// No new instances there, and those it has are replaced elsewhere.
-pub fn drain(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
+pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
     let target = with_host(ctx, host)?;
     let name = target.name.clone();
     let there = target
@@ -82,16 +83,21 @@ pub fn drain(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
         .filter(|k| k.confirmed && &k.host == host)
         .count();
     let question = format!(
-        "Drain host {host} of {name}? {} there {} replaced on other hosts, and deleted with {} disks.",
+        "Drain host {host} of {name}? {} there {} replaced on other hosts, and deleted with {} disks.{}",
         count(there, "instance"),
         if there == 1 { "is" } else { "are" },
-        if there == 1 { "its" } else { "their" }
+        if there == 1 { "its" } else { "their" },
+        if migrate {
+            " Those that run are moved instead."
+        } else {
+            ""
+        }
     );
     if there > 0 && !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
         return Ok(Exit::Converged);
     }
-    request(ctx, &target, host, true)?;
+    request(ctx, &target, host, true, migrate)?;
     let held = ctx.hold(&target.store, &name, &format!("host drain {host}"))?;
     let capacity = Some(target.record.capacity);
     let operation = ctx.operation(&name, &format!("host drain {host}"), capacity, capacity);
@@ -111,9 +117,10 @@ pub fn drain(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
         ));
     } else {
         ctx.world.stderr.line(format!(
-            "host {host} still has {} {} of {name}: vmss host drain {host} goes on",
+            "host {host} still has {} {} of {name}: vmss host drain {host}{} goes on",
             if left.len() == 1 { "instance" } else { "instances" },
-            ranges(left)
+            ranges(left),
+            if migrate { " --migrate" } else { "" }
         ));
     }
     Ok(exit)

@@ -66,6 +66,7 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
         rollout: None,
         cordons: std::collections::BTreeMap::new(),
         former_images: BTreeSet::new(),
+        moves: std::collections::BTreeMap::new(),
         vitals: BTreeMap::new(),
         condemned: BTreeSet::new(),
         repair: Repairs::default(),

@@ -105,6 +105,8 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
         image: Arc::new(move |_| {
             crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
         }),
+        hosts: Arc::clone(&world.hosts),
+        find_host: Arc::new(|_| None),
         stores: stores(ctx, set)?,
         listener: Arc::clone(&ctx.listener),
         interrupt: world.interrupt.clone(),

@@ -69,7 +69,7 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         } => delete::run(ctx, *keep_images, *abandon_unseen),
         Command::Host(HostCommand::List) => host::list(ctx),
         Command::Host(HostCommand::Cordon { host }) => cordon::cordon(ctx, host),
-        Command::Host(HostCommand::Drain { host }) => cordon::drain(ctx, host),
+        Command::Host(HostCommand::Drain { host, migrate }) => cordon::drain(ctx, host, *migrate),
         Command::Host(HostCommand::Uncordon { host }) => cordon::uncordon(ctx, host),
         Command::Image(ImageCommand::List) => image::list(ctx),
         Command::Image(ImageCommand::Push) => image::push(ctx),

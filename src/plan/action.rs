@@ -46,6 +46,20 @@ pub enum Action {
     },
     /// Start an instance that is off though it should run.
     Start(InstanceRef),
+    /// Move a running instance to another host of the set while its guest goes on.
+    Migrate {
+        /// Which.
+        instance: InstanceRef,
+        /// What it is to be: the same instance on the other host.
+        spec: Box<InstanceSpec>,
+    },
+    /// Find out which of two hosts has an instance whose move was cut short, and put it right.
+    Settle {
+        /// Which.
+        instance: InstanceRef,
+        /// The host that it was being moved to.
+        to: Label,
+    },
     /// Shut an instance down and leave it off, on purpose.
     Stop {
         /// Which.
@@ -106,6 +120,8 @@ impl Action {
             | Self::Rework { .. }
             | Self::Stop { .. }
             | Self::Restart { .. }
+            | Self::Migrate { .. }
+            | Self::Settle { .. }
             | Self::Protect { .. } => 3,
             Self::DeleteImage { .. } => 4,
         }
@@ -118,6 +134,8 @@ impl Action {
             Self::Create(_) => "create",
             Self::Start(_) => "start",
             Self::Rework { how, .. } => how.verb(),
+            Self::Migrate { .. } => "migrate",
+            Self::Settle { .. } => "settle",
             Self::Stop { .. } => "stop",
             Self::Restart { .. } => "restart",
             Self::Protect {
@@ -140,6 +158,8 @@ impl Action {
             | Self::Stop { instance, .. }
             | Self::Restart { instance, .. }
             | Self::Protect { instance, .. }
+            | Self::Migrate { instance, .. }
+            | Self::Settle { instance, .. }
             | Self::Delete { instance, .. } => instance.name.clone(),
             Self::DeleteVolume { volume } => volume.clone(),
         }
@@ -172,6 +192,8 @@ impl Action {
             | Self::Stop { instance: i, .. }
             | Self::Restart { instance: i, .. }
             | Self::Protect { instance: i, .. }
+            | Self::Migrate { instance: i, .. }
+            | Self::Settle { instance: i, .. }
             | Self::Delete { instance: i, .. } => Some(i.id),
             _ => None,
         }

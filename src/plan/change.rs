@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::inventory::{HostSeen, Rework};
 use crate::model::{Disruption, Model};
-use crate::names::mac_address;
+use crate::names::{Label, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::{Member, Situation};
 use crate::record::Revision;
@@ -95,6 +95,21 @@ pub(super) fn rework(
         },
         why,
     });
+}
+
+/// The member as it will be on another host.
+pub(super) fn elsewhere(
+    s: Situation<'_>,
+    member: &Member<'_>,
+    revision: &Revision,
+    domain: &Label,
+    host: &Label,
+) -> InstanceSpec {
+    InstanceSpec {
+        host: host.clone(),
+        fault_domain: domain.clone(),
+        ..spec(s, member, revision)
+    }
 }
 
 /// The member as an instance of `revision`: everything that is not the model's stays.

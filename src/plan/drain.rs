@@ -1,4 +1,5 @@
-//! Draining a host: its instances are replaced on others, new ones first, within the health budget of upgrades.
+//! Draining a host: its instances are replaced on others, new ones first, within the health budget of upgrades; or moved
+//! there as they run.
 //!
 //! Nothing of it is remembered but that the host is being drained: how far it has come shows in where the instances are.
 
@@ -7,11 +8,12 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use crate::health::{State, later};
-use crate::inventory::Protection;
+use crate::inventory::{Phase, Power, Protection};
 use crate::names::InstanceId;
-use crate::plan::action::Step;
+use crate::plan::action::{Action, Step};
+use crate::plan::change::elsewhere;
 use crate::plan::report::Wait;
-use crate::plan::{Fleet, Member, Situation, placement};
+use crate::plan::{Fleet, Member, Situation, placement, reference};
 
 /// How far draining has come.
 pub(super) struct Drain<'f, 'a> {
@@ -19,6 +21,8 @@ pub(super) struct Drain<'f, 'a> {
     fleet: &'f Fleet<'a>,
     /// Instances that are to leave their host, broken ones first.
     leaving: Vec<&'f Member<'a>>,
+    /// Instances that are to go on elsewhere as they run.
+    moving: Vec<&'f Member<'a>>,
     /// Instances that are to leave and may not be touched.
     staying: Vec<InstanceId>,
     /// New instances there are already in place of those that leave.
@@ -30,15 +34,18 @@ impl<'f, 'a> Drain<'f, 'a> {
     pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
         let on_host =
             (fleet.members.iter()).filter(|m| is_leaving(s, m) && !s.record.condemned.contains(&m.id));
-        let (staying, mut leaving): (Vec<_>, Vec<_>) =
+        let (staying, mut leaving): (Vec<&Member<'_>>, Vec<&Member<'_>>) =
             on_host.partition(|m| m.instance.meta.protection == Protection::All || m.state == State::Stopped);
         leaving.sort_by_key(|m| (!m.state.is_bad(), m.id));
+        // Only what runs can be moved as it runs.
+        let (moving, leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|m| may_move(s, m));
         let there = (fleet.members.len() + fleet.absent.len()).saturating_add_signed(-surplus);
         let beyond = there.saturating_sub(s.record.capacity as usize);
         Self {
             s,
             fleet,
             ahead: beyond.min(leaving.len()).min(most_ahead(s)),
+            moving,
             staying: staying.iter().map(|m| m.id).collect(),
             leaving,
         }
@@ -56,13 +63,14 @@ impl<'f, 'a> Drain<'f, 'a> {
                 instances: self.staying.clone(),
             });
         }
-        if self.leaving.is_empty() || !settled {
+        if self.leaving.is_empty() && self.moving.is_empty() || !settled {
             return None;
         }
         if self.s.record.rollout.as_ref().is_some_and(|r| r.is_active()) {
             waits.push(Wait::DrainAfterRollout);
             return None;
         }
+        self.go_over(steps, waits);
         let more = most_ahead(self.s)
             .min(self.leaving.len())
             .saturating_sub(self.ahead);
@@ -103,6 +111,64 @@ impl<'f, 'a> Drain<'f, 'a> {
         hope.then(|| later(self.s.now, self.s.set.health.interval))
     }
 
+    /// Moves running instances, a few at a time, within their fault domain if there is room. Their guests go on, so that no
+    /// budget is needed.
+    fn go_over(&self, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
+        let Some(first) = self.moving.first() else { return };
+        let revision = first.instance.meta.revision;
+        let Some(model) = self.s.record.revision(revision) else {
+            waits.push(Wait::Undrainable {
+                instances: vec![first.id],
+            });
+            return;
+        };
+        let few = self.s.set.limits.starts_per_host as usize;
+        let group: Vec<&&Member<'a>> = (self.moving.iter())
+            .filter(|m| m.instance.meta.revision == revision && m.domain == first.domain)
+            .take(few)
+            .collect();
+        let place = |within, count| {
+            let order = placement::Order {
+                revision: model,
+                count,
+                within,
+                why: "".into(),
+            };
+            placement::choose(self.s, &self.fleet.per_domain(self.s), &order)
+        };
+        let (mut places, _) = place(Some(first.domain), group.len());
+        if places.is_empty() {
+            let (others, wait) = place(None, group.len());
+            places = others;
+            waits.extend(wait);
+        }
+        let digest = &model.model.image.digest;
+        for (member, (domain, host)) in group.into_iter().zip(places) {
+            let why = format!("host {} is being drained", member.host);
+            let has_image = (self.s.inventory.host(host).and_then(|h| h.seen()))
+                .is_some_and(|seen| seen.bases.contains(digest));
+            let (on, action) = if has_image {
+                let domain = &self.s.set.fault_domains[domain].name;
+                let spec = elsewhere(self.s, member, model, domain, host);
+                let instance = reference(self.s, member.instance);
+                let spec = Box::new(spec);
+                (member.host, Action::Migrate { instance, spec })
+            } else {
+                // First its image, whole: a move begins with everything there that it needs.
+                let digest = digest.clone();
+                (host, Action::PushImage { digest })
+            };
+            let step = Step {
+                host: on.clone(),
+                action,
+                why: why.into(),
+            };
+            if !steps.contains(&step) {
+                steps.push(step);
+            }
+        }
+    }
+
     fn needed(&self) -> usize {
         let capacity = self.s.record.capacity as usize;
         let stopped = self
@@ -126,6 +192,13 @@ fn most_ahead(s: Situation<'_>) -> usize {
 /// Whether a member is on a host that is being drained.
 pub(super) fn is_leaving(s: Situation<'_>, member: &Member<'_>) -> bool {
     s.record.cordons.get(member.host).is_some_and(|c| c.drain)
+}
+
+/// Whether a member is to be moved as it runs.
+fn may_move(s: Situation<'_>, member: &Member<'_>) -> bool {
+    s.record.cordons.get(member.host).is_some_and(|c| c.migrate)
+        && member.instance.power == Power::Running
+        && member.instance.meta.phase == Phase::Ready
 }
 
 /// Ids of the members on hosts that are being drained.

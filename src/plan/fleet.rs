@@ -111,6 +111,12 @@ impl<'a> Fleet<'a> {
             }
         }
         members.sort_unstable_by(|a, b| (a.id, a.host).cmp(&(b.id, b.host)));
+        // One that is arriving counts where it comes from, as long as it is there.
+        let staying: BTreeSet<InstanceId> = (members.iter())
+            .filter(|m: &&Member<'_>| !m.instance.is_arriving())
+            .map(|m| m.id)
+            .collect();
+        members.retain(|m| !m.instance.is_arriving() || !staying.contains(&m.id));
         let seen = s.inventory.seen_hosts();
         let absent = (s.record.known.iter())
             .filter(|(_, k)| k.confirmed && !seen.contains(&k.host))

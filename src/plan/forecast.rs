@@ -9,7 +9,7 @@ use crate::health::Sign;
 use crate::inventory::{Answer, HostSeen, Instance, Inventory, Phase, Power, View};
 use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label};
-use crate::plan::action::{Action, InstanceSpec, Step};
+use crate::plan::action::{Action, InstanceRef, InstanceSpec, Step};
 use crate::plan::report::Report;
 use crate::plan::{Plan, Situation, plan};
 use crate::record::Record;
@@ -100,6 +100,10 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
         })
         .collect();
     for step in steps {
+        if let Action::Migrate { instance, spec } = &step.action {
+            go_over(&mut hosts, &step.host, instance, spec, &model);
+            continue;
+        }
         let Some(host) = hosts.get_mut(&step.host) else {
             continue;
         };
@@ -123,6 +127,8 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                     become_another(host, spec, model(from).unwrap_or(to), to);
                 }
             }
+            // Gone over above; where a move that was cut short has left an instance can't be foreseen.
+            Action::Migrate { .. } | Action::Settle { .. } => {}
             Action::Start(instance) | Action::Restart { instance, .. } => {
                 if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
                     (i.power, i.meta.stopped) = (Power::Running, false);
@@ -156,6 +162,36 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                 host.remains.remove(digest);
             }
         }
+    }
+}
+
+fn go_over<'m>(
+    hosts: &mut HashMap<Label, &mut HostSeen>,
+    from: &Label,
+    instance: &InstanceRef,
+    spec: &InstanceSpec,
+    model: &impl Fn(u32) -> Option<&'m Model>,
+) {
+    if !hosts.contains_key(&spec.host) {
+        return;
+    }
+    let Some(source) = hosts.get_mut(from) else { return };
+    let Some(at) = source.instances.iter().position(|i| i.uuid == instance.uuid) else {
+        return;
+    };
+    let mut moved = source.instances.swap_remove(at);
+    let of = model(moved.meta.revision);
+    if let Some(model) = of {
+        source.used_memory = source.used_memory.saturating_sub(model.memory);
+        source.used_vcpus = source.used_vcpus.saturating_sub(model.vcpus);
+    }
+    (moved.meta.host, moved.meta.fault_domain) = (spec.host.clone(), spec.fault_domain.clone());
+    if let Some(target) = hosts.get_mut(&spec.host) {
+        if let Some(model) = of {
+            target.used_memory = target.used_memory + model.memory;
+            target.used_vcpus += model.vcpus;
+        }
+        target.instances.push(moved);
     }
 }
 

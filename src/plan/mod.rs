@@ -8,6 +8,7 @@ mod change;
 mod drain;
 mod fleet;
 pub mod forecast;
+mod moving;
 pub mod operate;
 pub mod placement;
 pub mod repair;
@@ -213,6 +214,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     }
     fleet.finish_changes(s, &mut steps);
     sweep::volumes(s, &mut steps);
+    moving::settle(s, &mut steps, &mut waits);
     drop_the_hopeless(s, &mut steps, &mut waits);
     sort(s, &mut steps);
     let again = [turn.again, mending.again].into_iter().flatten().min();

@@ -294,6 +294,15 @@ pub enum Wait {
     },
     /// A host is drained when the rollout has ended.
     DrainAfterRollout,
+    /// A move was cut short, and one of its hosts can't be seen: which of them has the instance can't be told.
+    Moving {
+        /// Which.
+        instance: InstanceId,
+        /// The host it leaves.
+        from: Label,
+        /// The host it goes to.
+        to: Label,
+    },
     /// An instance that is off was started before and did not stay on: it is started again, ever more slowly.
     StartBackoff {
         /// Which.
@@ -572,6 +581,11 @@ impl fmt::Display for Wait {
                 f,
                 "instances {} are on a host that is being drained and are protected or stopped: they stay",
                 list(instances)
+            ),
+            Self::Moving { instance, from, to } => write!(
+                f,
+                "instance {instance} was being moved from {from} to {to}, and one of them can't be seen: nothing is done \
+                 to it until both are"
             ),
             Self::DrainAfterRollout => write!(f, "the host is drained when the rollout has ended"),
             Self::StartBackoff {

@@ -111,6 +111,7 @@ impl Scene {
             rollout: None,
             cordons: std::collections::BTreeMap::new(),
             former_images: BTreeSet::new(),
+            moves: std::collections::BTreeMap::new(),
             vitals: BTreeMap::new(),
             condemned: BTreeSet::new(),
             repair: Repairs::default(),

@@ -15,8 +15,8 @@ use super::testing::{OTHER_STORE, Scene, at, label, model};
 use super::{Experience, Fleet, Lesson, Plan};
 use crate::inventory::{Phase, Power, Protection};
 use crate::model::{Clone as CloneMode, ImageDigest};
-use crate::names::InstanceId;
-use crate::record::{Cordon, Life};
+use crate::names::{InstanceId, volume_name};
+use crate::record::{Cordon, Life, Move};
 use crate::scaleset::{ScaleInPolicy, Spread};
 use crate::units::Bytes;
 
@@ -465,6 +465,7 @@ fn drain(scene: &mut Scene, host: &str) -> Vec<Vec<String>> {
         by: "ann@ops1".into(),
         at: at(0),
         drain: true,
+        migrate: false,
     };
     scene.record.cordons.insert(label(host), cordon);
     scene.absorb();
@@ -513,6 +514,7 @@ fn a_cordoned_host_gets_no_new_instances_and_keeps_those_it_has() {
             by: "ann".into(),
             at: at(0),
             drain: false,
+            migrate: false,
         },
     );
     assert_eq!(lines(&scene.plan()), ["d1h0 create web-2", "d1h0 create web-3"]);
@@ -556,6 +558,81 @@ fn protected_and_stopped_instances_stay_on_a_drained_host_and_are_named() {
         instances: vec![InstanceId(1)],
     };
     assert!(scene.plan().report.waits.contains(&wait));
+}
+
+/// Two hosts of one fault domain, and web-1 half way from the first to the second.
+fn on_the_way() -> Scene {
+    let mut scene = Scene::new(&[2]);
+    scene.add("d0h0", 1).meta.moving_to = Some(label("d0h1"));
+    scene.add("d0h1", 2);
+    scene.record.capacity = 2;
+    scene
+}
+
+#[test]
+fn a_move_that_was_cut_short_is_settled_before_anything_else_is_done_to_its_instance() {
+    let mut scene = on_the_way();
+    scene.add("d0h1", 3);
+    // web-1 would be started, a volume that may be one of its own swept.
+    scene.host("d0h0").instances[0].power = Power::Off;
+    let uuid = scene.host("d0h0").instances[0].uuid;
+    let disk = volume_name(&label("web"), InstanceId(1), uuid, "os", "qcow2");
+    scene.host("d0h1").leftovers.push(disk);
+    scene.record.capacity = 3;
+    assert_eq!(lines(&scene.plan()), ["d0h0 settle web-1"]);
+    scene.host("d0h0").instances[0].meta.moving_to = None;
+    let plan = scene.plan();
+    let others: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|s| (s.host.as_str(), s.action.verb()))
+        .collect();
+    assert_eq!(others, [("d0h0", "start"), ("d0h1", "delete volume")]);
+}
+
+#[test]
+fn a_move_is_known_from_the_record_when_only_the_arriving_copy_is_left() {
+    let mut scene = on_the_way();
+    scene.absorb();
+    let moved = Move {
+        from: label("d0h0"),
+        to: label("d0h1"),
+    };
+    scene.record.moves.insert(InstanceId(1), moved);
+    let mut copy = scene.host("d0h0").instances.remove(0);
+    copy.meta.host = label("d0h1");
+    scene.host("d0h1").instances.push(copy);
+    assert_eq!(lines(&scene.plan()), ["d0h0 settle web-1"]);
+    // Settled: nothing says any more that it moves.
+    scene.host("d0h1").instances[1].meta.moving_to = None;
+    assert!(lines(&scene.plan()).is_empty());
+    assert!(scene.record.moves.is_empty());
+}
+
+#[test]
+fn a_move_is_left_alone_while_one_of_its_hosts_is_out_of_sight() {
+    for lost in ["d0h0", "d0h1"] {
+        let mut scene = on_the_way();
+        scene.absorb();
+        let moved = Move {
+            from: label("d0h0"),
+            to: label("d0h1"),
+        };
+        scene.record.moves.insert(InstanceId(1), moved);
+        scene.lose(lost);
+        let plan = scene.plan();
+        assert!(lines(&plan).is_empty(), "{lost}: {:?}", lines(&plan));
+        let wait = Wait::Moving {
+            instance: InstanceId(1),
+            from: label("d0h0"),
+            to: label("d0h1"),
+        };
+        assert!(
+            plan.report.waits.contains(&wait),
+            "{lost}: {:?}",
+            plan.report.waits
+        );
+    }
 }
 
 /// A random little fleet: hosts with room for a few, some out of sight, some instances there already.

@@ -135,6 +135,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         rollout: None,
         cordons: std::collections::BTreeMap::new(),
         former_images: BTreeSet::new(),
+        moves: std::collections::BTreeMap::new(),
         vitals: BTreeMap::new(),
         condemned: std::collections::BTreeSet::new(),
         repair: vmss::repairs::Repairs::default(),

@@ -318,12 +318,12 @@ fn nothing_is_decided_while_one_of_the_hosts_is_out_of_reach() {
     assert_eq!(settle(&fleet), Ok(Settled::Moved));
     assert_whole(&fleet, Settled::Moved, "both are back");
     // The source lost its power: it has run last there, and there it will be started.
-    let (fleet, one, _) = two_hosts(&model);
+    let (fleet, ..) = two_hosts(&model);
     fleet.kill_after(7);
     fails(migrate(&fleet, &model), FaultKind::Unreachable);
     fleet.revive();
     fleet.reboot("kvm1");
     assert_eq!(settle(&fleet), Ok(Settled::Stayed));
-    one.start(&reference(1)).unwrap();
+    open(&fleet, "kvm1").start(&reference(1)).unwrap();
     assert_whole(&fleet, Settled::Stayed, "after a power failure");
 }

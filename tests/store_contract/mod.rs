@@ -391,6 +391,7 @@ pub fn record(set: &str, capacity: u32) -> Record {
         rollout: None,
         cordons: std::collections::BTreeMap::new(),
         former_images: std::collections::BTreeSet::new(),
+        moves: std::collections::BTreeMap::new(),
         vitals: std::collections::BTreeMap::new(),
         condemned: std::collections::BTreeSet::new(),
         next_id: InstanceId(1),

@@ -52,11 +52,14 @@ impl Fleet {
         self.machine(host, |m| m.faults.add(fault));
     }
 
-    /// Takes all faults away. Calls that wait on the host go on. One that was dead has every domain off.
+    /// Takes all faults away. Calls that wait on the host go on. One that was dead has every domain off; on one that
+    /// was out of reach, guests that were shutting down have done so meanwhile.
     pub fn heal(&self, host: &str) {
         self.machine(host, |m| {
             if m.faults.dead {
                 m.comes_back_from_a_power_failure();
+            } else if m.faults.down {
+                m.guests_go_off();
             }
             m.faults = Default::default();
         });

@@ -7,6 +7,10 @@
 //!
 //! The guest is held on arrival (`VIR_MIGRATE_PAUSED`) and let go by us, once its domain here is gone. libvirt would
 //! let it go by itself, and take the source up again should the answer to that get lost: then both would run.
+//!
+//! What can't be helped from here: QEMU connects to the target's disks and writes to them without a deadline of its own.
+//! Where the way between the hosts swallows packets rather than refusing them, the source's QEMU answers nobody until TCP
+//! gives up, and nothing breaks that off. The action gives no sign of life then, and is settled later.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;

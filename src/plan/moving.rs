@@ -1,0 +1,65 @@
+//! Moves that were cut short: they are settled before anything else is done to their instances.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::inventory::Instance;
+use crate::names::{InstanceId, Label};
+use crate::plan::action::{Action, Step};
+use crate::plan::report::Wait;
+use crate::plan::{Situation, reference};
+use crate::record::Move;
+
+/// Instances that are between two hosts: those that a note speaks of, and those that the record does.
+pub(super) fn between(s: Situation<'_>) -> BTreeMap<InstanceId, Move> {
+    let mut moves = s.record.moves.clone();
+    for instance in s.inventory.instances().filter(|i| i.meta.store == s.record.store) {
+        // Of one that is arriving only the record knows where it comes from, unless the copy there says so.
+        if let (Some(to), false) = (&instance.meta.moving_to, instance.is_arriving()) {
+            moves.entry(instance.id).or_insert_with(|| Move {
+                from: instance.meta.host.clone(),
+                to: to.clone(),
+            });
+        }
+    }
+    moves
+}
+
+/// Has each of them settled, and takes every other step out that concerns one, or a volume on one of its hosts.
+pub(super) fn settle(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
+    let moves = between(s);
+    if moves.is_empty() {
+        return;
+    }
+    let hosts: HashSet<&Label> = moves.values().flat_map(|m| [&m.from, &m.to]).collect();
+    steps.retain(|step| match (&step.action, step.action.instance()) {
+        (_, Some(id)) => !moves.contains_key(&id),
+        // It may be one of theirs.
+        (Action::DeleteVolume { .. }, None) => !hosts.contains(&step.host),
+        _ => true,
+    });
+    for (id, moved) in &moves {
+        let copy = |host: &Label| -> Option<&Instance> {
+            let seen = s.inventory.host(host)?.seen()?;
+            seen.instances.iter().find(|i| i.id == *id)
+        };
+        let is_seen = |host: &Label| s.inventory.host(host).is_some_and(|h| h.seen().is_some());
+        if !is_seen(&moved.from) || !is_seen(&moved.to) {
+            waits.push(Wait::Moving {
+                instance: *id,
+                from: moved.from.clone(),
+                to: moved.to.clone(),
+            });
+            continue;
+        }
+        if let Some(instance) = copy(&moved.from).or_else(|| copy(&moved.to)) {
+            steps.push(Step {
+                host: moved.from.clone(),
+                action: Action::Settle {
+                    instance: reference(s, instance),
+                    to: moved.to.clone(),
+                },
+                why: format!("its move to {} did not end", moved.to).into(),
+            });
+        }
+    }
+}
