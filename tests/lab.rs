@@ -9,6 +9,8 @@
 mod contract;
 #[path = "lab/migration.rs"]
 mod migration;
+#[path = "lab/repair.rs"]
+mod repair;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -281,6 +281,42 @@ impl Session<'_> {
         })
     }
 
+    /// One call that may never return though the daemon is well, for it waits for a QEMU that hangs. It is made on a
+    /// thread that is left behind after `patience`, with the place that it has among the connection's calls; it ends
+    /// when that QEMU does. `None` if it is left behind.
+    pub fn call_within<T: Send + 'static>(
+        &self,
+        doing: impl Display,
+        patience: Duration,
+        call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+    ) -> Option<Result<T, Fault>> {
+        let (send, receive) = mpsc::channel();
+        let open = Arc::clone(&self.open);
+        let spawned = thread::Builder::new()
+            .name("vmss-call".to_owned())
+            .spawn(move || {
+                let turn = open.permits.take();
+                let result = call(open.connect());
+                drop(turn);
+                // Nobody listens any more if it was left behind.
+                let _ = send.send(result);
+            });
+        spawned.ok()?;
+        let tick = Duration::from_millis(500);
+        let mut spent = Duration::ZERO;
+        while spent < patience {
+            let step = tick.min(patience.saturating_sub(spent));
+            let answer = receive.recv_timeout(step);
+            self.pulse.beat();
+            match answer {
+                Ok(result) => return Some(result.map_err(|e| self.fault(doing, &e))),
+                Err(mpsc::RecvTimeoutError::Timeout) => spent += step,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        None
+    }
+
     /// What the daemon is and can do; asked once per connection.
     pub fn traits(&self) -> Result<&Traits, HypervisorError> {
         if let Some(traits) = self.open.traits.get() {

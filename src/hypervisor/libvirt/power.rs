@@ -16,6 +16,13 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often a guest is asked again: one that boots, or shows a menu, misses the first power button.
 const ASK: Duration = Duration::from_secs(10);
 
+/// How long QEMU has to take the power button. One that hangs is switched off.
+const HEARS: Duration = Duration::from_secs(10);
+
+/// How long switching off may take: libvirt lets a QEMU that hangs, or waits for its storage, end by itself for a while
+/// before it kills it.
+const ENDS: Duration = Duration::from_secs(60);
+
 /// Starts without the memory that somebody saved of it (`virsh managedsave`).
 pub const AFRESH: u32 = sys::VIR_DOMAIN_START_FORCE_BOOT;
 
@@ -81,20 +88,23 @@ fn shut_down(
     Ok(())
 }
 
+/// libvirt passes it on to QEMU and waits for its word, for ever if that hangs.
 fn press_button(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
-    let acpi = session.call(doing, |_| {
-        domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+    let its = domain.clone();
+    let acpi = session.call_within(doing, HEARS, move |_| {
+        its.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     });
     match acpi {
-        Ok(()) => true,
-        Err(fault) if fault.unsupported() => session.call(doing, |_| domain.shutdown()).is_ok(),
-        Err(_) => false,
+        Some(Ok(())) => true,
+        Some(Err(fault)) if fault.unsupported() => session.call(doing, |_| domain.shutdown()).is_ok(),
+        Some(Err(_)) | None => false,
     }
 }
 
 /// Switches the domain off; one that is off or gone is off.
 pub fn destroy(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
-    match session.call(format_args!("switching off domain {name}"), |_| domain.destroy()) {
+    let doing = format!("switching off domain {name}");
+    match session.long_call(doing, ENDS, |_| domain.destroy()) {
         Err(fault) if fault.is(sys::VIR_ERR_OPERATION_INVALID) || fault.is(sys::VIR_ERR_NO_DOMAIN) => Ok(()),
         other => Ok(other?),
     }
