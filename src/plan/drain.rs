@@ -171,15 +171,8 @@ impl<'f, 'a> Drain<'f, 'a> {
 
     fn needed(&self) -> usize {
         let capacity = self.s.record.capacity as usize;
-        let stopped = self
-            .fleet
-            .members
-            .iter()
-            .filter(|m| m.state == State::Stopped)
-            .count();
-        capacity
-            .saturating_sub(stopped)
-            .saturating_sub(self.s.set.upgrade.max_unavailable.of(capacity))
+        self.fleet
+            .needed(capacity, self.s.set.upgrade.max_unavailable.of(capacity))
     }
 }
 

@@ -173,6 +173,15 @@ impl<'a> Fleet<'a> {
             .filter(move |m| s.record.condemned.contains(&m.id))
     }
 
+    /// How many must stay healthy when `unavailable` of `capacity` may be missing. What an operator has stopped is not
+    /// missed.
+    pub fn needed(&self, capacity: usize, unavailable: usize) -> usize {
+        let stopped = self.members.iter().filter(|m| m.state == State::Stopped);
+        capacity
+            .saturating_sub(stopped.count())
+            .saturating_sub(unavailable)
+    }
+
     /// How many are healthy.
     pub fn healthy(&self) -> usize {
         self.members.iter().filter(|m| m.state == State::Healthy).count()

@@ -283,7 +283,8 @@ impl Session<'_> {
 
     /// One call that may never return though the daemon is well, for it waits for a QEMU that hangs. It is made on a
     /// thread that is left behind after `patience`, with the place that it has among the connection's calls; it ends
-    /// when that QEMU does. `None` if it is left behind.
+    /// when that QEMU does. Waiting for that place does not count: a busy host is not one that hangs. `None` if it is
+    /// left behind.
     pub fn call_within<T: Send + 'static>(
         &self,
         doing: impl Display,
@@ -291,17 +292,20 @@ impl Session<'_> {
         call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
     ) -> Option<Result<T, Fault>> {
         let (send, receive) = mpsc::channel();
+        let (begin, begun) = mpsc::channel();
         let open = Arc::clone(&self.open);
         let spawned = thread::Builder::new()
             .name("vmss-call".to_owned())
             .spawn(move || {
                 let turn = open.permits.take();
+                let _ = begin.send(());
                 let result = call(open.connect());
                 drop(turn);
                 // Nobody listens any more if it was left behind.
                 let _ = send.send(result);
             });
         spawned.ok()?;
+        begun.recv().ok()?;
         let tick = Duration::from_millis(500);
         let mut spent = Duration::ZERO;
         while spent < patience {
@@ -441,5 +445,29 @@ mod tests {
         drop(one);
         waiting.join().unwrap();
         drop(two);
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_behind_and_one_that_waits_its_turn_is_not() {
+        let line = Line::new("test:///default", Duration::from_secs(5), 1);
+        let pulse = Pulse::silent();
+        let session = line.session(&pulse).unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hangs = session.call_within("hanging", Duration::from_millis(10), move |_| {
+            let _ = held.recv();
+            Ok(())
+        });
+        assert!(hangs.is_none(), "it is left behind");
+        // Its place is taken until it ends, which is longer than the next one's patience.
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1500));
+            drop(release);
+        });
+        let waits = session.call_within("waiting", Duration::from_secs(1), |_| Ok(7));
+        assert!(
+            matches!(waits, Some(Ok(7))),
+            "it has its own time once it has its turn"
+        );
+        ends.join().unwrap();
     }
 }

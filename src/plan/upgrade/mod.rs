@@ -375,15 +375,8 @@ impl<'a> Stage<'_, 'a> {
     /// How many must stay healthy. What an operator has stopped is not missed.
     fn needed(&self) -> usize {
         let capacity = self.s.record.capacity as usize;
-        let stopped = self
-            .fleet
-            .members
-            .iter()
-            .filter(|m| m.state == State::Stopped)
-            .count();
-        capacity
-            .saturating_sub(stopped)
-            .saturating_sub(self.rollout.rules.max_unavailable.of(capacity))
+        self.fleet
+            .needed(capacity, self.rollout.rules.max_unavailable.of(capacity))
     }
 
     fn wait_for_budget(&mut self) {
