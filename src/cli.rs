@@ -31,6 +31,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The definition [default: scaleset.toml] [env: VMSS_FILE]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -159,7 +160,7 @@ pub enum Command {
     Show,
     /// List the set's instances
     Instances,
-    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, ssh
+    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh
     #[command(subcommand)]
     Instance(InstanceCommand),
     /// List all sets that the store knows
@@ -337,6 +338,18 @@ pub enum InstanceCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Show what guests have said on their serial console, up to the last MiB of it, also of instances that are off
+    Log {
+        /// Which instances.
+        #[command(flatten)]
+        selection: Selection,
+        /// Only the last lines of each
+        #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
+        lines: Option<usize>,
+        /// Go on showing what is added, until interrupted or the instance is gone; takes one instance
+        #[arg(long)]
+        follow: bool,
+    },
     /// Log in over ssh, at the address that vmss instances shows
     Ssh {
         /// The instance's id
@@ -430,6 +443,11 @@ fn instance_id(text: &str) -> Result<InstanceId, String> {
     let id = text.parse().ok().filter(|id| *id > 0);
     id.map(InstanceId)
         .ok_or_else(|| format!("{text:?} is no id: write a number such as 3"))
+}
+
+fn lines(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| "give a number of lines, such as 50".to_owned())
 }
 
 fn class(text: &str) -> Result<Disruption, String> {

@@ -166,6 +166,15 @@ impl Lab {
             );
             let files = lab(&["exec", host, "ls", "/var/lib/libvirt/images"]);
             assert_eq!(files.trim(), "", "{host} has files that no volume names");
+            let logs = lab(&[
+                "exec",
+                host,
+                "sh",
+                "-c",
+                "ls /var/log/libvirt/qemu | grep -F console || true",
+            ]);
+            let pools = self.virsh(host, &["pool-list", "--all", "--name"]);
+            assert_eq!((logs.trim(), pools.trim()), ("", "default"), "{host}");
         }
     }
 }
@@ -221,8 +230,28 @@ fn a_set_is_made_scaled_and_deleted_without_a_trace_and_each_instance_answers_by
         }
         now = names;
     }
+    logs_are_shown_with_their_older_parts(&lab, now.first().unwrap());
     lab.expect(0, "delete --yes");
     lab.assert_no_trace();
+}
+
+fn logs_are_shown_with_their_older_parts(lab: &Lab, name: &str) {
+    let id: u64 = name.rsplit('-').next().unwrap().parse().unwrap();
+    let host = lab.listed().into_iter().find(|i| i.id == id).unwrap().host;
+    let ready = format!("vmss-guest ready {name}");
+    let shown = lab.expect(0, &format!("instance log {id}")).stdout;
+    assert!(shown.contains(&ready), "{shown}");
+    // As virtlogd cuts it.
+    let cut = format!(
+        "cd /var/log/libvirt/qemu && mv {name}.console.log {name}.console.log.0 && \
+         echo newest > {name}.console.log && echo oldest > {name}.console.log.1"
+    );
+    self::lab(&["exec", &host, "sh", "-ec", &cut]);
+    let shown = lab.expect(0, &format!("instance log {id}")).stdout;
+    assert!(shown.starts_with("oldest\n") && shown.contains(&ready), "{shown}");
+    assert!(shown.ends_with("newest\n"), "{shown}");
+    let shown = lab.expect(0, &format!("instance log {id} -n 1")).stdout;
+    assert_eq!(shown, "newest\n");
 }
 
 #[test]

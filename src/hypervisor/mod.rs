@@ -223,8 +223,35 @@ pub trait Hypervisor: Send + Sync {
         viewer: &mut dyn Viewer,
     ) -> Result<(), HypervisorError>;
 
+    /// What the guest has said on its serial console, as the host has kept it, at most the `last` bytes of it. An instance
+    /// that is off or has crashed has a log as well; it goes with the instance, and one that moves to another host begins
+    /// a new one there.
+    ///
+    /// # Errors
+    /// `Missing` if the instance or its log is not there; `Unsupported` if the host keeps none; `NotOurs` if another
+    /// store manages it; `Cancelled`.
+    fn console_log(
+        &self,
+        instance: &InstanceRef,
+        last: Bytes,
+        pulse: &Pulse,
+    ) -> Result<ConsoleLog, HypervisorError>;
+
+    /// Shows what is added to the log after `from`, where [`ConsoleLog::end`] was, until the pulse is cancelled or the
+    /// instance is gone.
+    ///
+    /// # Errors
+    /// As [`Self::console_log`], but that being cancelled is none.
+    fn follow_console_log(
+        &self,
+        instance: &InstanceRef,
+        from: u64,
+        pulse: &Pulse,
+        show: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), HypervisorError>;
+
     /// Marks the instance, whole or half made or half changed, as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
-    /// 10 s), switches it off after `shutdown`, deletes the volumes it owns and last its domain, so that nothing is
+    /// 10 s), switches it off after `shutdown`, deletes the volumes it owns, its console log and last its domain, so that nothing is
     /// ever left without the note that says whose it is.
     fn delete(
         &self,
@@ -252,6 +279,17 @@ pub trait Viewer {
     fn typed(&mut self, wait: Duration) -> Option<Vec<u8>>;
     /// Shows what the guest has said.
     fn show(&mut self, bytes: &[u8]);
+}
+
+/// The end of a console's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsoleLog {
+    /// What the guest has said, as it said it: any bytes.
+    pub text: Vec<u8>,
+    /// Whether it has said more before.
+    pub is_cut: bool,
+    /// Where the log's newest part ended when it was read: what [`Hypervisor::follow_console_log`] goes on from.
+    pub end: u64,
 }
 
 /// How a command in a guest ended.

@@ -258,6 +258,7 @@ situations![
     power::an_agent_that_can_not_answer_is_told_apart,
     power::a_guest_runs_commands_or_says_why_not,
     power::a_console_opens_or_says_why_not,
+    power::a_console_log_is_kept_as_long_as_its_instance,
     images::an_image_is_sent_once,
     images::an_image_in_use_stays,
     images::an_image_of_another_store_serves_too,
@@ -297,6 +298,15 @@ pub fn on_network(name: &str) -> vmss::model::Nic {
         addresses: None,
         gateway: None,
         dns: Vec::new(),
+    }
+}
+
+/// Waits until it is so: for what a guest does by itself.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}: it never came");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

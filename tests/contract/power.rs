@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Rework, Viewer};
+use vmss::hypervisor::{ConsoleLog, FaultKind, Hypervisor, HypervisorError, Pulse, Rework, Viewer};
 use vmss::inventory::{Instance, Metadata, Phase, Power, Protection};
 use vmss::plan::action::InstanceRef;
 use vmss::units::Bytes;
 
-use super::{Fixture, kind};
+use super::{Fixture, kind, until};
 
 fn stop(host: &dyn Hypervisor, instance: &InstanceRef) {
     // The first time the guest is asked; the others find it off.
@@ -151,4 +151,68 @@ pub fn a_console_opens_or_says_why_not(host: &dyn Hypervisor, f: &Fixture) {
         kind(host.console(&instance, false, &mut Passer)),
         FaultKind::Missing
     );
+}
+
+pub fn a_console_log_is_kept_as_long_as_its_instance(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    let read = |last| host.console_log(&instance, last, &Pulse::silent());
+    let whole = || read(Bytes::mib(1)).expect("it is kept");
+    match read(Bytes::mib(1)) {
+        // libvirt's simulation has none.
+        Err(error) if error.kind == FaultKind::Unsupported => {}
+        first => {
+            first.expect("it is kept");
+            says_something(host, f, &instance, &whole, &read);
+        }
+    }
+    f.delete(host, &instance);
+    assert_eq!(kind(read(Bytes::mib(1))), FaultKind::Missing);
+    let mut unseen = |_: &[u8]| panic!("there is nothing to show");
+    let followed = host.follow_console_log(&instance, 0, &Pulse::silent(), &mut unseen);
+    assert_eq!(kind(followed), FaultKind::Missing);
+}
+
+fn says_something(
+    host: &dyn Hypervisor,
+    f: &Fixture,
+    instance: &InstanceRef,
+    whole: &dyn Fn() -> ConsoleLog,
+    read: &dyn Fn(Bytes) -> Result<ConsoleLog, HypervisorError>,
+) {
+    until("the guest says something", || whole().text.len() > 8);
+    stop(host, instance);
+    let of_one_that_is_off = whole();
+    assert!(!of_one_that_is_off.is_cut);
+    assert_eq!(of_one_that_is_off.end, of_one_that_is_off.text.len() as u64);
+    let end = read(Bytes(3)).expect("its end can be had");
+    assert_eq!(
+        end.text,
+        of_one_that_is_off.text[of_one_that_is_off.text.len() - 3..]
+    );
+    assert!(end.is_cut);
+    assert_eq!(end.end, of_one_that_is_off.end);
+
+    host.start(instance).expect("it starts");
+    until("it says more", || {
+        whole().text.len() > of_one_that_is_off.text.len() + 8
+    });
+    let mut followed = Vec::new();
+    let pulse = Pulse::silent();
+    let mut show = |bytes: &[u8]| {
+        followed.extend_from_slice(bytes);
+        pulse.cancel();
+    };
+    host.follow_console_log(instance, 3, &pulse, &mut show)
+        .expect("it is shown until nobody wants more");
+    let by_now = whole().text;
+    assert!(by_now[3..].starts_with(&followed) && !followed.is_empty());
+    assert!(
+        by_now.starts_with(&of_one_that_is_off.text),
+        "a start takes nothing away"
+    );
+
+    // Another of the same name does not begin with what this one has said.
+    f.delete(host, instance);
+    f.create(host, 1);
+    assert!(!whole().text.starts_with(&by_now));
 }

@@ -29,6 +29,7 @@ power-off HOST NAME          somebody switches a domain off
 crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
 healthy HOST NAME            it passes them again
+says HOST NAME WORDS         a domain's guest says a line on its console
 boots HOST SECONDS           its guests answer that long after their start
 kill-vmss after N            the next commands' process is killed right after N more steps
 kill-vmss before N           the same, at the last moment before the next step
@@ -134,6 +135,10 @@ impl Stage {
             ("unhealthy" | "healthy", [name]) => {
                 there(name)?;
                 fleet.set_unhealthy(host, name, verb == "unhealthy");
+            }
+            ("says", [name, words @ ..]) => {
+                there(name)?;
+                fleet.say(host, name, &words.join(" "));
             }
             ("boots", [seconds]) => fleet.set_boot_takes(host, Duration::from_secs(number(seconds)?)),
             _ => return Err(usage(verb)),

@@ -1,7 +1,9 @@
 //! `vmss instance ...`: single instances. Something must be selected: a command that is given nothing does nothing.
 
 mod console;
+mod each;
 mod exec;
+mod log;
 mod operate;
 mod select;
 mod ssh;
@@ -35,6 +37,11 @@ pub fn run(ctx: &Context<'_>, command: &InstanceCommand) -> Result<Exit> {
             command,
         } => return exec::run(ctx, selection, *timeout, command),
         InstanceCommand::Console { id, force } => return console::run(ctx, *id, *force),
+        InstanceCommand::Log {
+            selection,
+            lines,
+            follow,
+        } => return log::run(ctx, selection, *lines, *follow),
         InstanceCommand::Ssh { id, login, args } => return ssh::run(ctx, *id, login.as_deref(), args),
     };
     operate::run(ctx, selection, operation)

@@ -117,9 +117,9 @@ pub(super) const fn opened(mode: DiskMode) -> (&'static str, &'static str) {
     }
 }
 
-/// The file that a host keeps what the guest writes to its console in.
-pub(super) fn console_log(folder: &str, name: &str) -> String {
-    format!("{folder}/{name}.console.log")
+/// The file that a host keeps what the guest writes to its console in, within the folder for that.
+pub fn console_log(name: &str) -> String {
+    format!("{name}.console.log")
 }
 
 fn seed_disk(volume: &str, position: usize, shared: bool, host: &HostDetails) -> Element {
@@ -167,7 +167,7 @@ fn serial(name: &str, host: &HostDetails) -> Element {
     let serial = match &host.console_folder {
         Some(folder) => serial.child(
             Element::new("log")
-                .attr("file", console_log(folder, name))
+                .attr("file", format!("{folder}/{}", console_log(name)))
                 .attr("append", "on"),
         ),
         None => serial,

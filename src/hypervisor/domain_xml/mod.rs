@@ -5,6 +5,8 @@ pub mod element;
 pub mod metadata;
 pub mod moving;
 
+pub use devices::console_log;
+
 use crate::hypervisor::seed::SeedVolume;
 use crate::inventory::Metadata;
 use crate::model::{Cpu, Firmware, ImageFormat, Model};

@@ -107,7 +107,7 @@ fn move_console(device: &mut Element, name: &str, host: &HostDetails) {
     for log in device.children.iter_mut().filter(|e| e.name == "log") {
         for (key, value) in &mut log.attributes {
             if key == "file" {
-                *value = console_log(folder, name);
+                *value = format!("{folder}/{}", console_log(name));
             }
         }
     }

@@ -118,6 +118,7 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         leases: Vec::new(),
         disks: Vec::new(),
         started_at: Timestamp::default(),
+        console: String::new(),
         unhealthy: false,
     };
     machine.domains.insert(name, domain);

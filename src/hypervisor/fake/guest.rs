@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::health;
 use super::owned::{missing, owned};
-use crate::hypervisor::{FaultKind, HypervisorError, Ran, Viewer};
+use crate::hypervisor::{ConsoleLog, FaultKind, HypervisorError, Ran, Viewer};
 use crate::plan::action::InstanceRef;
+use crate::units::Bytes;
 
 /// See [`crate::hypervisor::Hypervisor::exec`]. The guest knows `hostname`, `echo ARGS`, `true`, `false`, `complain TEXT`
 /// (on its standard error, with code 3) and `sleep SECONDS`, of virtual time.
@@ -81,5 +82,35 @@ pub(super) fn console(
         viewer.show(&typed);
     }
     viewer.show(b"\n");
+    Ok(())
+}
+
+/// See [`crate::hypervisor::Hypervisor::console_log`].
+pub(super) fn console_log(call: &Call<'_>, instance: &InstanceRef, last: Bytes) -> Result<ConsoleLog> {
+    let doing = format!("reading the console log of {}", instance.name);
+    let mut text = call.look(&doing, |m| {
+        let (domain, _) = owned(m, instance, &doing)?.ok_or_else(|| missing(&doing))?;
+        Ok(domain.console.clone().into_bytes())
+    })?;
+    let end = text.len() as u64;
+    let first = usize::try_from(end.saturating_sub(last.0)).unwrap_or(usize::MAX);
+    Ok(ConsoleLog {
+        text: text.split_off(first.min(text.len())),
+        is_cut: first > 0,
+        end,
+    })
+}
+
+/// See [`crate::hypervisor::Hypervisor::follow_console_log`]. Ends when there is nothing more.
+pub(super) fn follow_console_log(
+    call: &Call<'_>,
+    instance: &InstanceRef,
+    from: u64,
+    show: &mut dyn FnMut(&[u8]),
+) -> Result<()> {
+    let log = console_log(call, instance, Bytes(u64::MAX))?;
+    if let Some(more) = usize::try_from(from).ok().and_then(|from| log.text.get(from..)) {
+        show(more);
+    }
     Ok(())
 }

@@ -103,6 +103,7 @@ impl Fleet {
             leases: Vec::new(),
             disks: Vec::new(),
             started_at: self.shared.clock.now(),
+            console: String::new(),
             unhealthy: false,
         };
         self.machine(host, |m| {
@@ -147,6 +148,11 @@ impl Fleet {
             m.foreign.1.remove(name);
             m.volumes.remove(name).expect(ADDED);
         });
+    }
+
+    /// A domain's guest says a line on its console.
+    pub fn say(&self, host: &str, name: &str, line: &str) {
+        self.machine(host, |m| m.domain(name).console.push_str(&format!("{line}\n")));
     }
 
     /// Somebody switches a domain off, pauses it, or its guest crashes.

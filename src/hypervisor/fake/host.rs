@@ -9,12 +9,13 @@ use super::observe::problem;
 use super::shared::Shared;
 use super::{create, delete, guest, health, images, observe, owned, power, rework};
 use crate::hypervisor::{
-    Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, Ran, StoredImage, Viewer,
+    ConsoleLog, Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, Ran, StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
+use crate::units::Bytes;
 
 pub(super) struct FakeHypervisor {
     pub shared: Arc<Shared>,
@@ -135,6 +136,22 @@ impl Hypervisor for FakeHypervisor {
     fn console(&self, instance: &InstanceRef, force: bool, viewer: &mut dyn Viewer) -> Result<()> {
         let what = format!("console of {}", instance.name);
         self.call(&what, |c| guest::console(c, instance, force, viewer))
+    }
+
+    fn console_log(&self, instance: &InstanceRef, last: Bytes, _: &Pulse) -> Result<ConsoleLog> {
+        let what = format!("console log of {}", instance.name);
+        self.call(&what, |c| guest::console_log(c, instance, last))
+    }
+
+    fn follow_console_log(
+        &self,
+        instance: &InstanceRef,
+        from: u64,
+        _: &Pulse,
+        show: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let what = format!("follow console log of {}", instance.name);
+        self.call(&what, |c| guest::follow_console_log(c, instance, from, show))
     }
 
     fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {

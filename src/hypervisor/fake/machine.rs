@@ -70,6 +70,8 @@ pub struct Domain {
     pub disks: Vec<String>,
     /// When it was last started, in virtual time.
     pub started_at: Timestamp,
+    /// What its guest has said on its console.
+    pub console: String,
     /// Whether its guest answers every probe with a failure, until it is started again.
     pub unhealthy: bool,
 }

@@ -113,6 +113,7 @@ fn go_over(way: &Way<'_>, spec: &InstanceSpec, model: &Model, disks: &[Volume]) 
         moving_to: Some(way.to.clone()),
         ..before
     });
+    domain.console.clear();
     there.last_step(Stage::Migrate, &format!("receive {name}"), |m| {
         m.domains.insert(name.clone(), domain);
         Ok(())

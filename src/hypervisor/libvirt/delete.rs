@@ -1,4 +1,4 @@
-//! Deleting an instance: mark, shut down, switch off, delete its volumes, and last its domain, so that nothing is
+//! Deleting an instance: mark, shut down, switch off, delete its volumes and log, and last its domain, so that nothing is
 //! ever left without the note that says whose it is.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use virt::sys;
 use super::connection::Session;
 use super::domains::{self, mark, own_volumes};
 use super::volumes::Pool;
-use super::{Libvirt, power};
+use super::{Libvirt, logs, power};
 use crate::hypervisor::{HypervisorError, Stage};
 use crate::inventory::Phase;
 use crate::plan::action::InstanceRef;
@@ -34,6 +34,7 @@ pub fn delete(
         session.safe_point(&doing)?;
         pool.delete(volume)?;
     }
+    logs::delete(&host.logs, session, name);
     session.pulse().stage(Stage::Undefine);
     undefine(session, name, &owned.domain)
 }

@@ -29,7 +29,7 @@ use super::images::{self, Base};
 use super::parts::Parts;
 use super::raw;
 use super::volumes::Pool;
-use super::{Libvirt, delete, power, seeds, volume_xml};
+use super::{Libvirt, delete, logs, power, seeds, volume_xml};
 use crate::hypervisor::domain_xml::element::Element;
 use crate::hypervisor::domain_xml::moving::{self, OpenDisk};
 use crate::hypervisor::seed::{self, SeedVolume, parse_shared_name};
@@ -679,6 +679,7 @@ fn arrive(
     }
     way.pulse.stage(Stage::DeleteDisks);
     delete_volumes(way, here, way.from, &notes)?;
+    logs::delete(&way.from.host.logs, here, &way.instance.name);
     Ok(Settled::Moved)
 }
 

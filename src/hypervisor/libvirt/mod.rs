@@ -14,6 +14,7 @@ mod domains;
 mod exec;
 mod fault;
 mod images;
+mod logs;
 mod migrate;
 mod observe;
 mod parts;
@@ -35,14 +36,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::{
-    FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, Ran,
-    Settled, StoredImage, Viewer,
+    ConsoleLog, FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed,
+    Ran, Settled, StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
+use crate::units::Bytes;
 use connection::Line;
 use volumes::Pool;
 
@@ -103,6 +105,7 @@ pub struct Libvirt {
     work: Line,
     look: Line,
     seeds: seeds::Checked,
+    logs: logs::Logs,
     cached_disks: AtomicBool,
     folder: OnceLock<String>,
 }
@@ -116,6 +119,7 @@ impl Libvirt {
             work: line(),
             look: line(),
             seeds: seeds::Checked::default(),
+            logs: logs::Logs::default(),
             cached_disks: AtomicBool::new(false),
             folder: OnceLock::new(),
         }
@@ -216,6 +220,25 @@ impl Hypervisor for Libvirt {
     ) -> Result<(), HypervisorError> {
         let pulse = Pulse::silent();
         console::console(&self.look.session(&pulse)?, instance, force, viewer)
+    }
+
+    fn console_log(
+        &self,
+        instance: &InstanceRef,
+        last: Bytes,
+        pulse: &Pulse,
+    ) -> Result<ConsoleLog, HypervisorError> {
+        logs::read(&self.logs, &self.look.session(pulse)?, instance, last)
+    }
+
+    fn follow_console_log(
+        &self,
+        instance: &InstanceRef,
+        from: u64,
+        pulse: &Pulse,
+        show: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), HypervisorError> {
+        logs::follow(&self.logs, &self.look.session(pulse)?, instance, from, show)
     }
 
     fn delete(

@@ -101,6 +101,12 @@ impl Traits {
         }
     }
 
+    /// The folder in which consoles are logged; `None` for the simulation and a user's own daemon. It is where libvirt
+    /// has its own logs of domains, so that whatever confines its processes allows it.
+    pub fn console_folder(&self) -> Option<&'static str> {
+        (self.system && !self.simulated).then_some("/var/log/libvirt/qemu")
+    }
+
     /// What the domain's XML needs to know.
     pub fn details(
         &self,
@@ -117,7 +123,7 @@ impl Traits {
             arch: self.arch.clone().filter(|_| !self.simulated),
             machine: machine.map(str::to_owned).filter(|_| !self.simulated),
             pool_path: pool_path.to_owned(),
-            console_folder: self.system.then(|| "/var/log/libvirt/qemu".to_owned()),
+            console_folder: self.console_folder().map(str::to_owned),
             disk_mode,
             free_page_reporting: self.libvirt >= 6_009_000 && self.hypervisor.1 >= 5_001_000,
         })

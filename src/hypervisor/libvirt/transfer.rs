@@ -146,7 +146,7 @@ pub fn digest(
     doing: &str,
 ) -> Result<(String, u64), HypervisorError> {
     let mut hash = Sha256::new();
-    let length = download(session, volume, doing, |bytes, done| {
+    let length = download(session, volume, 0, doing, |bytes, done| {
         hash.update(bytes);
         session.pulse().bytes(done, expected.max(done));
     })?;
@@ -167,7 +167,7 @@ pub fn holds(
 ) -> Result<bool, HypervisorError> {
     let mut same = true;
     let mut at = 0;
-    let length = download(session, volume, doing, |part, done| {
+    let length = download(session, volume, 0, doing, |part, done| {
         let wanted = usize::try_from(done).ok().and_then(|to| bytes.get(at..to));
         same &= wanted == Some(part);
         at = usize::try_from(done).unwrap_or(usize::MAX);
@@ -176,16 +176,18 @@ pub fn holds(
     Ok(same && length == bytes.len() as u64)
 }
 
-fn download(
+/// Hands the bytes of a volume from `offset` on to `take`, with how many that are by then. Returns how many there were.
+pub fn download(
     session: &Session<'_>,
     volume: &StorageVol,
+    offset: u64,
     doing: &str,
     mut take: impl FnMut(&[u8], u64),
 ) -> Result<u64, HypervisorError> {
     let channel = Channel::open(session, doing)?;
     session.call(doing, |_| {
         let stream = channel.stream.as_ref().ok_or_else(Error::last_error)?;
-        volume.download(stream, 0, 0, sys::VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        volume.download(stream, offset, 0, sys::VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
     })?;
     let zeroes = vec![0; CHUNK];
     let mut buffer = vec![0; CHUNK];

@@ -31,6 +31,16 @@ impl<'s, 'p> Pool<'s, 'p> {
         })
     }
 
+    /// A pool that was looked up already.
+    pub fn of(session: &'s Session<'p>, handle: StoragePool) -> Self {
+        Self {
+            session,
+            // A handle knows its name.
+            name: handle.name().unwrap_or_default(),
+            handle,
+        }
+    }
+
     /// The session it lives in.
     pub fn session(&self) -> &'s Session<'p> {
         self.session
