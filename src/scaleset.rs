@@ -243,6 +243,21 @@ pub enum Probe {
     },
 }
 
+/// As operators know it: "http port 80 /healthz".
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Agent => f.write_str("the guest agent"),
+            Self::Tcp { port } => write!(f, "tcp port {port}"),
+            Self::Http { tls, port, path } => {
+                let scheme = if *tls { "https" } else { "http" };
+                write!(f, "{scheme} port {port} {path}")
+            }
+        }
+    }
+}
+
 /// A count, or a share of something in per cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -801,9 +801,10 @@ fn a_version_that_never_gets_healthy_stops_after_its_first_batch_and_goes_back_w
         );
     };
     assert!(
-        ran.stderr
-            .contains(&format!("instance {id} is unhealthy (503 Service Unavailable)")),
-        "who ails is named with its answer: {}",
+        ran.stderr.contains(&format!(
+            "instance {id} is unhealthy (503 Service Unavailable); the probe is http port 80 /healthz"
+        )),
+        "who ails is named with its answer and what it was asked: {}",
         ran.stderr
     );
     for (name, address) in &addresses {

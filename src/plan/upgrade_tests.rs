@@ -390,7 +390,8 @@ fn a_version_that_never_gets_healthy_stops_after_the_first_batch() {
     };
     assert_eq!(
         reason,
-        "after rollout batch 1, 1 of 1 upgraded instances is not healthy: instance 1 is unhealthy (503 Service Unavailable)"
+        "after rollout batch 1, 1 of 1 upgraded instances is not healthy: instance 1 is unhealthy (503 Service Unavailable); \
+         the probe is tcp port 80"
     );
     assert_eq!(show.revisions(), [2, 1, 1, 1, 1, 1]);
 }
@@ -451,7 +452,9 @@ fn a_batch_that_takes_too_long_fails() {
         panic!("{:?}", show.state())
     };
     assert_eq!(
-        reason, "rollout batch 1 was not done within 30 s: instance 1 is starting (503 Service Unavailable)",
+        reason,
+        "rollout batch 1 was not done within 30 s: instance 1 is starting (503 Service Unavailable); \
+         the probe is tcp port 80",
         "its grace period is longer"
     );
 }

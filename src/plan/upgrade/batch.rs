@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Stage, describe, span};
+use super::{Stage, span};
 use crate::health::{State, later};
 use crate::inventory::{Phase, Rework};
 use crate::model::Disruption;
@@ -54,7 +54,7 @@ impl<'a> Stage<'_, 'a> {
         }
         if self.has_timed_out(batch.began) {
             let after = self.rollout.rules.batch_timeout;
-            let who = describe(&waiting);
+            let who = self.describe(&waiting);
             let reason = format!(
                 "rollout batch {} was not done within {}{who}",
                 batch.number,
@@ -235,7 +235,7 @@ impl<'a> Stage<'_, 'a> {
                 ailing.len(),
                 upgraded.len(),
                 if ailing.len() == 1 { "is" } else { "are" },
-                describe(&ailing)
+                self.describe(&ailing)
             ));
             return false;
         }

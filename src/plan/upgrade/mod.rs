@@ -20,7 +20,7 @@ use crate::plan::report::{Ailing, Wait};
 use crate::plan::{Fleet, Member, Situation};
 use crate::record::Revision;
 use crate::rollout::{Batch, Rollout, RolloutState};
-use crate::scaleset::{OnFailure, Unwilling, UpgradePolicy};
+use crate::scaleset::{OnFailure, Probe, Unwilling, UpgradePolicy};
 
 /// How long a rollout waits for instances that are protected or stopped (AWS).
 const PATIENCE_WITH_THE_UNWILLING: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -230,7 +230,7 @@ impl<'a> Stage<'_, 'a> {
             ailing.len(),
             if ailing.len() == 1 { "is" } else { "are" },
             self.number(),
-            describe(&ailing)
+            self.describe(&ailing)
         ));
         false
     }
@@ -320,7 +320,7 @@ impl<'a> Stage<'_, 'a> {
                 "while it was watched after the last batch, {} of {upgraded} upgraded instances {} not healthy{}",
                 ailing.len(),
                 if ailing.len() == 1 { "is" } else { "are" },
-                describe(&ailing)
+                self.describe(&ailing)
             ));
             return false;
         }
@@ -394,6 +394,25 @@ impl<'a> Stage<'_, 'a> {
         Ailing::of(self.s, member)
     }
 
+    /// ": instance 3 is unhealthy (503); the probe is http port 80 /healthz": who ails, what it answered and what it was
+    /// asked, for the end of a sentence.
+    fn describe(&self, ailing: &[Ailing]) -> String {
+        if ailing.is_empty() {
+            return String::new();
+        }
+        let few: Vec<String> = ailing.iter().take(4).map(ToString::to_string).collect();
+        let more = match ailing.len().saturating_sub(4) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let probe = &self.s.set.health.probe;
+        let probe = match *probe != Probe::None && ailing.iter().any(|a| !a.said.is_empty()) {
+            true => format!("; the probe is {probe}"),
+            false => String::new(),
+        };
+        format!(": {}{more}{probe}", few.join(", "))
+    }
+
     fn number(&self) -> u32 {
         self.rollout
             .batch
@@ -425,21 +444,6 @@ impl<'a> Stage<'_, 'a> {
             self.rollout.state = RolloutState::Stopped { reason };
         }
     }
-}
-
-/// ": web 3 unhealthy, said 503": who ails, in words for the end of a sentence.
-fn describe(ailing: &[Ailing]) -> String {
-    if ailing.is_empty() {
-        return String::new();
-    }
-    let few: Vec<String> = ailing.iter().take(4).map(ToString::to_string).collect();
-    let more = ailing.len().saturating_sub(4);
-    let tail = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    format!(": {}{tail}", few.join(", "))
 }
 
 fn span(d: std::time::Duration) -> String {
