@@ -183,6 +183,7 @@ pub fn converge_after(
         experience: Experience::default(),
         batches: 0,
         asked: Asked::Nothing,
+        made: Vec::new(),
         done: Vec::new(),
         failed: Vec::new(),
     };
@@ -201,7 +202,8 @@ pub fn converge_after(
     let mut told = Told::default();
     loop {
         store.renew(lease, world.clock.now())?;
-        let (record, _) = amend(store, set, |_| false)?;
+        let made = std::mem::take(&mut run.made);
+        let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
         let scale_set = record.applied.clone();
         // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
         let inventory = if depends_on_health(&record) {
@@ -275,6 +277,8 @@ struct Run<'w> {
     experience: Experience,
     batches: u32,
     asked: Asked,
+    /// Instances that the last batch has made.
+    made: Vec<InstanceId>,
     done: Vec<Step>,
     failed: Vec<(Step, String)>,
 }
@@ -312,7 +316,10 @@ impl Run<'_> {
                 self.experience.learn(&ended.step, lesson);
             }
             match ended.end {
-                End::Done => self.done.push(ended.step),
+                End::Done => {
+                    self.made.extend(ended.step.action.created().map(|spec| spec.id));
+                    self.done.push(ended.step);
+                }
                 End::Failed(e) => {
                     undone.push(Undone::Failed(ended.step.clone(), e.to_string()));
                     self.failed.push((ended.step, e.to_string()));

@@ -134,10 +134,10 @@ pub struct Known {
     pub fault_domain: Label,
     /// Addresses vmss gave it.
     pub addresses: Vec<Option<Ipv4Addr>>,
-    /// Whether it was ever seen whole. One that was only about to be made keeps its id and addresses from others,
+    /// Whether it was ever seen whole, or its host said that it was made. One that was only about to be made keeps its id and addresses from others,
     /// but counts for nothing: were its host to die in the middle, the set would wait for an instance that never was.
     pub confirmed: bool,
-    /// The revision it was last seen with.
+    /// The revision it was last seen with; `None` while a change to another is under way.
     #[serde(default)]
     pub revision: Option<u32>,
     /// Addresses at which it answered last, if it has others than vmss gave it: there it is asked when its host can't be.
@@ -269,6 +269,19 @@ impl Record {
         self.models.iter().find(|r| r.number == number)
     }
 
+    /// Notes that these instances were made: they count from now on, should their host go out of sight before they are seen
+    /// there. Returns whether anything changed.
+    pub fn confirm(&mut self, made: impl IntoIterator<Item = InstanceId>) -> bool {
+        let mut changed = false;
+        for id in made {
+            if let Some(known) = self.known.get_mut(&id).filter(|k| !k.confirmed) {
+                known.confirmed = true;
+                changed = true;
+            }
+        }
+        changed
+    }
+
     /// Notes the ids and addresses that `steps` are about to use, so that nothing ever gives them out again, whatever
     /// becomes of the steps. Returns whether anything changed.
     pub fn reserve(&mut self, steps: &[Step], now: Timestamp) -> bool {
@@ -284,6 +297,14 @@ impl Record {
                 let (from, to) = (step.host.clone(), spec.host.clone());
                 self.moves.insert(instance.id, Move { from, to });
                 changed = true;
+            }
+        }
+        // Of which revision it is then shows when it is seen again, and not before.
+        for step in steps {
+            if let Action::Rework { spec, .. } = &step.action
+                && let Some(known) = self.known.get_mut(&spec.id)
+            {
+                changed |= known.revision.take().is_some();
             }
         }
         // Whatever is started or changed begins its grace period anew.

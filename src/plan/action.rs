@@ -184,6 +184,15 @@ impl Action {
         }
     }
 
+    /// Whether its instance serves nobody by it, for a while or for good.
+    pub const fn disturbs(&self) -> bool {
+        match self {
+            Self::Rework { how, .. } => !matches!(how, Rework::Live),
+            Self::Delete { .. } | Self::Restart { .. } | Self::Stop { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The instance it concerns, if one.
     pub fn instance(&self) -> Option<InstanceId> {
         match self {

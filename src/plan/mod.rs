@@ -24,6 +24,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod upgrade_properties;
+#[cfg(test)]
 mod upgrade_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -182,7 +184,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
             fleet.start_the_idle(s, &mut steps, &mut waits);
             let drain = drain::Drain::of(s, &fleet, surplus);
             surplus += drain.ahead();
-            let mut victims = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
+            let (mut victims, unneeded) = meet_capacity(s, &fleet, surplus, &mut steps, &mut waits);
             victims.extend(fleet.condemned(s).map(|m| m.id));
             mending = repair::advance(s, &fleet, &steps, &victims);
             // Repair says more of a paused one than that it is paused.
@@ -192,7 +194,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
             steps.append(&mut mending.steps);
             waits.append(&mut mending.waits);
             victims.extend(&mending.gone);
-            turn = upgrade::advance(s, &fleet, &steps);
+            turn = upgrade::advance(s, &fleet, &steps, unneeded);
             let settled = steps.is_empty() && turn.steps.is_empty();
             let drained = drain.advance(settled, &mut steps, &mut waits);
             turn.again = [turn.again, drained].into_iter().flatten().min();
@@ -215,8 +217,8 @@ pub fn plan(s: Situation<'_>) -> Plan {
     fleet.finish_changes(s, &mut steps);
     sweep::volumes(s, &mut steps);
     moving::settle(s, &mut steps, &mut waits);
-    drop_the_hopeless(s, &mut steps, &mut waits);
     sort(s, &mut steps);
+    drop_the_hopeless(s, &mut steps, &mut waits);
     let again = [turn.again, mending.again].into_iter().flatten().min();
     if s.record.repair.asked.is_some() && steps.is_empty() && again.is_none() && mending.lost.is_empty() {
         // What could be done is done: who wants more asks again.
@@ -234,14 +236,15 @@ pub fn plan(s: Situation<'_>) -> Plan {
 }
 
 /// Makes as many instances as capacity wants, or deletes as many as are too many. `surplus` of those there are a
-/// rollout's business. Returns those that are deleted.
+/// rollout's business, and as many are missing if it is negative. Returns those that are deleted, and how many of the
+/// missing ones are not needed any more.
 fn meet_capacity(
     s: Situation<'_>,
     fleet: &Fleet<'_>,
     surplus: isize,
     steps: &mut Vec<Step>,
     waits: &mut Vec<Wait>,
-) -> HashSet<InstanceId> {
+) -> (HashSet<InstanceId>, usize) {
     let there = fleet.members.len().saturating_add_signed(-surplus);
     let going = fleet.condemned(s).count();
     let wanted = s.record.capacity as usize;
@@ -259,24 +262,28 @@ fn meet_capacity(
             why: format!("capacity is {wanted}, {} there", are(counted)).into(),
         };
         placement::scale_out(s, fleet, &order, steps, waits);
-        return HashSet::new();
+        return (HashSet::new(), 0);
     }
-    if seen <= wanted {
-        return HashSet::new();
+    let excess = seen.saturating_sub(wanted);
+    // Those that aren't there are the first to go.
+    let unneeded = excess.min(usize::try_from(-surplus).unwrap_or(0));
+    let excess = excess - unneeded;
+    if excess == 0 {
+        return (HashSet::new(), unneeded);
     }
     let why: Arc<str> = format!("capacity is {wanted}, {} there", are(seen)).into();
-    let victims = match scale_in::victims(s, fleet, seen - wanted) {
+    let victims = match scale_in::victims(s, fleet, excess) {
         Ok(victims) => victims,
         Err(wait) => {
             waits.push(wait);
-            return HashSet::new();
+            return (HashSet::new(), unneeded);
         }
     };
     // What goes is not started first.
     let going: HashSet<InstanceId> = victims.iter().map(|v| v.id).collect();
     steps.retain(|step| step.action.instance().is_none_or(|id| !going.contains(&id)));
     steps.extend(victims.iter().map(|victim| victim.delete(s, why.clone())));
-    going
+    (going, unneeded)
 }
 
 /// Takes instances that scale in deletes out of the batch under way: nobody needs to take their place.

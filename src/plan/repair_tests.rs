@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::action::Action;
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{Scene, at, label, model};
+use super::testing::{Scene, at, cases, label, model};
 use super::{Experience, Plan, Situation, plan};
 use crate::health::State;
 use crate::inventory::{Answer, HostView, Instance, Phase, Power, Protection, View};
@@ -952,7 +952,7 @@ fn speaks_of(wait: &Wait, id: InstanceId) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(10_000))]
 
     /// Whatever breaks, whenever: at no look are more than `max_concurrent` repairs under way, nor more instances there
     /// than capacity and those that are just being replaced (scale in aside); what is protected is left alone; no id is

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use proptest::test_runner::{Config, FileFailurePersistence};
 use uuid::Uuid;
 
 use crate::inventory::{HostSeen, HostView, Instance, Inventory, Metadata, Phase, Power, Protection, View};
@@ -23,6 +24,17 @@ use crate::units::Bytes;
 
 pub const STORE: StoreId = StoreId(Uuid::from_u128(0x5eed << 112));
 pub const OTHER_STORE: StoreId = StoreId(Uuid::from_u128(0x07e4 << 112));
+
+/// So many random cases, or as many as `PROPTEST_CASES` says if that is more. The seed of one that fails is printed with the file beside the tests that it belongs into: there
+/// it is tried first from then on.
+pub fn cases(cases: u32) -> Config {
+    let asked = Config::default();
+    Config {
+        cases: cases.max(asked.cases),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..asked
+    }
+}
 
 pub fn label(text: impl Into<String>) -> Label {
     Label::new(text.into()).unwrap()

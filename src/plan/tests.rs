@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 
 use super::action::Action;
 use super::forecast::forecast;
 use super::placement::{Order, choose, room};
 use super::report::{Verdict, Wait};
-use super::testing::{OTHER_STORE, Scene, at, label, model};
+use super::testing::{OTHER_STORE, Scene, at, cases, label, model};
 use super::{Experience, Fleet, Lesson, Plan};
 use crate::inventory::{Phase, Power, Protection};
 use crate::model::{Clone as CloneMode, ImageDigest};
@@ -703,11 +702,7 @@ fn assignments(room: &[u64], count: u64) -> Vec<Vec<u64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000,
-        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(10_000))]
 
     /// The oracle tries every assignment. Best effort must place as many as can be placed, and leave the fullest
     /// domain as low as can be, then the next fullest, and so on. Strict must place all of them whenever that can be

@@ -1,9 +1,6 @@
-//! Rollouts: situations, each with the plan it must give, and properties that hold at every step of random ones.
+//! Rollouts: situations, each with the plan it must give. What holds at every step of random ones: `upgrade_properties`.
 
 use std::time::Duration;
-
-use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 
 use super::action::Action;
 use super::forecast::obey;
@@ -20,23 +17,23 @@ use crate::units::Bytes;
 
 /// What guests answer in a show.
 #[derive(Clone, Debug, Default)]
-struct Guests {
+pub(super) struct Guests {
     /// Revisions whose guests never get healthy.
-    broken_revisions: Vec<u32>,
+    pub broken_revisions: Vec<u32>,
     /// Instances that answer badly, whatever they are made of, until they are changed.
-    sick: Vec<InstanceId>,
+    pub sick: Vec<InstanceId>,
 }
 
 /// A set on its way, played to the end on an inventory that obeys.
-struct Show {
-    scene: Scene,
-    guests: Guests,
-    now: i64,
+pub(super) struct Show {
+    pub scene: Scene,
+    pub guests: Guests,
+    pub now: i64,
     /// Every batch of steps, as lines.
-    acts: Vec<Vec<String>>,
+    pub acts: Vec<Vec<String>>,
     /// Fewest healthy and most present instances at any look.
-    fewest_healthy: usize,
-    most_present: usize,
+    pub fewest_healthy: usize,
+    pub most_present: usize,
 }
 
 fn probed(upgrade: Upgrade) -> impl Fn(&mut Scene) {
@@ -49,7 +46,7 @@ fn probed(upgrade: Upgrade) -> impl Fn(&mut Scene) {
 
 impl Show {
     /// `instances` healthy ones of revision 1 on each domain's only host; revision 2 is current and a rollout begins.
-    fn new(instances: &[u64], upgrade: Upgrade, change: impl Fn(&mut Model)) -> Self {
+    pub fn new(instances: &[u64], upgrade: Upgrade, change: impl Fn(&mut Model)) -> Self {
         let mut scene = Scene::new(&vec![1; instances.len()]);
         probed(upgrade.clone())(&mut scene);
         let mut id = 0;
@@ -99,11 +96,11 @@ impl Show {
         });
     }
 
-    fn rollout(&mut self) -> &mut Rollout {
+    pub fn rollout(&mut self) -> &mut Rollout {
         self.scene.record.rollout.as_mut().unwrap()
     }
 
-    fn answer(&mut self) {
+    pub fn answer(&mut self) {
         let guests = &self.guests;
         let said = |i: &crate::inventory::Instance| {
             let good = !guests.broken_revisions.contains(&i.meta.revision) && !guests.sick.contains(&i.id);
@@ -122,7 +119,7 @@ impl Show {
         self.scene.record.heed(&inventory, &health, at(self.now));
     }
 
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         self.answer();
         let states: Vec<State> = (self.scene.inventory.instances())
             .map(|i| State::of(i, self.scene.record.vitals.get(&i.id), &self.scene.set.health))
@@ -133,7 +130,7 @@ impl Show {
         self.most_present = self.most_present.max(states.len());
     }
 
-    fn plan(&self) -> Plan {
+    pub fn plan(&self) -> Plan {
         plan(Situation {
             now: at(self.now),
             ..self.scene.situation()
@@ -141,7 +138,7 @@ impl Show {
     }
 
     /// One plan, carried out. Whether there was anything to do or to wait for.
-    fn step(&mut self) -> bool {
+    pub fn step(&mut self) -> bool {
         self.look();
         let Plan {
             steps,
@@ -197,12 +194,12 @@ impl Show {
         all.into_iter().map(|(_, r)| r).collect()
     }
 
-    fn state(&self) -> &RolloutState {
+    pub fn state(&self) -> &RolloutState {
         &self.scene.record.rollout.as_ref().unwrap().state
     }
 }
 
-fn new_image(model: &mut Model) {
+pub(super) fn new_image(model: &mut Model) {
     model.image.digest = ImageDigest("cd".repeat(32));
 }
 
@@ -417,6 +414,108 @@ fn a_version_that_never_gets_healthy_goes_back_by_itself_when_asked() {
         "new instances are of the old revision again"
     );
     assert_eq!(show.fewest_healthy, 5);
+}
+
+#[test]
+fn no_room_for_the_surge_of_a_later_batch_brings_back_what_was_replaced_before() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_batch: Amount::Count(1),
+        on_failure: OnFailure::Rollback,
+        ..one_at_a_time()
+    };
+    let mut show = Show::new(&[3], rules, new_image);
+    let is_second = |show: &mut Show| {
+        let rollout = show.rollout();
+        rollout.batches == 1 && rollout.batch.as_ref().is_some_and(|b| !b.fresh.is_empty())
+    };
+    while !is_second(&mut show) {
+        assert!(show.step(), "the second batch begins");
+    }
+    // Its new instance is not made after all.
+    let fresh = show.rollout().batch.clone().unwrap().fresh;
+    show.scene
+        .host("d0h0")
+        .instances
+        .retain(|i| !fresh.contains(&i.id));
+    let failed = (label("d0h0"), "disk full".to_owned());
+    show.scene.experience.shunned.extend([failed]);
+    while !matches!(show.state(), RolloutState::RollingBack { .. }) {
+        assert!(show.step());
+    }
+    // The next run finds room.
+    show.scene.experience = Experience::default();
+    let show = show.play();
+    assert!(
+        matches!(show.state(), RolloutState::RolledBack { .. }),
+        "{:?}",
+        show.state()
+    );
+    assert_eq!(show.revisions(), [1; 3], "{:?}", show.acts);
+}
+
+#[test]
+fn what_scaling_in_takes_is_not_there_for_the_rollout_to_take() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_surge: Amount::Count(1),
+        max_unavailable: Amount::Count(0),
+        ..Upgrade::default()
+    };
+    let mut show = Show::new(&[3], rules, new_image);
+    while show.scene.inventory.instances().count() == 3 {
+        assert!(show.step(), "the first new one is made");
+    }
+    show.scene.record.capacity = 1;
+    show.look();
+    let deleted = (show.plan().steps.iter())
+        .filter(|s| matches!(s.action, Action::Delete { .. }))
+        .count();
+    assert_eq!(
+        deleted, 2,
+        "the third of the healthy ones stays until the new one is healthy"
+    );
+    let show = show.play();
+    assert_eq!(
+        (show.state(), show.revisions()),
+        (&RolloutState::Done, vec![2]),
+        "{:?}",
+        show.acts
+    );
+}
+
+#[test]
+fn a_smaller_set_needs_nobody_in_the_place_of_those_that_the_batch_has_taken() {
+    let rules = Upgrade {
+        method: Method::Replace,
+        max_batch: Amount::Count(2),
+        max_unavailable: Amount::Count(2),
+        ..Upgrade::default()
+    };
+    for capacity in [0, 1] {
+        let mut show = Show::new(&[3], rules.clone(), new_image);
+        while show.scene.inventory.instances().count() == 3 {
+            assert!(show.step(), "the first batch is deleted");
+        }
+        show.acts.clear();
+        show.scene.record.capacity = capacity;
+        show.look();
+        let waits = show.plan().report.waits;
+        assert!(
+            waits.iter().all(|w| !matches!(w, Wait::Protected { .. })),
+            "{waits:?}"
+        );
+        let show = show.play();
+        assert_eq!(*show.state(), RolloutState::Done);
+        assert_eq!(show.revisions(), vec![2; capacity as usize]);
+        let made = show
+            .acts
+            .iter()
+            .flatten()
+            .filter(|a| a.contains("create"))
+            .count();
+        assert_eq!(made, capacity as usize, "{:?}", show.acts);
+    }
 }
 
 #[test]
@@ -727,6 +826,31 @@ fn scaling_during_a_rollout_is_carried_out_by_it() {
 }
 
 #[test]
+fn what_was_changed_and_then_went_out_of_sight_is_not_taken_for_what_it_was_before() {
+    let mut show = Show::new(&[1], one_at_a_time(), new_image);
+    while show.acts.is_empty() {
+        assert!(show.step());
+    }
+    show.scene.inventory.hosts[0].view = crate::inventory::View::Unseen {
+        reason: "connection refused".into(),
+    };
+    show.rollout().turn_back("asked for".into());
+    show.scene.record.current = Some(1);
+    show.step();
+    assert!(
+        matches!(show.state(), RolloutState::RollingBack { .. }),
+        "{:?}",
+        show.state()
+    );
+    let waits = show.plan().report.waits;
+    let id = InstanceId(1);
+    assert!(
+        waits.contains(&Wait::RolloutUnseen { instances: vec![id] }),
+        "{waits:?}"
+    );
+}
+
+#[test]
 fn a_lost_host_keeps_the_rollout_open_and_is_named() {
     let mut show = Show::new(&[2, 2], one_at_a_time(), new_image);
     show.rollout().rules.max_unhealthy = Amount::Percent(50);
@@ -746,171 +870,4 @@ fn a_lost_host_keeps_the_rollout_open_and_is_named() {
         plan.again.is_none(),
         "nobody waits for a host that may never come back"
     );
-}
-
-/// Random rules, sets and guests.
-fn rules() -> impl Strategy<Value = Upgrade> {
-    let amount = |least: u32| {
-        prop_oneof![
-            (least..4).prop_map(Amount::Count),
-            (10u32..60).prop_map(Amount::Percent)
-        ]
-    };
-    let method = prop_oneof![Just(Method::Auto), Just(Method::Reimage), Just(Method::Replace)];
-    (
-        amount(1),
-        0u32..3,
-        amount(0),
-        method,
-        any::<bool>(),
-        any::<bool>(),
-        0u64..3,
-    )
-        .prop_map(
-            |(max_batch, surge, max_unavailable, method, rollback, broken_first, pause)| {
-                let method = if surge > 0 && method == Method::Reimage {
-                    Method::Auto
-                } else {
-                    method
-                };
-                let surge = if surge == 0 && max_unavailable.is_zero() {
-                    1
-                } else {
-                    surge
-                };
-                let method = if surge > 0 && max_unavailable.is_zero() && method == Method::Reimage {
-                    Method::Replace
-                } else {
-                    method
-                };
-                Upgrade {
-                    method,
-                    max_batch,
-                    max_surge: Amount::Count(surge),
-                    max_unavailable,
-                    prioritize_unhealthy: broken_first,
-                    pause: Duration::from_secs(pause * 20),
-                    on_failure: if rollback {
-                        OnFailure::Rollback
-                    } else {
-                        OnFailure::Stop
-                    },
-                    ..Upgrade::default()
-                }
-            },
-        )
-}
-
-#[derive(Clone, Debug)]
-struct Plot {
-    instances: Vec<u64>,
-    rules: Upgrade,
-    sick: Vec<u64>,
-    breaks: bool,
-    protected: Vec<u64>,
-    killed_at: Vec<usize>,
-}
-
-fn plots() -> impl Strategy<Value = Plot> {
-    (
-        prop::collection::vec(0u64..4, 1..4),
-        rules(),
-        prop::collection::vec(1u64..10, 0..3),
-        prop::bool::weighted(0.3),
-        prop::collection::vec(1u64..10, 0..2),
-        prop::collection::vec(0usize..30, 0..4),
-    )
-        .prop_map(|(instances, rules, sick, breaks, protected, killed_at)| Plot {
-            instances,
-            rules,
-            sick,
-            breaks,
-            protected,
-            killed_at,
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))), ..ProptestConfig::default() })]
-
-    /// Whatever the rules, the set and its guests: a rollout ends or says what it waits on; at no look are fewer healthy
-    /// than the budget allows on the rollout's account, or more there than surge allows; what is protected is left alone;
-    /// a process that is killed and started again (its experience is lost) changes nothing of that; planning again after
-    /// the end is empty.
-    #[test]
-    fn a_rollout_keeps_its_promises_at_every_step(plot in plots()) {
-        let mut show = Show::new(&plot.instances, plot.rules.clone(), new_image);
-        let there: Vec<u64> = show.scene.inventory.instances().map(|i| i.id.0).collect();
-        show.guests.sick = plot.sick.iter().copied().filter(|id| there.contains(id)).map(InstanceId).collect();
-        if plot.breaks {
-            show.guests.broken_revisions = vec![2];
-        }
-        for id in &plot.protected {
-            for host in &mut show.scene.inventory.hosts {
-                if let crate::inventory::View::Seen(seen) = &mut host.view {
-                    for i in seen.instances.iter_mut().filter(|i| i.id.0 == *id) {
-                        i.meta.protection = Protection::All;
-                    }
-                }
-            }
-        }
-        for _ in 0..3 {
-            show.answer();
-            show.now += 5;
-        }
-        let capacity = show.scene.record.capacity as usize;
-        let unavailable = plot.rules.max_unavailable.of(capacity);
-        let surge = plot.rules.max_surge.of(capacity);
-        let sick = show.guests.sick.len();
-        let mut looks = 0;
-        loop {
-            if plot.killed_at.contains(&looks) {
-                show.scene.experience = Experience::default();
-            }
-            looks += 1;
-            prop_assert!(looks < 5000, "it goes on for ever: {:?}", show.acts.last());
-            let domains = |show: &Show| -> Option<usize> {
-                let batch = show.scene.record.rollout.as_ref()?.batch.as_ref()?;
-                let on: std::collections::BTreeSet<&str> = (show.scene.inventory.hosts.iter())
-                    .filter(|h| h.seen().is_some_and(|s| s.instances.iter().any(|i| batch.instances.contains(&i.id))))
-                    .map(|h| h.name.as_str())
-                    .collect();
-                Some(on.len())
-            };
-            let going = show.step();
-            prop_assert!(domains(&show).unwrap_or(0) <= 1, "a batch spans two fault domains");
-            if !going { break; }
-        }
-        prop_assert!(
-            show.fewest_healthy + unavailable + sick + usize::from(plot.breaks) * capacity >= capacity,
-            "{} healthy of {capacity}, {unavailable} may be missing, {sick} were sick", show.fewest_healthy
-        );
-        prop_assert!(show.most_present <= capacity + surge, "{} of {capacity} + {surge}", show.most_present);
-        for host in &show.scene.inventory.hosts {
-            for i in &host.seen().unwrap().instances {
-                if i.meta.protection == Protection::All {
-                    prop_assert_eq!(i.meta.revision, 1, "a protected instance was changed");
-                }
-            }
-        }
-        let count = show.scene.inventory.instances().count();
-        let stopped = matches!(show.state(), RolloutState::Stopped { .. });
-        prop_assert!(
-            count == capacity || stopped && (capacity..=capacity + surge).contains(&count),
-            "{count} where {capacity} are wanted"
-        );
-        let last = show.plan();
-        prop_assert!(last.steps.is_empty() && last.rollout.is_none(), "planning again is not empty: {:?}", last.steps);
-        let protected = |i: &crate::inventory::Instance| i.meta.protection == Protection::All;
-        match show.state() {
-            RolloutState::Done => {
-                prop_assert!(show.scene.inventory.instances().all(|i| i.meta.revision == 2 || protected(i)));
-            }
-            RolloutState::RolledBack { .. } => {
-                prop_assert!(show.scene.inventory.instances().all(|i| i.meta.revision == 1));
-            }
-            RolloutState::Stopped { reason } => prop_assert!(!reason.is_empty()),
-            other => prop_assert!(false, "it neither ended nor stopped: {other:?}, {:?}", last.report.waits),
-        }
-    }
 }

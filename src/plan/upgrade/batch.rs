@@ -44,7 +44,7 @@ impl<'a> Stage<'_, 'a> {
         } else {
             self.rework(&old);
         }
-        if !self.rollout.is_active() {
+        if self.has_failed {
             return false;
         }
         let waiting = self.not_ready_yet(&batch);

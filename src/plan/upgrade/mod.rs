@@ -66,13 +66,19 @@ struct Stage<'f, 'a> {
     target: &'a Revision,
     /// Whether other instances are about to be made: ids and room are given out by one at a time.
     is_growing: bool,
+    /// Healthy instances that other steps of this plan take away: what they take is not there for the rollout to take.
+    taken: usize,
+    /// Whether the rules have called something a failure in this turn: then there is nothing more to be done in it, for
+    /// what the rollout is for may have turned round.
+    has_failed: bool,
     rollout: Rollout,
     turn: Turn,
 }
 
 /// Takes the rollout one step further, beside `others` that are planned already: a new batch begins only when nothing
-/// else is to be done to the set just now.
-pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step]) -> Turn {
+/// else is to be done to the set just now. `unneeded` of those that the batch has taken away and not replaced yet need no
+/// other in their place, for the set has become smaller.
+pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step], unneeded: usize) -> Turn {
     let Some(rollout) = s.record.rollout.as_ref().filter(|r| r.is_open()) else {
         return Turn::default();
     };
@@ -92,9 +98,15 @@ pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step]) -> T
         fleet,
         target,
         is_growing: others.iter().any(|step| step.action.created().is_some()),
+        taken: (others.iter().filter(|step| step.action.disturbs()))
+            .filter_map(|step| fleet.member(step.action.instance()?))
+            .filter(|m| m.state == State::Healthy)
+            .count(),
+        has_failed: false,
         rollout: rollout.clone(),
         turn,
     };
+    stage.forget_gone(unneeded);
     stage.run(others.is_empty());
     let Stage {
         rollout: after,
@@ -106,6 +118,18 @@ pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step]) -> T
 }
 
 impl<'a> Stage<'_, 'a> {
+    /// Takes so many out of the batch that are gone already.
+    fn forget_gone(&mut self, mut number: usize) {
+        let Some(batch) = &mut self.rollout.batch else {
+            return;
+        };
+        batch.instances.retain(|id| {
+            let is_forgotten = number > 0 && !self.fleet.has(*id);
+            number -= usize::from(is_forgotten);
+            !is_forgotten
+        });
+    }
+
     fn run(&mut self, settled: bool) {
         if self.rollout.batch.is_some() && !self.work_on_batch() {
             return;
@@ -369,7 +393,7 @@ impl<'a> Stage<'_, 'a> {
         if self.rollout.rules.policy == UpgradePolicy::Automatic {
             return usize::MAX;
         }
-        self.fleet.healthy().saturating_sub(self.needed())
+        self.fleet.healthy().saturating_sub(self.taken + self.needed())
     }
 
     /// How many must stay healthy. What an operator has stopped is not missed.
@@ -430,6 +454,7 @@ impl<'a> Stage<'_, 'a> {
 
     /// The rules call this a failure: it stops, or goes back.
     fn fail(&mut self, reason: String) {
+        self.has_failed = true;
         self.turn.steps.clear();
         self.turn.again = None;
         let is_forward = self.rollout.state == RolloutState::Running;
