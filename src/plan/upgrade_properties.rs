@@ -14,6 +14,7 @@ use super::{Experience, Fleet, Lesson, Plan, Situation, plan};
 use crate::health::State;
 use crate::inventory::{HostView, Instance, Phase, Power, Protection, Rework, View};
 use crate::names::InstanceId;
+use crate::record::Cordon;
 use crate::rollout::RolloutState;
 use crate::scaleset::{Amount, Method, OnFailure, Upgrade};
 
@@ -204,6 +205,9 @@ enum Event {
     Paused,
     Resumed,
     RolledBack,
+    /// A host is drained, its instances moved as they run or not.
+    Drained(usize, bool),
+    Uncordoned(usize),
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -222,6 +226,8 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::Paused),
         1 => Just(Event::Resumed),
         1 => Just(Event::RolledBack),
+        2 => (0usize..3, any::<bool>()).prop_map(|(host, migrate)| Event::Drained(host, migrate)),
+        1 => (0usize..3).prop_map(Event::Uncordoned),
     ]
 }
 
@@ -238,6 +244,7 @@ struct World {
     away: BTreeMap<usize, HostView>,
     next: Option<(usize, bool)>,
     most_capacity: usize,
+    was_drained: bool,
     /// Those that were protected or stopped at some time.
     spared: BTreeSet<InstanceId>,
 }
@@ -252,6 +259,7 @@ impl World {
             rules: rules.clone(),
             away: BTreeMap::new(),
             next: None,
+            was_drained: false,
             spared: BTreeSet::new(),
         }
     }
@@ -267,6 +275,7 @@ impl World {
     }
 
     fn happens(&mut self, event: &Event) {
+        self.was_drained |= matches!(event, Event::Drained(..));
         if let Event::Stopped(id) | Event::Protected(id) = *event {
             self.spared.insert(InstanceId(id));
         }
@@ -308,6 +317,22 @@ impl World {
             Event::Scaled(to) => {
                 self.show.scene.record.capacity = to;
                 self.most_capacity = self.most_capacity.max(to as usize);
+            }
+            Event::Drained(at, migrate) => {
+                let cordon = Cordon {
+                    by: "ann".into(),
+                    at: super::testing::at(self.show.now),
+                    drain: true,
+                    migrate,
+                };
+                if let Some(host) = self.show.scene.inventory.hosts.get(at) {
+                    self.show.scene.record.cordons.insert(host.name.clone(), cordon);
+                }
+            }
+            Event::Uncordoned(at) => {
+                if let Some(host) = self.show.scene.inventory.hosts.get(at) {
+                    self.show.scene.record.cordons.remove(&host.name);
+                }
             }
             Event::Fails(at) => self.next = Some((at, false)),
             Event::Cut(at) => self.next = Some((at, true)),
@@ -462,7 +487,8 @@ impl World {
             .filter(|step| step.action.instance().is_some_and(is_healthy))
             .collect();
         let capacity = scene.record.capacity as usize;
-        if taken.iter().any(|step| step.why.starts_with("rollout batch")) {
+        let is_on_budget = |why: &str| why.starts_with("rollout batch") || why.ends_with("is being drained");
+        if taken.iter().any(|step| is_on_budget(&step.why)) {
             let needed = fleet.needed(capacity, self.rules.max_unavailable.of(capacity));
             prop_assert!(
                 fleet.healthy() - taken.len() >= needed,
@@ -473,7 +499,10 @@ impl World {
 
         // What is half deleted counts where the rollout adds to it; it keeps no one from bringing the set to its capacity.
         let there = fleet.members.len() + fleet.absent.len();
-        let most = self.most_capacity + self.rules.max_surge.of(self.most_capacity);
+        let surge = self.rules.max_surge.of(self.most_capacity);
+        // A drain has as many of its own, and one at least: it does not wait for a rollout that has stopped.
+        let ahead = if self.was_drained { surge.max(1) } else { 0 };
+        let most = self.most_capacity + surge + ahead;
         let added = (next.steps.iter())
             .filter(|s| s.action.created().is_some() && s.why.starts_with("rollout batch"))
             .count();
@@ -492,9 +521,13 @@ impl World {
             prop_assert!(!is_spared, "a protected instance is touched: {step:?}");
         }
 
-        let batch = (next.rollout.as_ref().or(scene.record.rollout.as_ref())).and_then(|r| r.batch.as_ref());
+        let rollout = next.rollout.as_ref().or(scene.record.rollout.as_ref());
+        let target = rollout.map_or(0, |r| r.target);
+        let batch = rollout.filter(|r| r.is_active()).and_then(|r| r.batch.as_ref());
         let domains: BTreeSet<usize> = (batch.iter().flat_map(|b| &b.instances))
-            .filter_map(|id| Some(fleet.member(*id)?.domain))
+            .filter_map(|id| fleet.member(*id))
+            .filter(|m| m.instance.meta.revision != target && m.instance.meta.phase == Phase::Ready)
+            .map(|m| m.domain)
             .collect();
         prop_assert!(domains.len() <= 1, "a batch spans {domains:?}");
 
@@ -510,7 +543,7 @@ proptest! {
 
     /// Whatever goes wrong while a rollout is under way (instances break, are switched off, stopped, protected; hosts go
     /// out of sight and come back; steps fail half done and processes die in the middle; the set is scaled, the rollout
-    /// paused, resumed, turned back): every single plan keeps the health budget, the surge, protections and fault domains,
+    /// paused, resumed, turned back, hosts drained): every single plan keeps the health budget, the surge, protections and fault domains,
     /// and is the same whatever the order of its input; once all is quiet it ends, or says what it waits on, and planning
     /// again is empty.
     #[test]
@@ -560,7 +593,10 @@ proptest! {
         }
         let capacity = show.scene.record.capacity as usize;
         let count = show.scene.inventory.instances().count();
-        let is_said = |w: &Wait| matches!(w, Wait::RolloutStopped { .. } | Wait::Protected { .. } | Wait::NoRoom { .. });
+        let is_said = |w: &Wait| {
+            use Wait::{HealthBudget, NoRoom, Protected, RolloutStopped};
+            matches!(w, RolloutStopped { .. } | Protected { .. } | NoRoom { .. } | HealthBudget { .. })
+        };
         prop_assert!(count == capacity || waits.iter().any(is_said), "{count} where {capacity} are wanted: {waits:?}");
     }
 }

@@ -826,6 +826,31 @@ fn scaling_during_a_rollout_is_carried_out_by_it() {
 }
 
 #[test]
+fn what_has_moved_to_another_fault_domain_during_a_pause_is_left_to_a_batch_of_that() {
+    let rules = Upgrade {
+        max_batch: Amount::Count(2),
+        max_unavailable: Amount::Count(2),
+        ..Upgrade::default()
+    };
+    let mut show = Show::new(&[3, 3], rules, new_image);
+    show.look();
+    let batch = show.plan().rollout.unwrap().batch;
+    assert_eq!(batch.as_ref().unwrap().instances, [InstanceId(1), InstanceId(2)]);
+    show.rollout().batch = batch;
+    let mut moved = show.scene.host("d0h0").instances.remove(0);
+    (moved.meta.host, moved.meta.fault_domain) = (label("d1h0"), label("d1"));
+    show.scene.host("d1h0").instances.push(moved);
+    show.look();
+    let next = show.plan().rollout.unwrap().batch.unwrap();
+    assert_eq!(next.instances, [InstanceId(2)]);
+    let show = show.play();
+    assert_eq!(
+        (show.state(), show.revisions()),
+        (&RolloutState::Done, vec![2; 6])
+    );
+}
+
+#[test]
 fn what_was_changed_and_then_went_out_of_sight_is_not_taken_for_what_it_was_before() {
     let mut show = Show::new(&[1], one_at_a_time(), new_image);
     while show.acts.is_empty() {

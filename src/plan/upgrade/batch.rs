@@ -19,12 +19,18 @@ impl<'a> Stage<'_, 'a> {
         let Some(mut batch) = self.rollout.batch.clone() else {
             return true;
         };
-        // Protected or stopped since the batch began, during a pause: what was begun with it is ended, no more.
-        batch.instances.retain(|id| {
-            (self.fleet.member(*id)).is_none_or(|m| {
-                self.is_willing(m) || self.is_done(m) || m.instance.meta.phase == Phase::Changing
-            })
+        // Protected, stopped, or moved to another fault domain since the batch began, during a pause: what was begun with it
+        // is ended, no more.
+        let is_of_batch = |m: &Member<'_>| {
+            let name = &self.s.set.fault_domains[m.domain].name;
+            self.is_willing(m) && batch.fault_domain.as_ref().is_none_or(|of| of == name)
+        };
+        let mut instances = batch.instances.clone();
+        instances.retain(|id| {
+            (self.fleet.member(*id))
+                .is_none_or(|m| is_of_batch(m) || self.is_done(m) || m.instance.meta.phase == Phase::Changing)
         });
+        batch.instances = instances;
         self.rollout.batch = Some(batch.clone());
         if let Some(error) = self.failed_step(&batch) {
             self.fail(error);
