@@ -192,6 +192,38 @@ impl Known {
 }
 
 impl Record {
+    /// The record of a set of which nothing is there yet, made at `now` of the definition in a file.
+    pub fn new(store: StoreId, set: ScaleSet, model: Model, definition: PathBuf, now: Timestamp) -> Self {
+        Self {
+            store,
+            former: Vec::new(),
+            capacity: set.capacity,
+            life: Life::Wanted,
+            keep_images: false,
+            current: None,
+            rollout: None,
+            cordons: BTreeMap::new(),
+            former_images: BTreeSet::new(),
+            moves: BTreeMap::new(),
+            vitals: BTreeMap::new(),
+            condemned: BTreeSet::new(),
+            repair: Repairs::default(),
+            unseen: BTreeMap::new(),
+            written_off: BTreeMap::new(),
+            next_id: InstanceId(1),
+            models: vec![Revision {
+                number: 1,
+                hash: model.hash(),
+                created_at: now,
+                model,
+            }],
+            applied: set,
+            definition,
+            created_at: now,
+            known: BTreeMap::new(),
+        }
+    }
+
     /// The current revision: what new instances are made of, and what the others are outdated against.
     pub fn current(&self) -> &Revision {
         self.current

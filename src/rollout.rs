@@ -92,6 +92,25 @@ pub struct Batch {
 }
 
 impl Rollout {
+    /// One that begins now, of every instance, from one revision to another.
+    pub fn new(number: u32, (from, target): (u32, u32), rules: Upgrade, by: String, now: Timestamp) -> Self {
+        Self {
+            number,
+            from,
+            target,
+            by,
+            began: now,
+            state: RolloutState::Running,
+            rules,
+            only: None,
+            canary: None,
+            batch: None,
+            batches: 0,
+            rested_since: None,
+            hold_until: None,
+        }
+    }
+
     /// Whether it goes on by itself.
     pub const fn is_active(&self) -> bool {
         matches!(

@@ -9,24 +9,18 @@ use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::model::{Change, Disruption, Model};
 use crate::names::Label;
-use crate::record::{Life, Record};
+use crate::record::Record;
 use crate::scaleset::{Method, ScaleSet, UpgradePolicy};
 
 /// Applies the definition.
 pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
-    let target = ctx.target()?;
+    let target = ctx.wanted()?;
     let Some(set) = target.definition.clone() else {
         return Err(Error::message(
             Exit::Usage,
             "apply needs the definition: name it with -f FILE",
         ));
     };
-    if target.record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {} is being deleted", set.name))
-                .hint("finish that with vmss delete"),
-        );
-    }
     let model = ctx.model(&set)?;
     let changes = target.record.current().model.changes(&model);
     allow(&set, &target.record, &changes, args.at_most)?;

@@ -1,13 +1,10 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use crate::commands::{Context, apply};
+use crate::commands::{Context, apply, going};
 use crate::error::{Error, Exit, Result};
 use crate::model::Model;
-use crate::names::{InstanceId, StoreId};
-use crate::record::{Life, Record, Revision};
-use crate::repairs::Repairs;
+use crate::names::StoreId;
+use crate::record::{Life, Record};
 use crate::scaleset::ScaleSet;
 use crate::store::StoreError;
 
@@ -55,35 +52,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 
 /// A record for a set that has none.
 pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -> Record {
-    let now = ctx.world.clock.now();
-    Record {
-        store,
-        former: Vec::new(),
-        capacity: set.capacity,
-        life: Life::Wanted,
-        keep_images: false,
-        current: None,
-        rollout: None,
-        cordons: std::collections::BTreeMap::new(),
-        former_images: BTreeSet::new(),
-        moves: std::collections::BTreeMap::new(),
-        vitals: BTreeMap::new(),
-        condemned: BTreeSet::new(),
-        repair: Repairs::default(),
-        unseen: BTreeMap::new(),
-        written_off: BTreeMap::new(),
-        next_id: InstanceId(1),
-        models: vec![Revision {
-            number: 1,
-            hash: model.hash(),
-            created_at: now,
-            model,
-        }],
-        applied: set.clone(),
-        definition: ctx.file(),
-        created_at: now,
-        known: BTreeMap::new(),
-    }
+    Record::new(store, set.clone(), model, ctx.file(), ctx.world.clock.now())
 }
 
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a
@@ -120,10 +89,7 @@ fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<(
 
 fn existing(ctx: &Context<'_>, set: &ScaleSet, model: &Model, record: &Record) -> Result<u32> {
     if record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {} is being deleted", set.name))
-                .hint("finish that with vmss delete, then create it"),
-        );
+        return Err(going(&set.name).hint("finish that with vmss delete, then create it"));
     }
     let keys = apply::changed_keys(&record.applied, set);
     if !keys.is_empty() || record.current().hash != model.hash() {

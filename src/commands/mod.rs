@@ -34,7 +34,7 @@ use crate::lease::{self, Held};
 use crate::model::Model;
 use crate::names::Label;
 use crate::plan::action::Step;
-use crate::record::Record;
+use crate::record::{Life, Record};
 use crate::scaleset::ScaleSet;
 use crate::store::{Operation, Store, Version};
 use crate::ui::style::Style;
@@ -108,6 +108,11 @@ pub struct Target {
     pub definition: Option<ScaleSet>,
 }
 
+/// A set that is being deleted is changed no more.
+pub fn going(set: &Label) -> Error {
+    Error::message(Exit::Blocked, format!("the set {set} is being deleted"))
+}
+
 impl Context<'_> {
     /// Path of the definition.
     pub fn file(&self) -> PathBuf {
@@ -165,6 +170,15 @@ impl Context<'_> {
                  finds them; sets of this store: {}",
                 names(&*store)?
             ))),
+        }
+    }
+
+    /// As [`Self::target`], unless the set is on its way out.
+    pub fn wanted(&self) -> Result<Target> {
+        let target = self.target()?;
+        match target.record.life {
+            Life::Wanted => Ok(target),
+            Life::Deleting => Err(going(&target.name).hint("finish that with vmss delete")),
         }
     }
 

@@ -4,24 +4,17 @@ use std::collections::BTreeSet;
 
 use crate::commands::Context;
 use crate::converge::{Ending, amend};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::lease::lease_key;
 use crate::names::ranges;
 use crate::plan::repair::WHY;
 use crate::plan::report::Wait;
-use crate::record::Life;
 use crate::repairs::Asked;
 
 /// Repairs once what is due; every rule of `[repair]` holds but `enabled`.
 pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
-    let target = ctx.target()?;
+    let target = ctx.wanted()?;
     let name = target.name.clone();
-    if target.record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {name} is being deleted"))
-                .hint("finish that with vmss delete"),
-        );
-    }
     ctx.mention_drift(&target);
     let asked = Asked {
         by: ctx.world.env.who(),

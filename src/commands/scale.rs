@@ -7,7 +7,7 @@ use crate::error::{Error, Exit, Result};
 use crate::lease::lease_key;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::{Experience, Situation, protected};
-use crate::record::{Life, Record};
+use crate::record::Record;
 
 /// Instances that scale in may not take. Looked at before the capacity is recorded: one that can't be reached would make
 /// every later run end as blocked (AWS lowers it all the same, and never converges).
@@ -42,14 +42,8 @@ fn too_few(name: &Label, wanted: u32, protected: &[InstanceId]) -> Error {
 
 /// Scales to `change`.
 pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
-    let target = ctx.target()?;
+    let target = ctx.wanted()?;
     let name = target.name.clone();
-    if target.record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {name} is being deleted"))
-                .hint("finish that with vmss delete"),
-        );
-    }
     ctx.mention_drift(&target);
     let now = target.record.capacity;
     let wanted = change.of(now).map_err(|e| Error::message(Exit::Usage, e))?;

@@ -456,28 +456,17 @@ mod tests {
     #[test]
     fn the_batch_under_way_is_the_rollouts_unless_it_is_paused() {
         let mut scene = scene();
-        scene.record.rollout = Some(Rollout {
-            number: 1,
-            from: 1,
-            target: 1,
-            by: "ann".into(),
+        let mut rollout = Rollout::new(1, (1, 1), Upgrade::default(), "ann".into(), at(0));
+        rollout.batches = 1;
+        rollout.batch = Some(Batch {
+            number: 2,
+            fault_domain: None,
+            instances: ids(&[1, 4]),
+            replaces: false,
+            fresh: Vec::new(),
             began: at(0),
-            state: RolloutState::Running,
-            rules: Upgrade::default(),
-            only: None,
-            canary: None,
-            batch: Some(Batch {
-                number: 2,
-                fault_domain: None,
-                instances: ids(&[1, 4]),
-                replaces: false,
-                fresh: Vec::new(),
-                began: at(0),
-            }),
-            batches: 1,
-            rested_since: None,
-            hold_until: None,
         });
+        scene.record.rollout = Some(rollout);
         let why = Why::InBatch {
             batch: 2,
             revision: 1,

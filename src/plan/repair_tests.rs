@@ -758,21 +758,9 @@ fn what_a_rollout_is_to_change_is_left_to_it() {
     let mut newer = model();
     newer.image.digest = ImageDigest("cd".repeat(32));
     show.scene.record.adopt_model(newer, at(show.now));
-    show.scene.record.rollout = Some(crate::rollout::Rollout {
-        number: 1,
-        from: 1,
-        target: 2,
-        by: "ann".into(),
-        began: at(show.now),
-        state: crate::rollout::RolloutState::Running,
-        rules: crate::scaleset::Upgrade::default(),
-        only: None,
-        canary: None,
-        batch: None,
-        batches: 0,
-        rested_since: None,
-        hold_until: None,
-    });
+    let rules = crate::scaleset::Upgrade::default();
+    let rollout = crate::rollout::Rollout::new(1, (1, 2), rules, "ann".into(), at(show.now));
+    show.scene.record.rollout = Some(rollout);
     show.watch(600);
     assert!(
         !show.lines().iter().any(|l| l.contains("delete")),

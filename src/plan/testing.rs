@@ -14,8 +14,7 @@ use crate::model::{
 };
 use crate::names::{InstanceId, Label, StoreId, instance_uuid};
 use crate::plan::{Experience, Plan, Situation, plan};
-use crate::record::{Life, Record, Revision};
-use crate::repairs::Repairs;
+use crate::record::Record;
 use crate::scaleset::{
     FaultDomain, Health, Host, ImageSource, Instance as InstanceSection, Limits, Placement, Repair, ScaleIn,
     ScaleInPolicy, ScaleSet, Spread, State, Upgrade,
@@ -113,34 +112,7 @@ impl Scene {
             repair: Repair::default(),
             state: State { path: None },
         };
-        let record = Record {
-            store: STORE,
-            former: Vec::new(),
-            capacity: 0,
-            life: Life::Wanted,
-            keep_images: false,
-            current: None,
-            rollout: None,
-            cordons: std::collections::BTreeMap::new(),
-            former_images: BTreeSet::new(),
-            moves: std::collections::BTreeMap::new(),
-            vitals: BTreeMap::new(),
-            condemned: BTreeSet::new(),
-            repair: Repairs::default(),
-            unseen: BTreeMap::new(),
-            written_off: BTreeMap::new(),
-            next_id: InstanceId(1),
-            models: vec![Revision {
-                number: 1,
-                hash: model.hash(),
-                created_at: at(0),
-                model,
-            }],
-            applied: set.clone(),
-            definition: PathBuf::from("/scaleset.toml"),
-            created_at: at(0),
-            known: BTreeMap::new(),
-        };
+        let record = Record::new(STORE, set.clone(), model, PathBuf::from("/scaleset.toml"), at(0));
         let hosts = set.hosts().map(|(_, h)| HostView {
             name: h.name.clone(),
             view: View::Seen(host()),

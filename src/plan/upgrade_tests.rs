@@ -79,21 +79,9 @@ impl Show {
 
     fn begin(&mut self, from: u32, rules: Upgrade) {
         let number = self.scene.record.rollout.as_ref().map_or(0, |r| r.number) + 1;
-        self.scene.record.rollout = Some(Rollout {
-            number,
-            from,
-            target: self.scene.record.current().number,
-            by: "ann".into(),
-            began: at(self.now),
-            state: RolloutState::Running,
-            rules,
-            only: None,
-            canary: None,
-            batch: None,
-            batches: 0,
-            rested_since: None,
-            hold_until: None,
-        });
+        let target = self.scene.record.current().number;
+        let rollout = Rollout::new(number, (from, target), rules, "ann".into(), at(self.now));
+        self.scene.record.rollout = Some(rollout);
     }
 
     pub fn rollout(&mut self) -> &mut Rollout {

@@ -12,19 +12,13 @@ use crate::inventory::Inventory;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::operate::{Operation, Orders, Refusal, Why, operate};
 use crate::plan::{Experience, Situation};
-use crate::record::{Life, Record};
+use crate::record::Record;
 use crate::ui::words::count;
 
 /// Does `operation` to what is selected.
 pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Result<Exit> {
-    let mut target = ctx.target()?;
+    let mut target = ctx.wanted()?;
     let name = target.name.clone();
-    if target.record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {name} is being deleted"))
-                .hint("finish that with vmss delete"),
-        );
-    }
     let inventory = look_for(ctx, &mut target.record, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {

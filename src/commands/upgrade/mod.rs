@@ -12,7 +12,7 @@ use crate::commands::{Context, Target, apply};
 use crate::converge::{Ending, amend};
 use crate::error::{Error, Exit, Result};
 use crate::names::{InstanceId, Label};
-use crate::record::{Life, Record};
+use crate::record::Record;
 use crate::rollout::{Rollout, RolloutState};
 use crate::scaleset::{Upgrade, UpgradePolicy};
 use crate::store::Store;
@@ -32,26 +32,13 @@ pub fn run(ctx: &Context<'_>, args: &UpgradeArgs) -> Result<Exit> {
 /// Notes in the record that a rollout to the current revision begins.
 pub fn begin(record: &mut Record, from: u32, rules: Upgrade, who: &str, now: Timestamp) {
     let number = record.rollout.as_ref().map_or(0, |r| r.number) + 1;
-    record.rollout = Some(Rollout {
-        number,
-        from,
-        target: record.current().number,
-        by: who.to_owned(),
-        began: now,
-        state: RolloutState::Running,
-        rules,
-        only: None,
-        canary: None,
-        batch: None,
-        batches: 0,
-        rested_since: None,
-        hold_until: None,
-    });
+    let target = record.current().number;
+    record.rollout = Some(Rollout::new(number, (from, target), rules, who.to_owned(), now));
 }
 
 /// Begins a rollout, or goes on with the one there is.
 fn upgrade(ctx: &Context<'_>, args: &UpgradeArgs) -> Result<Exit> {
-    let target = wanted(ctx)?;
+    let target = ctx.wanted()?;
     ctx.mention_drift(&target);
     let name = target.name.clone();
     let only = ids(args)?;
@@ -152,18 +139,6 @@ fn ids(args: &UpgradeArgs) -> Result<Option<Vec<InstanceId>>> {
     ))
 }
 
-/// The set that is meant, unless it is on its way out.
-fn wanted(ctx: &Context<'_>) -> Result<Target> {
-    let target = ctx.target()?;
-    if target.record.life == Life::Deleting {
-        return Err(
-            Error::message(Exit::Blocked, format!("the set {} is being deleted", target.name))
-                .hint("finish that with vmss delete"),
-        );
-    }
-    Ok(target)
-}
-
 /// Runs the loop, which takes the rollout along.
 fn drive(ctx: &Context<'_>, target: &Target, verb: &str) -> Result<Exit> {
     let held = ctx.hold(&target.store, &target.name, &format!("{verb} {}", target.name))?;
@@ -206,7 +181,7 @@ const NONE: &str = "no rollout is under way";
 
 /// Asking needs no lease: whoever runs the rollout reads the record before every batch, and hears of it.
 fn pause(ctx: &Context<'_>) -> Result<Exit> {
-    let target = wanted(ctx)?;
+    let target = ctx.wanted()?;
     let by = ctx.world.env.who();
     request(&*target.store, &target.name, |record| {
         let rollout = record.rollout.as_mut().filter(|r| r.is_open()).ok_or(NONE)?;
@@ -228,7 +203,7 @@ fn pause(ctx: &Context<'_>) -> Result<Exit> {
 }
 
 fn resume(ctx: &Context<'_>) -> Result<Exit> {
-    let target = wanted(ctx)?;
+    let target = ctx.wanted()?;
     let now = ctx.world.clock.now();
     request(&*target.store, &target.name, |record| {
         let rollout = record.rollout.as_mut().filter(|r| r.is_open()).ok_or(NONE)?;
@@ -256,7 +231,7 @@ fn give_up(record: &mut Record, by: &str) -> bool {
 }
 
 fn cancel(ctx: &Context<'_>) -> Result<Exit> {
-    let target = wanted(ctx)?;
+    let target = ctx.wanted()?;
     let by = ctx.world.env.who();
     request(&*target.store, &target.name, |record| {
         if give_up(record, &by) {
@@ -274,7 +249,7 @@ fn cancel(ctx: &Context<'_>) -> Result<Exit> {
 
 /// Back to where the last rollout came from, during it and after it.
 fn rollback(ctx: &Context<'_>) -> Result<Exit> {
-    let target = wanted(ctx)?;
+    let target = ctx.wanted()?;
     let by = ctx.world.env.who();
     let record = request(&*target.store, &target.name, |record| {
         let from = record
