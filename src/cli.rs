@@ -166,14 +166,7 @@ pub enum Command {
     /// List all sets that the store knows
     List,
     /// Delete the set: every instance, volume, seed and image of it
-    Delete {
-        /// Leave the images on the hosts
-        #[arg(long)]
-        keep_images: bool,
-        /// Forget the set even if hosts that may still have instances can't be seen
-        #[arg(long)]
-        abandon_unseen: bool,
-    },
+    Delete(DeleteArgs),
     /// Look at hosts
     #[command(subcommand)]
     Host(HostCommand),
@@ -225,6 +218,20 @@ pub struct PlanArgs {
     /// Exit with 10 if there is anything to do
     #[arg(long)]
     pub detailed_exitcode: bool,
+}
+
+/// `vmss delete`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DeleteArgs {
+    /// Leave the images on the hosts
+    #[arg(long)]
+    pub keep_images: bool,
+    /// Forget the set even if hosts that may still have instances can't be seen
+    #[arg(long)]
+    pub abandon_unseen: bool,
+    /// Delete instances that are protected as well
+    #[arg(long)]
+    pub include_protected: bool,
 }
 
 /// `vmss apply`.

@@ -1,14 +1,38 @@
 //! `vmss delete`: everything of the set, then its record.
 
+use crate::cli::DeleteArgs;
 use crate::commands::Context;
-use crate::converge::amend;
-use crate::error::{Exit, Result};
+use crate::converge::{amend, glance};
+use crate::error::{Error, Exit, Result};
+use crate::inventory::{Inventory, Protection};
+use crate::names::ranges;
 use crate::plan::report::Verdict;
-use crate::record::Life;
+use crate::record::{Known, Life, Record};
 use crate::ui::words::count;
 
+/// "instances 3-4 are protected", if any is: those that are seen, and those that were when they last were.
+pub fn protected(record: &Record, inventory: &Inventory) -> Option<String> {
+    let mut record = record.clone();
+    record.absorb(inventory);
+    let is_protected = |k: &Known| k.confirmed && k.protection != Protection::None;
+    let ids: Vec<u64> = (record.known.iter())
+        .filter(|(_, known)| is_protected(known))
+        .map(|(id, _)| id.0)
+        .collect();
+    match ids.as_slice() {
+        [] => None,
+        [id] => Some(format!("instance {id} is protected")),
+        ids => Some(format!("instances {} are protected", ranges(ids.iter().copied()))),
+    }
+}
+
 /// Deletes the set.
-pub fn run(ctx: &Context<'_>, keep_images: bool, abandon_unseen: bool) -> Result<Exit> {
+pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
+    let DeleteArgs {
+        keep_images,
+        abandon_unseen,
+        include_protected,
+    } = *args;
     let (name, store, _) = ctx.meant()?;
     let Some((record, _)) = store.get(&name)? else {
         // Deleting what is gone is fine: a CI job's clean-up must not fail because it runs twice.
@@ -18,6 +42,15 @@ pub fn run(ctx: &Context<'_>, keep_images: bool, abandon_unseen: bool) -> Result
         ));
         return Ok(Exit::Converged);
     };
+    // What has begun to be deleted is half gone: there is nothing left to protect.
+    if record.life == Life::Wanted && !include_protected {
+        let inventory = glance(ctx.world, &record.applied, &record);
+        if let Some(protected) = protected(&record, &inventory) {
+            let text = format!("{name} can't be deleted: {protected}; nothing was changed");
+            return Err(Error::message(Exit::Blocked, text)
+                .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"));
+        }
+    }
     let known = record.known.values().filter(|k| k.confirmed).count();
     let question = format!(
         "Delete the set {name} with {} and their disks?",

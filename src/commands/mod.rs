@@ -63,10 +63,7 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Instances => instances::run(ctx),
         Command::Instance(command) => instance::run(ctx, command),
         Command::List => list::run(ctx),
-        Command::Delete {
-            keep_images,
-            abandon_unseen,
-        } => delete::run(ctx, *keep_images, *abandon_unseen),
+        Command::Delete(args) => delete::run(ctx, args),
         Command::Host(HostCommand::List) => host::list(ctx),
         Command::Host(HostCommand::Cordon { host }) => cordon::cordon(ctx, host),
         Command::Host(HostCommand::Drain { host, migrate }) => cordon::drain(ctx, host, *migrate),

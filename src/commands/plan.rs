@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::PlanArgs;
-use crate::commands::{Context, apply, create};
+use crate::commands::{Context, apply, create, delete};
 use crate::converge::look;
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
@@ -71,6 +71,11 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     let inventory = look(ctx.world, &set, &record);
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());
+    if let Some(protected) = delete::protected(&record, &inventory).filter(|_| args.delete) {
+        ctx.say(format!(
+            "note: {protected}: vmss delete takes them only with --include-protected"
+        ));
+    }
     let forecast = forecast(Situation {
         set: &set,
         record: &record,
