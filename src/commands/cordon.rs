@@ -82,16 +82,20 @@ pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
         .values()
         .filter(|k| k.confirmed && &k.host == host)
         .count();
+    let (are, their) = if there == 1 {
+        ("is", "its")
+    } else {
+        ("are", "their")
+    };
+    let what = match migrate {
+        true => format!(
+            "{are} moved to other hosts without stopping; what is off is replaced, and deleted with its disks"
+        ),
+        false => format!("{are} replaced on other hosts, and deleted with {their} disks"),
+    };
     let question = format!(
-        "Drain host {host} of {name}? {} there {} replaced on other hosts, and deleted with {} disks.{}",
-        count(there, "instance"),
-        if there == 1 { "is" } else { "are" },
-        if there == 1 { "its" } else { "their" },
-        if migrate {
-            " Those that run are moved instead."
-        } else {
-            ""
-        }
+        "Drain host {host} of {name}? {} there {what}.",
+        count(there, "instance")
     );
     if there > 0 && !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
