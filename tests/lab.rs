@@ -849,11 +849,9 @@ fn a_rollout_killed_on_real_hosts_is_finished_by_the_next_run() {
     let lab = healthy_set(3, "", "5m", "max_batch = 2\nmax_unavailable = 2");
     let (mut old, mut new) = (1, 2);
     for mark in [
-        "\"event\":\"rollout\"",
         "\"stage\":\"destroy\"",
         "\"stage\":\"disks\"",
         "\"stage\":\"start\"",
-        "\"event\":\"finished\"",
         "\"event\":\"waiting\"",
     ] {
         lab.edit(&format!("guest-v{old}"), &format!("guest-v{new}"));

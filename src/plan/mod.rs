@@ -16,6 +16,7 @@ pub mod report;
 mod scale_in;
 mod sweep;
 mod upgrade;
+mod wait;
 
 #[cfg(test)]
 mod repair_tests;

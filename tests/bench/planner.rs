@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 use vmss::inventory::{HostSeen, HostView, Inventory, View};
 use vmss::model::{Clone, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization};
-use vmss::names::{InstanceId, Label, StoreId};
+use vmss::names::{Label, StoreId};
 use vmss::plan::forecast::obey;
 use vmss::plan::{Experience, Situation, plan};
-use vmss::record::{Life, Record, Revision};
+use vmss::record::Record;
 use vmss::scaleset::{
     FaultDomain, Health, Host, ImageSource, Instance, Limits, Placement, Repair, ScaleIn, ScaleInPolicy,
     ScaleSet, Spread, State, Upgrade,
@@ -125,34 +125,14 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
             })
             .collect(),
     };
-    let record = Record {
-        store: StoreId(Uuid::from_u128(7)),
-        former: vec![],
-        capacity: instances,
-        life: Life::Wanted,
-        keep_images: false,
-        current: None,
-        rollout: None,
-        cordons: std::collections::BTreeMap::new(),
-        former_images: BTreeSet::new(),
-        moves: std::collections::BTreeMap::new(),
-        vitals: BTreeMap::new(),
-        condemned: std::collections::BTreeSet::new(),
-        repair: vmss::repairs::Repairs::default(),
-        unseen: BTreeMap::new(),
-        written_off: BTreeMap::new(),
-        next_id: InstanceId(1),
-        models: vec![Revision {
-            number: 1,
-            hash: model.hash(),
-            created_at: Timestamp::UNIX_EPOCH,
-            model,
-        }],
-        applied: set.clone(),
-        definition: PathBuf::from("/d"),
-        created_at: Timestamp::UNIX_EPOCH,
-        known: BTreeMap::new(),
-    };
+    let store = StoreId(Uuid::from_u128(7));
+    let record = Record::new(
+        store,
+        set.clone(),
+        model,
+        PathBuf::from("/d"),
+        Timestamp::UNIX_EPOCH,
+    );
     (set, record, inventory)
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 use vmss::model::{Clone, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization};
-use vmss::names::{InstanceId, Label, StoreId};
-use vmss::record::{Life, Record, Revision};
+use vmss::names::{Label, StoreId};
+use vmss::record::Record;
 use vmss::scaleset::{
     FaultDomain, Host, ImageSource, Instance, Limits, Placement, ScaleIn, ScaleInPolicy, ScaleSet, Spread,
     State,
@@ -381,32 +381,9 @@ pub fn record(set: &str, capacity: u32) -> Record {
         repair: vmss::scaleset::Repair::default(),
         state: State { path: None },
     };
+    let (store, file) = (StoreId(Uuid::from_u128(1)), PathBuf::from("/scaleset.toml"));
     Record {
-        store: StoreId(Uuid::from_u128(1)),
         former: vec![StoreId(Uuid::from_u128(2))],
-        capacity,
-        life: Life::Wanted,
-        keep_images: false,
-        current: None,
-        rollout: None,
-        cordons: std::collections::BTreeMap::new(),
-        former_images: std::collections::BTreeSet::new(),
-        moves: std::collections::BTreeMap::new(),
-        vitals: std::collections::BTreeMap::new(),
-        condemned: std::collections::BTreeSet::new(),
-        next_id: InstanceId(1),
-        models: vec![Revision {
-            number: 1,
-            hash: model.hash(),
-            created_at: at(0),
-            model,
-        }],
-        applied,
-        definition: PathBuf::from("/scaleset.toml"),
-        created_at: at(0),
-        known: [].into(),
-        repair: vmss::repairs::Repairs::default(),
-        unseen: [].into(),
-        written_off: [].into(),
+        ..Record::new(store, applied, model, file, at(0))
     }
 }

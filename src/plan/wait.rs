@@ -1,0 +1,561 @@
+//! What a plan waits on, each kind with its sentence: silence would be a bug.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::names::{InstanceId, Label, StoreId};
+use crate::plan::report::Ailing;
+
+/// Something that is not done, and why.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "waits_on", rename_all = "kebab-case")]
+pub enum Wait {
+    /// A host could not be seen; instances known to be on it are left alone and still counted.
+    HostUnseen {
+        /// Which.
+        host: Label,
+        /// Why.
+        reason: String,
+        /// Instances last seen there.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances of this set are managed from another store.
+    OtherStore {
+        /// Which.
+        stores: Vec<StoreId>,
+    },
+    /// No host has room for more.
+    NoRoom {
+        /// Instances that could not be placed.
+        missing: usize,
+        /// Each host with what it lacks.
+        hosts: Vec<(Label, String)>,
+    },
+    /// Strict spread forbids to place them.
+    StrictSpread {
+        /// Instances that would have to be placed.
+        missing: usize,
+        /// The fault domain that can take no more.
+        domain: Label,
+        /// Why it can't.
+        reason: String,
+        /// Largest skew allowed.
+        max_skew: u32,
+    },
+    /// A range of addresses is used up.
+    NoAddress {
+        /// Instances without one.
+        missing: usize,
+        /// Index of the network card.
+        nic: usize,
+    },
+    /// A host on which something failed in this run is not used for more.
+    HostShunned {
+        /// Which.
+        host: Label,
+        /// What failed.
+        error: String,
+    },
+    /// Something was tried in this run and failed.
+    Failed {
+        /// Where.
+        host: Label,
+        /// On what.
+        subject: String,
+        /// What was tried.
+        verb: &'static str,
+        /// What was said.
+        error: String,
+    },
+    /// More instances are protected from scale-in than capacity leaves room for: none is taken.
+    Protected {
+        /// How many are too many.
+        surplus: usize,
+        /// The protected ones.
+        instances: Vec<InstanceId>,
+    },
+    /// The rollout waits for `upgrade resume`.
+    RolloutPaused {
+        /// Who paused it.
+        by: String,
+    },
+    /// The rollout has failed and waits for a decision.
+    RolloutStopped {
+        /// Why.
+        reason: String,
+    },
+    /// Instances of the batch under way are not healthy yet.
+    BatchHealth {
+        /// The batch.
+        batch: u32,
+        /// Those that are waited for.
+        instances: Vec<Ailing>,
+    },
+    /// Instances of the batch under way are on hosts that can't be seen.
+    BatchUnseen {
+        /// The batch.
+        batch: u32,
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Outdated instances are on hosts that can't be seen: the rollout goes on when they are back.
+    RolloutUnseen {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// One more may only be taken away when more are healthy.
+    HealthBudget {
+        /// How many are.
+        healthy: usize,
+        /// How many must be.
+        needed: usize,
+    },
+    /// Before the next batch it must be known how these are.
+    Settling {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// `upgrade.pause` between two batches.
+    PauseBetweenBatches {
+        /// When it is over.
+        until: Timestamp,
+    },
+    /// The rollout holds at a checkpoint.
+    Checkpoint {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// What is upgraded is watched for a while.
+    Bake {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Outdated instances that are protected from everything, or stopped.
+    Unwilling {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Until when they are waited for; `None`: they are left as they are.
+        until: Option<Timestamp>,
+    },
+    /// Instances on a host that is being drained are protected from everything, or stopped: they stay.
+    Undrainable {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// A host is drained when the rollout has ended.
+    DrainAfterRollout,
+    /// A move was cut short, and one of its hosts can't be seen: which of them has the instance can't be told.
+    Moving {
+        /// Which.
+        instance: InstanceId,
+        /// The host it leaves.
+        from: Label,
+        /// The host it goes to.
+        to: Label,
+    },
+    /// An instance that is off was started before and did not stay on: it is started again, ever more slowly.
+    StartBackoff {
+        /// Which.
+        instance: InstanceId,
+        /// Where.
+        host: Label,
+        /// Whether it is off because it crashed.
+        crashed: bool,
+        /// How often it was started.
+        tries: u32,
+        /// When it is started again.
+        until: Timestamp,
+    },
+    /// So many instances are broken that repairing them would not help.
+    Outage {
+        /// Instances of the set.
+        total: usize,
+        /// `repair.max_unhealthy`.
+        limit: String,
+        /// Those that are not healthy.
+        instances: Vec<Ailing>,
+    },
+    /// Repair has suspended itself.
+    RepairSuspended {
+        /// Why.
+        reason: String,
+        /// Instances that would be repaired.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances that may still mend by themselves.
+    RepairGrace {
+        /// When they are repaired.
+        until: Timestamp,
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances were repaired and are not healthy yet.
+    RepairHealth {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances that have just answered well.
+    RepairUnsure {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Broken instances whose turn has not come.
+    RepairBudget {
+        /// How many are repaired at once.
+        most: usize,
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// A broken instance that was repaired before, to no avail.
+    RepairBackoff {
+        /// Which.
+        instance: Ailing,
+        /// How often.
+        tries: u32,
+        /// When it is repaired again.
+        until: Timestamp,
+    },
+    /// Broken instances that are protected from everything.
+    RepairProtected {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// A host is out of sight, but not for long enough to be given up.
+    HostLost {
+        /// Which.
+        host: Label,
+        /// When it is given up.
+        until: Timestamp,
+        /// Instances that are given up with it.
+        instances: Vec<InstanceId>,
+    },
+    /// A host was given up, and has not come back.
+    HostGivenUp {
+        /// Which.
+        host: Label,
+        /// When.
+        at: Timestamp,
+        /// Instances that were given up with it.
+        instances: Vec<InstanceId>,
+    },
+    /// A host is out of sight for long, and its guests still answer.
+    HostServes {
+        /// Which.
+        host: Label,
+        /// Since when it is out of sight.
+        since: Timestamp,
+        /// Those that answer.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances of a host that is given up are protected from everything.
+    HostProtected {
+        /// Which host.
+        host: Label,
+        /// Which instances.
+        instances: Vec<InstanceId>,
+    },
+    /// An instance is paused.
+    Paused {
+        /// Which.
+        instance: InstanceId,
+        /// Where.
+        host: Label,
+    },
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = items
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if items.len() > SHOWN {
+        text += &format!(" and {} more", items.len() - SHOWN);
+    }
+    text
+}
+
+fn clock(at: Timestamp) -> impl fmt::Display {
+    at.strftime("%H:%M:%SZ")
+}
+
+fn times(n: u32, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+const fn instances_noun(instances: &[InstanceId]) -> &'static str {
+    if instances.len() == 1 {
+        "instance"
+    } else {
+        "instances"
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostUnseen {
+                host,
+                reason,
+                instances,
+            } => {
+                write!(f, "host {host} was not seen: {reason}")?;
+                match instances.len() {
+                    0 => Ok(()),
+                    1 => write!(
+                        f,
+                        "; instance {} there is left alone and still counted",
+                        list(instances)
+                    ),
+                    _ => write!(
+                        f,
+                        "; instances {} there are left alone and still counted",
+                        list(instances)
+                    ),
+                }
+            }
+            Self::OtherStore { stores } => write!(
+                f,
+                "instances of this set are managed from another store ({}): nothing is done from here",
+                list(stores)
+            ),
+            Self::NoRoom { missing, hosts } => {
+                let hosts: Vec<String> = hosts.iter().map(|(h, why)| format!("{h}: {why}")).collect();
+                write!(f, "no room for {missing} more ({})", list(&hosts))
+            }
+            Self::StrictSpread {
+                missing,
+                domain,
+                reason,
+                max_skew,
+            } => write!(
+                f,
+                "strict spread refuses {missing} more: fault domain {domain} can take none ({reason}) and the \
+                 others may not be more than {max_skew} ahead of it"
+            ),
+            Self::NoAddress { missing, nic } => {
+                write!(f, "no address left for {missing} more on network card {nic}")
+            }
+            Self::HostShunned { host, error } => {
+                write!(
+                    f,
+                    "host {host} gets no more in this run, since it failed: {error}"
+                )
+            }
+            Self::Failed {
+                host,
+                subject,
+                verb,
+                error,
+            } => {
+                write!(
+                    f,
+                    "{verb} {subject} on {host} failed and is not tried again in this run: {error}"
+                )
+            }
+            Self::Protected { surplus, instances } => {
+                let (noun, are) = match instances.len() {
+                    1 => ("instance", "is"),
+                    _ => ("instances", "are"),
+                };
+                write!(
+                    f,
+                    "{surplus} too many, but {noun} {} {are} protected from scale-in: none is taken",
+                    list(instances)
+                )
+            }
+            Self::RolloutPaused { by } => write!(f, "the rollout is paused by {by}"),
+            Self::RolloutStopped { reason } => write!(f, "the rollout has stopped: {reason}"),
+            Self::BatchHealth { batch, instances } => {
+                write!(
+                    f,
+                    "rollout batch {batch} waits until it is healthy: {}",
+                    list(instances)
+                )
+            }
+            Self::BatchUnseen { batch, instances } => write!(
+                f,
+                "rollout batch {batch} waits for instances {} on hosts that can't be seen",
+                list(instances)
+            ),
+            Self::RolloutUnseen { instances } => write!(
+                f,
+                "the rollout waits for instances {} on hosts that can't be seen",
+                list(instances)
+            ),
+            Self::HealthBudget { healthy, needed } => write!(
+                f,
+                "the health budget: {healthy} are healthy, and another may be taken away when {needed} are"
+            ),
+            Self::Settling { instances } => {
+                write!(
+                    f,
+                    "the next batch waits until it is known how these are: {}",
+                    list(instances)
+                )
+            }
+            Self::PauseBetweenBatches { until } => {
+                write!(
+                    f,
+                    "the pause between batches ends at {}",
+                    until.strftime("%H:%M:%SZ")
+                )
+            }
+            Self::Checkpoint { until } => write!(
+                f,
+                "the rollout holds at a checkpoint until {}; vmss upgrade pause, cancel or rollback if it should not go on",
+                until.strftime("%Y-%m-%d %H:%M:%SZ")
+            ),
+            Self::Bake { until } => write!(
+                f,
+                "what is upgraded is watched until {}",
+                until.strftime("%Y-%m-%d %H:%M:%SZ")
+            ),
+            Self::Unwilling { instances, until } => {
+                write!(
+                    f,
+                    "{} of an older revision, protected or stopped: ",
+                    match instances.as_slice() {
+                        [one] => format!("instance {one} is"),
+                        several => format!("instances {} are", list(several)),
+                    }
+                )?;
+                match until {
+                    Some(until) => write!(f, "waited for until {}", until.strftime("%H:%M:%SZ")),
+                    None => write!(f, "left alone"),
+                }
+            }
+            Self::Undrainable { instances } => write!(
+                f,
+                "instances {} are on a host that is being drained and are protected or stopped: they stay",
+                list(instances)
+            ),
+            Self::Moving { instance, from, to } => write!(
+                f,
+                "instance {instance} was being moved from {from} to {to}, and one of them can't be seen: nothing is done \
+                 to it until both are"
+            ),
+            Self::DrainAfterRollout => write!(f, "the host is drained when the rollout has ended"),
+            Self::StartBackoff {
+                instance,
+                host,
+                crashed,
+                tries,
+                until,
+            } => write!(
+                f,
+                "instance {instance} on {host} {} again after {}: not started again before {}, or by vmss repair --resume",
+                if *crashed { "has crashed" } else { "is off" },
+                times(*tries, "start"),
+                clock(*until)
+            ),
+            Self::Outage {
+                total,
+                limit,
+                instances,
+            } => write!(
+                f,
+                "{} of {total} instances {} not healthy, more than repair.max_unhealthy = {limit} allows: this looks \
+                 like an outage rather than broken instances, and none is repaired until it is over ({})",
+                instances.len(),
+                if instances.len() == 1 { "is" } else { "are" },
+                list(instances)
+            ),
+            Self::RepairSuspended { reason, instances } => {
+                write!(f, "repair is suspended: {reason}; vmss repair --resume goes on")?;
+                if instances.is_empty() {
+                    return Ok(());
+                }
+                write!(f, " (it would repair: {})", list(instances))
+            }
+            Self::RepairGrace { until, instances } => write!(
+                f,
+                "{}: not repaired before {} (repair.grace_period)",
+                list(instances),
+                clock(*until)
+            ),
+            Self::RepairHealth { instances } => {
+                write!(
+                    f,
+                    "repaired, and not known to be healthy yet: {}",
+                    list(instances)
+                )
+            }
+            Self::RepairUnsure { instances } => {
+                write!(
+                    f,
+                    "not repaired now, since the last answer was good: {}",
+                    list(instances)
+                )
+            }
+            Self::RepairBudget { most, instances } => write!(
+                f,
+                "repair takes {most} at a time (repair.max_concurrent); waiting for {} turn: {}",
+                if instances.len() == 1 { "its" } else { "their" },
+                list(instances)
+            ),
+            Self::RepairBackoff {
+                instance,
+                tries,
+                until,
+            } => write!(
+                f,
+                "{instance} after {}: not repaired again before {}, or by vmss repair --resume",
+                times(*tries, "repair"),
+                clock(*until)
+            ),
+            Self::RepairProtected { instances } => {
+                write!(f, "protected, and so not repaired: {}", list(instances))
+            }
+            Self::HostLost {
+                host,
+                until,
+                instances,
+            } => write!(
+                f,
+                "host {host} is not given up before {} (repair.host_lost_after): then others take the place of {} {} \
+                 there, unless they still answer",
+                clock(*until),
+                instances_noun(instances),
+                list(instances)
+            ),
+            Self::HostGivenUp { host, at, instances } => write!(
+                f,
+                "host {host} was given up at {} with {} {}, which {} deleted when it is back; mend it, or take it out of \
+                 the definition",
+                clock(*at),
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "is" } else { "are" }
+            ),
+            Self::HostServes {
+                host,
+                since,
+                instances,
+            } => write!(
+                f,
+                "host {host} has been out of sight since {}, but {} {} there still {}: left alone",
+                clock(*since),
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "answers" } else { "answer" }
+            ),
+            Self::HostProtected { host, instances } => write!(
+                f,
+                "host {host} is out of sight for long, but {} {} there {} protected: not replaced",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "is" } else { "are" }
+            ),
+            Self::Paused { instance, host } => write!(
+                f,
+                "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \
+                 is left as it is"
+            ),
+        }
+    }
+}
