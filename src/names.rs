@@ -164,6 +164,16 @@ pub fn parse_volume_name(store: StoreId, set: &Label, name: &str) -> Option<Inst
     (tag == &uuid[..8] && part.contains('.')).then_some(id)
 }
 
+/// The first `shown` items, then how many more there are: "a, b and 3 more".
+pub fn list(items: &[impl fmt::Display], shown: usize) -> String {
+    let few: Vec<String> = items.iter().take(shown).map(ToString::to_string).collect();
+    let mut text = few.join(", ");
+    if items.len() > shown {
+        text += &format!(" and {} more", items.len() - shown);
+    }
+    text
+}
+
 /// Ids as ranges: 1, 2, 3, 7 become "1-3, 7".
 pub fn ranges(ids: impl IntoIterator<Item = u64>) -> String {
     let mut ids: Vec<u64> = ids.into_iter().collect();

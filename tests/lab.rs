@@ -252,6 +252,30 @@ fn logs_are_shown_with_their_older_parts(lab: &Lab, name: &str) {
     assert!(shown.ends_with("newest\n"), "{shown}");
     let shown = lab.expect(0, &format!("instance log {id} -n 1")).stdout;
     assert_eq!(shown, "newest\n");
+    followed_beyond_its_deletion(lab, id, &host, name);
+}
+
+/// Somebody deletes the log that is followed; the next start begins another, and whoever follows sees it and can leave.
+fn followed_beyond_its_deletion(lab: &Lab, id: u64, host: &str, name: &str) {
+    use std::io::BufRead as _;
+    let mut child = lab
+        .command(&format!("instance log {id} -n 1 --follow"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = std::io::BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    assert_eq!(shown.next().as_deref(), Some("newest"));
+    let gone = format!("rm /var/log/libvirt/qemu/{name}.console.log*");
+    self::lab(&["exec", host, "sh", "-ec", &gone]);
+    lab.expect(0, &format!("instance restart {id} --yes"));
+    let ready = format!("vmss-guest ready {name}");
+    assert!(shown.any(|line| line.contains(&ready)), "the new log is followed");
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: a signal to a process of our own that we have not waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

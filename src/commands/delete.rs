@@ -19,11 +19,17 @@ pub fn protected(record: &Record, inventory: &Inventory) -> Option<String> {
         .filter(|(_, known)| is_protected(known))
         .map(|(id, _)| id.0)
         .collect();
-    match ids.as_slice() {
-        [] => None,
-        [id] => Some(format!("instance {id} is protected")),
-        ids => Some(format!("instances {} are protected", ranges(ids.iter().copied()))),
-    }
+    (!ids.is_empty()).then(|| are_protected(&ids))
+}
+
+/// "instances 3-4 are protected".
+pub fn are_protected(ids: &[u64]) -> String {
+    let (noun, are) = if ids.len() == 1 {
+        ("instance", "is")
+    } else {
+        ("instances", "are")
+    };
+    format!("{noun} {} {are} protected", ranges(ids.iter().copied()))
 }
 
 /// Deletes the set.

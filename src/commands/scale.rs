@@ -2,6 +2,7 @@
 
 use crate::cli::Change;
 use crate::commands::Context;
+use crate::commands::delete::are_protected;
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::lease::lease_key;
@@ -26,17 +27,15 @@ fn kept_by_protection(ctx: &Context<'_>, record: &Record) -> Vec<InstanceId> {
 }
 
 fn too_few(name: &Label, wanted: u32, protected: &[InstanceId]) -> Error {
-    let ids = ranges(protected.iter().map(|id| id.0));
-    let (noun, are) = match protected.len() {
-        1 => ("instance", "is"),
-        _ => ("instances", "are"),
-    };
-    let text =
-        format!("{name} can't be scaled to {wanted}: {noun} {ids} {are} protected; nothing was changed");
+    let ids: Vec<u64> = protected.iter().map(|id| id.0).collect();
+    let text = format!(
+        "{name} can't be scaled to {wanted}: {}; nothing was changed",
+        are_protected(&ids)
+    );
     Error::message(Exit::Blocked, text).hint(format!(
         "scale to {} or more, or take a protection back: vmss instance unprotect {}",
         protected.len(),
-        ids.replace(", ", ",")
+        ranges(ids).replace(", ", ",")
     ))
 }
 

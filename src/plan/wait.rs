@@ -266,17 +266,7 @@ pub enum Wait {
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    const SHOWN: usize = 8;
-    let mut text = items
-        .iter()
-        .take(SHOWN)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if items.len() > SHOWN {
-        text += &format!(" and {} more", items.len() - SHOWN);
-    }
-    text
+    crate::names::list(items, 8)
 }
 
 fn clock(at: Timestamp) -> impl fmt::Display {

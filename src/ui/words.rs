@@ -1,11 +1,10 @@
 //! Small pieces of language: counts, lists, times.
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use crate::names::ranges;
+pub use crate::names::{list, ranges};
 
 /// "1 host", "3 hosts". Plurals are regular here but for words that say otherwise themselves.
 pub fn count(n: usize, what: &str) -> String {
@@ -14,20 +13,6 @@ pub fn count(n: usize, what: &str) -> String {
     } else {
         format!("{n} {what}s")
     }
-}
-
-/// The first `shown` items, then how many more there are.
-pub fn list(items: &[impl Display], shown: usize) -> String {
-    let mut text = items
-        .iter()
-        .take(shown)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if items.len() > shown {
-        text += &format!(" and {} more", items.len() - shown);
-    }
-    text
 }
 
 /// A duration in one or two units: "0.4s", "2m10s", "3h05m", "4d02h".

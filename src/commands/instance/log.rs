@@ -67,7 +67,6 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, lines: Option<usize>, follo
     };
     let mut documents = Vec::new();
     let mut first_error = None;
-    let mut failed = 0;
     let mut end = 0;
     let mut paper = Paper::new(ctx);
     ask_each(ctx, &jobs, patience, ask, |job, outcome| {
@@ -79,10 +78,7 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, lines: Option<usize>, follo
         }
         match outcome {
             Ok(log) => end = log.end,
-            Err(e) => {
-                failed += 1;
-                first_error = first_error.take().or(Some(e));
-            }
+            Err(e) => first_error = first_error.take().or(Some(e)),
         }
     });
     if ctx.is_json() {

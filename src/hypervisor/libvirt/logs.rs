@@ -56,13 +56,6 @@ impl Logs {
         loop {
             tries -= 1;
             let outcome = self.open_once(session, doing, folder, &mut work);
-            // Another process was the last to look, for all it knew.
-            let is_closed = |e: &HypervisorError| {
-                e.kind == FaultKind::Missing
-                    && ["pool not found", "is not active"]
-                        .iter()
-                        .any(|t| e.message.contains(t))
-            };
             match outcome {
                 Err(error) if is_closed(&error) && tries > 0 => {}
                 outcome => return outcome,
@@ -91,6 +84,12 @@ impl Logs {
         }
         outcome
     }
+}
+
+/// Whether the folder is no pool any more: another process was the last to look, for all it knew.
+fn is_closed(error: &HypervisorError) -> bool {
+    let says = |text| error.message.contains(text);
+    error.kind == FaultKind::Missing && (says("pool not found") || says("is not active"))
 }
 
 /// The folder as a pool: ours, if it is there, or one that is made, or an operator's own.
@@ -208,20 +207,36 @@ pub fn follow(
             watch(session, pool, &file, &mut at, show, &doing)
         });
         match watched {
+            Ok(Seen::Enough) => return Ok(()),
             // In the middle of what is to be shown.
             Err(error) if error.kind == FaultKind::Cancelled => return Ok(()),
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
+            // Somebody has deleted it; the next start begins another.
+            Ok(Seen::Gone) => at = 0,
+            Err(error) if is_closed(&error) => {}
             Err(error) => return Err(error),
         }
-        // Its log is gone, which it is not without the instance; or the pool was opened anew by somebody else.
-        if domains::find(session, instance)?.is_none() {
+        if domains::find(session, instance)?.is_none() || rest(session) {
             return Ok(());
         }
     }
 }
 
-/// Shows what is added until the pulse is cancelled (then false) or the log can't be found any more.
+/// How watching a log ended.
+enum Seen {
+    /// Nobody wants to see more.
+    Enough,
+    /// There is no log any more.
+    Gone,
+}
+
+/// Waits until a log is worth another look. Whether nobody wants one.
+fn rest(session: &Session<'_>) -> bool {
+    thread::sleep(LOOK);
+    session.pulse().beat();
+    session.pulse().is_cancelled()
+}
+
+/// Shows what is added until the pulse is cancelled or the log can't be found any more.
 fn watch(
     session: &Session<'_>,
     pool: &Pool<'_, '_>,
@@ -229,16 +244,16 @@ fn watch(
     at: &mut u64,
     show: &mut dyn FnMut(&[u8]),
     doing: &str,
-) -> Result<bool, HypervisorError> {
+) -> Result<Seen, HypervisorError> {
     let Some(volume) = parts_by_now(pool, file)?.into_iter().next() else {
-        return Ok(true);
+        return Ok(Seen::Gone);
     };
     let mut pass_on = |volume: &StorageVol, from: u64| {
         transfer::download(session, volume, from, doing, |bytes, _| show(bytes))
     };
     loop {
         let length = match length(session, &volume, doing) {
-            Err(error) if error.kind == FaultKind::Missing => return Ok(true),
+            Err(error) if error.kind == FaultKind::Missing && !is_closed(&error) => return Ok(Seen::Gone),
             other => other?,
         };
         if length < *at {
@@ -252,10 +267,8 @@ fn watch(
         if length > *at {
             *at += pass_on(&volume, *at)?;
         }
-        thread::sleep(LOOK);
-        session.pulse().beat();
-        if session.pulse().is_cancelled() {
-            return Ok(false);
+        if rest(session) {
+            return Ok(Seen::Enough);
         }
     }
 }

@@ -424,17 +424,12 @@ impl<'a> Stage<'_, 'a> {
         if ailing.is_empty() {
             return String::new();
         }
-        let few: Vec<String> = ailing.iter().take(4).map(ToString::to_string).collect();
-        let more = match ailing.len().saturating_sub(4) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
         let probe = &self.s.set.health.probe;
         let probe = match *probe != Probe::None && ailing.iter().any(|a| !a.said.is_empty()) {
             true => format!("; the probe is {probe}"),
             false => String::new(),
         };
-        format!(": {}{more}{probe}", few.join(", "))
+        format!(": {}{probe}", crate::names::list(ailing, 4))
     }
 
     fn number(&self) -> u32 {
