@@ -163,6 +163,9 @@ pub enum Command {
     /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh
     #[command(subcommand)]
     Instance(InstanceCommand),
+    /// Look at the load balancer, and tend it
+    #[command(subcommand)]
+    Lb(LbCommand),
     /// List all sets that the store knows
     List,
     /// Delete the set: every instance, volume, seed and image of it
@@ -475,6 +478,17 @@ fn amount(text: &str) -> Result<Amount, String> {
         Amount::Percent(0 | 101..) | Amount::Count(0) => Err(bad()),
         amount => Ok(amount),
     }
+}
+
+/// `vmss lb`.
+#[derive(Subcommand, Debug)]
+pub enum LbCommand {
+    /// Show each instance in the load balancer: state, connections, requests, errors, last check
+    Show,
+    /// Make load balancers and discovery files agree with what the instances are
+    Sync,
+    /// Print the configuration that HAProxy needs for the set, with the servers it has now
+    Config,
 }
 
 /// `vmss host`.

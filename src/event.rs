@@ -98,6 +98,11 @@ pub enum Event {
         /// What happened to it: "batch 2: instances 3, 4 in rack-b".
         text: String,
     },
+    /// Who takes clients was changed.
+    Clients {
+        /// What happened: "load balancer: sends clients to web-1, web-2".
+        text: String,
+    },
     /// Something is waited for that comes by itself.
     Waiting {
         /// What: a clause of the report.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::membership::BalancerView;
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId};
 use crate::units::Bytes;
@@ -22,6 +23,9 @@ pub struct Inventory {
     /// Addresses at which instances answered well that had to be found out, since vmss did not give them any.
     #[serde(default)]
     pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
+    /// The set's load balancers.
+    #[serde(default)]
+    pub balancers: Vec<BalancerView>,
 }
 
 /// What an instance said to its probe.

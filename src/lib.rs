@@ -1,9 +1,11 @@
 //! `vmss`: scale sets for plain libvirt/KVM hosts. ARCHITECTURE.md is the way in.
 
+pub mod balancer;
 pub mod cli;
 pub mod commands;
 pub mod converge;
 pub mod definition;
+pub mod discovery;
 pub mod download;
 pub mod error;
 pub mod event;
@@ -15,6 +17,8 @@ pub mod image_file;
 pub mod images;
 pub mod inventory;
 pub mod lease;
+pub mod load_balancer;
+pub mod membership;
 pub mod model;
 pub mod names;
 pub mod observe;
@@ -25,6 +29,7 @@ pub mod repairs;
 pub mod resolve;
 pub mod rollout;
 pub mod scaleset;
+pub mod serve;
 pub mod store;
 pub mod terminal;
 pub mod ui;

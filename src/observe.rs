@@ -84,6 +84,7 @@ pub fn observe(
         hosts: views.collect(),
         answers: BTreeMap::new(),
         reached: BTreeMap::new(),
+        balancers: Vec::new(),
     }
 }
 

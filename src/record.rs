@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
+use crate::load_balancer::Dropped;
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::action::{Action, InstanceSpec, Step};
@@ -60,6 +61,13 @@ pub struct Record {
     /// made in their place before they are gone.
     #[serde(default)]
     pub condemned: BTreeSet<InstanceId>,
+    /// Instances that take no more clients because something is about to be done to them, and since when: so that those
+    /// they have are given their time once, whoever goes on with it.
+    #[serde(default)]
+    pub leaving: BTreeMap<InstanceId, Timestamp>,
+    /// Load balancers and discovery files that a definition has dropped, and that still have to be told of it.
+    #[serde(default)]
+    pub dropped: Vec<Dropped>,
     /// Repairs: asked for, under way, tried, suspended.
     #[serde(default)]
     pub repair: Repairs,
@@ -207,6 +215,8 @@ impl Record {
             moves: BTreeMap::new(),
             vitals: BTreeMap::new(),
             condemned: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            dropped: Vec::new(),
             repair: Repairs::default(),
             unseen: BTreeMap::new(),
             written_off: BTreeMap::new(),
@@ -355,6 +365,16 @@ impl Record {
             self.vitals.insert(id, vital);
             changed = true;
         }
+        changed
+    }
+
+    /// Notes which instances take no more clients from `now` on, because something is about to be done to them. Those that
+    /// were noted keep their time; who is not among them any more is forgotten. Returns whether anything changed.
+    pub fn note_leaving(&mut self, leaving: &BTreeSet<InstanceId>, now: Timestamp) -> bool {
+        let since = |id: &InstanceId| self.leaving.get(id).copied().unwrap_or(now);
+        let next: BTreeMap<InstanceId, Timestamp> = leaving.iter().map(|id| (*id, since(id))).collect();
+        let changed = next != self.leaving;
+        self.leaving = next;
         changed
     }
 

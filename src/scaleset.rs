@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load_balancer::{Discovery, LoadBalancer};
 use crate::model::{Clone as CloneMode, Cpu, DataDisk, Firmware, Nic, Virtualization};
 use crate::names::Label;
 use crate::units::Bytes;
@@ -38,6 +39,12 @@ pub struct ScaleSet {
     /// What is done about instances that are unhealthy.
     #[serde(default)]
     pub repair: Repair,
+    /// Through what the set is used.
+    #[serde(default)]
+    pub load_balancer: Option<LoadBalancer>,
+    /// Files that tell others where it serves.
+    #[serde(default)]
+    pub discovery: Vec<Discovery>,
     /// Where the record is kept.
     pub state: State,
 }
@@ -48,6 +55,11 @@ impl ScaleSet {
         self.fault_domains
             .iter()
             .flat_map(|d| d.hosts.iter().map(move |h| (&d.name, h)))
+    }
+
+    /// Whether anybody is told which instances take clients: a load balancer, or others by a file.
+    pub fn is_served(&self) -> bool {
+        self.load_balancer.is_some() || !self.discovery.is_empty()
     }
 
     /// The host of that name.

@@ -61,18 +61,24 @@ pub fn ask(
             Some((set.host(&view.name)?, instances))
         })
         .collect();
+    // Who sends clients needs to know where to, however health is asked.
+    let led_to = |running: &[(&Host, Vec<&Instance>)]| match set.is_served() {
+        true => found_addresses(hosts, known, set, running),
+        false => BTreeMap::new(),
+    };
     match &set.health.probe {
-        Probe::None => Round::default(),
+        Probe::None => Round {
+            reached: led_to(&running),
+            ..Round::default()
+        },
         Probe::Agent => {
+            let reached = led_to(&running);
             let all = running.into_iter().map(|(host, instances)| {
                 let references = instances.into_iter().map(|i| reference(set, i)).collect();
                 (host, references)
             });
             let answers = observe::pings(hosts, &set.limits, all.collect(), set.limits.call_timeout);
-            Round {
-                answers,
-                ..Round::default()
-            }
+            Round { answers, reached }
         }
         Probe::Tcp { .. } | Probe::Http { .. } => {
             over_network(hosts, probes, known, set, &running, &hidden(record, inventory))
@@ -90,22 +96,19 @@ fn reference(set: &ScaleSet, instance: &Instance) -> InstanceRef {
     }
 }
 
-fn over_network(
+/// Addresses that vmss gave an instance.
+fn assigned(instance: &Instance) -> Vec<IpAddr> {
+    let given = instance.meta.addresses.iter().flatten();
+    given.map(|a| IpAddr::V4(*a)).collect()
+}
+
+/// Finds out the addresses of those that have none from vmss and that are not known yet.
+fn find_addresses(
     hosts: &dyn Hosts,
-    probes: &Arc<dyn Probes>,
     known: &KnownAddresses,
     set: &ScaleSet,
     running: &[(&Host, Vec<&Instance>)],
-    hidden: &[Target],
-) -> Round {
-    let assigned = |i: &Instance| -> Vec<IpAddr> {
-        i.meta
-            .addresses
-            .iter()
-            .flatten()
-            .map(|a| IpAddr::V4(*a))
-            .collect()
-    };
+) {
     let is_unknown = |i: &Instance| assigned(i).is_empty() && known.with(|k| !k.contains_key(&i.uuid));
     let lookups: Vec<(&Host, Vec<InstanceRef>)> = (running.iter())
         .map(|(host, instances)| {
@@ -114,14 +117,41 @@ fn over_network(
         })
         .collect();
     let found = observe::addresses(hosts, &set.limits, lookups, PATIENCE);
-    let instances = || running.iter().flat_map(|(_, instances)| instances.iter());
     known.with(|known| {
-        for instance in instances() {
+        for instance in running.iter().flat_map(|(_, instances)| instances.iter()) {
             if let Some(addresses) = found.get(&instance.id).filter(|a| !a.is_empty()) {
                 known.insert(instance.uuid, addresses.clone());
             }
         }
     });
+}
+
+/// Addresses of those that have none from vmss, found out by their hosts.
+fn found_addresses(
+    hosts: &dyn Hosts,
+    known: &KnownAddresses,
+    set: &ScaleSet,
+    running: &[(&Host, Vec<&Instance>)],
+) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+    find_addresses(hosts, known, set, running);
+    let unassigned =
+        (running.iter()).flat_map(|(_, instances)| instances.iter().filter(|i| assigned(i).is_empty()));
+    known.with(|known| {
+        let found = |i: &&Instance| Some((i.id, known.get(&i.uuid)?.clone()));
+        unassigned.filter_map(found).collect()
+    })
+}
+
+fn over_network(
+    hosts: &dyn Hosts,
+    probes: &Arc<dyn Probes>,
+    known: &KnownAddresses,
+    set: &ScaleSet,
+    running: &[(&Host, Vec<&Instance>)],
+    hidden: &[Target],
+) -> Round {
+    find_addresses(hosts, known, set, running);
+    let instances = || running.iter().flat_map(|(_, instances)| instances.iter());
     let mut targets: Vec<Target> = instances()
         .map(|i| {
             let assigned = assigned(i);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::balancer::Balancers;
+use crate::balancer::haproxy::Haproxies;
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
 use crate::probe::{NetworkProbes, Probes};
@@ -28,6 +30,8 @@ pub type BecomeProgram = Box<dyn Fn(&str, &[String]) -> std::io::Error + Send + 
 pub struct World {
     /// The hosts.
     pub hosts: Arc<dyn Hosts>,
+    /// The load balancers.
+    pub balancers: Arc<dyn Balancers>,
     /// Asks instances over the network.
     pub probes: Arc<dyn Probes>,
     /// Addresses of instances that were found out already.
@@ -68,6 +72,7 @@ impl World {
         listen_for_signals(&interrupt);
         Self {
             hosts: Arc::new(LibvirtHosts::default()),
+            balancers: Arc::new(Haproxies),
             probes: Arc::new(NetworkProbes),
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),

@@ -13,9 +13,11 @@ fn ring(module: &str) -> usize {
     let top = module.split("::").next().unwrap();
     match top {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
-        | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" => 0,
+        | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" | "load_balancer"
+        | "membership" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
-        | "terminal" | "store" | "images" | "image_file" | "download" => 1,
+        | "terminal" | "serve" | "balancer" | "discovery" | "store" | "images" | "image_file"
+        | "download" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

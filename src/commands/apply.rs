@@ -7,6 +7,7 @@ use crate::cli::ApplyArgs;
 use crate::commands::{Context, upgrade};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
+use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
 use crate::names::Label;
 use crate::record::Record;
@@ -70,6 +71,11 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
 
 /// Changes the record as applying the definition does.
 pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, now: jiff::Timestamp, who: &str) {
+    let dropped = Dropped::of(
+        (&record.applied.load_balancer, &record.applied.discovery),
+        (&set.load_balancer, &set.discovery),
+    );
+    record.dropped.extend(dropped);
     record.applied = set.clone();
     let before = record.current().number;
     if record.current().hash == model.hash() {
@@ -178,6 +184,8 @@ pub fn changed_keys(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<&'static str> 
     note(applied.health != wanted.health, "health");
     note(applied.upgrade != wanted.upgrade, "upgrade");
     note(applied.repair != wanted.repair, "repair");
+    note(applied.load_balancer != wanted.load_balancer, "load_balancer");
+    note(applied.discovery != wanted.discovery, "discovery");
     note(applied.state != wanted.state, "state");
     keys
 }

@@ -77,6 +77,12 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             });
         }
     }
+    for balancer in crate::serve::balancers(ctx.world, &set) {
+        groups.push(Group {
+            on: crate::serve::called(&*balancer),
+            findings: balancer.check(),
+        });
+    }
     let failures = groups
         .iter()
         .flat_map(|g| &g.findings)

@@ -1,13 +1,15 @@
 //! `vmss delete`: everything of the set, then its record.
 
+use crate::balancer::Trouble;
 use crate::cli::DeleteArgs;
 use crate::commands::Context;
 use crate::converge::{amend, glance};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
-use crate::names::ranges;
+use crate::names::{Label, ranges};
 use crate::plan::report::Verdict;
 use crate::record::{Known, Life, Record};
+use crate::serve;
 use crate::ui::words::count;
 
 /// "instances 3-4 are protected", if any is: those that are seen, and those that were when they last were.
@@ -84,7 +86,10 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         .count();
     let abandoned = abandon_unseen && ending.report.seen == 0 && !ending.interrupted;
     if (gone && unseen == 0) || abandoned {
-        let (_, version) = amend(&*store, &name, |_| false)?;
+        let (record, version) = amend(&*store, &name, |_| false)?;
+        if let Some(exit) = retire(ctx, &name, &record, abandoned) {
+            return Ok(exit);
+        }
         store.remove(&name, version)?;
         if abandoned && unseen > 0 {
             ctx.say(format!(
@@ -107,4 +112,33 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         return Ok(Exit::Unreachable);
     }
     Ok(exit)
+}
+
+/// Leaves nothing of the set in its load balancers and discovery files. The exit code if that did not go, and must.
+fn retire(ctx: &Context<'_>, name: &Label, record: &Record, abandoned: bool) -> Option<Exit> {
+    let mut failed = serve::retire(ctx.world, &record.applied);
+    for dropped in &record.dropped {
+        failed.extend(serve::drop_from(ctx.world, &record.applied, dropped));
+    }
+    for (who, e) in &failed {
+        ctx.world
+            .stderr
+            .line(format!("{} {who}: {e}", ctx.style.warn("note:")));
+    }
+    if failed.is_empty() || abandoned {
+        return None;
+    }
+    let line = format!("{name}: every instance is gone, the load balancer still knows the set");
+    ctx.world
+        .stderr
+        .line(format!("{} {line}", ctx.style.bad("not done:")));
+    ctx.world
+        .stderr
+        .line("hint: run vmss delete again when it can be told, or give --abandon-unseen");
+    let unreachable = failed.iter().all(|(_, e)| e.kind == Trouble::Unreachable);
+    Some(if unreachable {
+        Exit::Unreachable
+    } else {
+        Exit::Failed
+    })
 }

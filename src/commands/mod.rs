@@ -10,6 +10,7 @@ pub mod host;
 pub mod image;
 pub mod instance;
 pub mod instances;
+pub mod lb;
 pub mod list;
 pub mod model;
 pub mod paper;
@@ -25,7 +26,9 @@ pub mod wait;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cli::{Command, Global, HostCommand, ImageCommand, ModelCommand, OutputFormat, StateCommand};
+use crate::cli::{
+    Command, Global, HostCommand, ImageCommand, LbCommand, ModelCommand, OutputFormat, StateCommand,
+};
 use crate::converge::{self, Ending};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
@@ -71,6 +74,9 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Image(ImageCommand::List) => image::list(ctx),
         Command::Image(ImageCommand::Push) => image::push(ctx),
         Command::Image(ImageCommand::Prune) => image::prune(ctx),
+        Command::Lb(LbCommand::Show) => lb::show(ctx),
+        Command::Lb(LbCommand::Sync) => lb::sync(ctx),
+        Command::Lb(LbCommand::Config) => lb::config(ctx),
         Command::Check => check::run(ctx),
         Command::History { limit, all } => history::run(ctx, *limit, *all),
         Command::State(StateCommand::Rebuild { capacity }) => state::rebuild(ctx, *capacity),
@@ -223,7 +229,7 @@ impl Context<'_> {
     ) -> Result<Ending> {
         let number = store.begin(operation)?;
         let (world, set, lease) = (self.world, &operation.set, &held.lease);
-        let ending = converge::converge_after(world, &**store, lease, set, &self.listener, asked);
+        let ending = converge::converge_after(world, &**store, lease, set, &self.listener, asked, true);
         let outcome = match &ending {
             Ok(ending) => crate::ui::outcome::in_history(ending),
             Err(e) => format!("failed: {e}"),

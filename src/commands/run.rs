@@ -158,7 +158,7 @@ fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Optio
         record.absorb(&inventory) | record.heed(&inventory, &rules, began)
     })?;
     let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
-    let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener)?;
+    let ending = converge::tend(ctx.world, &**store, &held.lease, name, &listener)?;
     if !ending.done.is_empty() || !ending.failed.is_empty() {
         let capacity = Some(ending.record.capacity);
         let mut operation = ctx.operation(name, "run", capacity, capacity);

@@ -1,6 +1,6 @@
 //! `vmss show`: how the set stands, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,12 +11,14 @@ use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Inventory, View};
 use crate::lease::lease_key;
+use crate::load_balancer::Frontend;
+use crate::membership::BalancerView;
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::report::{Report, Verdict, Wait};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
-use crate::scaleset::Probe;
+use crate::scaleset::{Probe, ScaleSet};
 use crate::ui::table::Table;
 use crate::ui::words::{ago, count, list, ranges};
 
@@ -198,6 +200,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             upgrade::in_words(&rollout.state)
         ));
     }
+    for line in served(&set, &inventory) {
+        ctx.print(format!("  clients     {line}"));
+    }
     ctx.print(format!("  definition  {}", record.definition.display()));
     ctx.print(format!("  store       {}", document.store));
     if let Some(holder) = &document.acting {
@@ -272,6 +277,42 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     ctx.mention_drift(&target);
     Ok(Exit::Converged)
+}
+
+/// Where clients connect, and how many instances take them: one line for each frontend.
+fn served(set: &ScaleSet, inventory: &Inventory) -> Vec<String> {
+    let Some(rules) = &set.load_balancer else {
+        return Vec::new();
+    };
+    let seen = || inventory.balancers.iter().filter_map(BalancerView::seen);
+    let line = |frontend: &Frontend| {
+        let servers = || {
+            seen()
+                .flat_map(|b| &b.servers)
+                .filter(|s| s.frontend == frontend.name)
+        };
+        let takes: BTreeSet<InstanceId> = servers().filter(|s| s.is_in).map(|s| s.id).collect();
+        let down: BTreeSet<InstanceId> = servers()
+            .filter(|s| s.is_in && s.up == Some(false))
+            .map(|s| s.id)
+            .collect();
+        let connections: u64 = servers().map(|s| s.connections).sum();
+        let urls = match frontend.urls().as_slice() {
+            [] => String::new(),
+            urls => format!(" {}", urls.join(", ")),
+        };
+        let down = match down.len() {
+            0 => String::new(),
+            n => format!(", {n} of them down to its check"),
+        };
+        format!(
+            "{}{urls}: {} in{down}, {}",
+            frontend.name,
+            count(takes.len(), "instance"),
+            count(usize::try_from(connections).unwrap_or(usize::MAX), "connection")
+        )
+    };
+    rules.frontends.iter().map(line).collect()
 }
 
 fn are(n: usize) -> String {

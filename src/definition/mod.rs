@@ -3,6 +3,7 @@
 mod fault_domains;
 mod health;
 mod instance;
+mod load_balancer;
 mod operations;
 mod problem;
 mod reader;

@@ -328,6 +328,15 @@ impl<'t> Reader<'t> {
         Some(found)
     }
 
+    /// The strings of an array; a single one will do.
+    pub fn one_or_more_strings(&mut self, section: &Section<'_, '_>, key: &str) -> Vec<At<String>> {
+        let is_one = (section.table.get(key)).is_some_and(|v| v.get_ref().as_str().is_some());
+        if is_one {
+            return self.string(section, key).into_iter().collect();
+        }
+        self.strings(section, key)
+    }
+
     /// The strings of an array.
     pub fn strings(&mut self, section: &Section<'_, '_>, key: &str) -> Vec<At<String>> {
         let Some(value) = section.table.get(key) else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::definition::fault_domains::fault_domains;
 use crate::definition::health::health;
 use crate::definition::instance::instance;
+use crate::definition::load_balancer::{Around, discovery, load_balancer};
 use crate::definition::operations::{repair, scale_in, upgrade};
 use crate::definition::reader::{At, Reader, Section};
 use crate::definition::values;
@@ -47,6 +48,9 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
     let health = health(r, top, has_network);
     let upgrade = upgrade(r, top);
     let repair = repair(r, top);
+    let around = Around { folder, has_network };
+    let load_balancer = load_balancer(r, top, around);
+    let discovery = discovery(r, top, name.as_ref(), around);
     let state = state(r, top, folder);
     Some(ScaleSet {
         name: name?,
@@ -60,6 +64,8 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
         health: health?,
         upgrade: upgrade?,
         repair: repair?,
+        load_balancer: load_balancer?,
+        discovery: discovery?,
         state: state?,
     })
 }

@@ -131,6 +131,19 @@ fn the_schema_accepts_the_examples_and_refuses_what_the_reader_refuses() {
         ("[image]", "[upgrade]\nprioritize_unhealthy = 1\n[image]"),
         ("[image]", "[repair]\nmax_concurrent = 0\n[image]"),
         ("[image]", "[repair]\naction = \"reboot\"\n[image]"),
+        ("[image]", "[load_balancer]\nrun = \"local\"\n[image]"),
+        (
+            "[image]",
+            "[load_balancer]\nrun = \"remote\"\nfrontends = [{ name = \"a\", bind = \"*:1\", port = 1 }]\n[image]",
+        ),
+        (
+            "[image]",
+            "[load_balancer]\nrun = \"local\"\nfrontends = [{ name = \"a\", bind = \"*:1\", port = 0 }]\n[image]",
+        ),
+        (
+            "[image]",
+            "[[discovery]]\nformat = \"consul\"\nfile = \"x\"\nport = 1\n[image]",
+        ),
     ] {
         let text = GOOD.replace(change.0, change.1);
         assert!(!validator.is_valid(&json(&text)), "{change:?}");

@@ -1,6 +1,6 @@
 //! Values as people write them: sizes, durations, address ranges, names of things on a host.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::scaleset::AddressRange;
@@ -147,6 +147,29 @@ pub fn in_subnet(range: &AddressRange, address: Ipv4Addr) -> bool {
 /// How many addresses a range has.
 pub fn how_many(range: &AddressRange) -> u64 {
     u64::from(u32::from(range.last)) - u64::from(u32::from(range.first)) + 1
+}
+
+/// An address with its port: `10.0.0.1:8080`, `[fd00::1]:8080`. Names are not looked up: what they mean may change.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = (text.parse()).map_err(|_| {
+        format!("{text:?} is no address with a port, such as 10.0.0.1:8080 or [fd00::1]:8080")
+    })?;
+    let is_multicast = address.ip().is_multicast();
+    if address.port() == 0 || is_multicast || address.ip() == Ipv4Addr::BROADCAST {
+        return Err(format!("{text} is nothing that can be connected to"));
+    }
+    Ok(address)
+}
+
+/// The name of a backend in HAProxy.
+pub fn proxy_name(text: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    if text.is_empty() || text.len() > 128 || !text.chars().all(fine) {
+        return Err(format!(
+            "{text:?} can't be the name of a backend: letters, digits, '-', '_', '.' and ':', 128 at most"
+        ));
+    }
+    Ok(())
 }
 
 /// A Linux interface name: what a bridge may be called.

@@ -88,6 +88,10 @@ section! {
         upgrade: Option<Upgrade>,
         /// What is done about unhealthy instances. Without, nothing.
         repair: Option<Repair>,
+        /// Through what the set is used. Without, nothing sends clients to it.
+        load_balancer: Option<LoadBalancer>,
+        /// Files that tell others where the set serves, written whenever that changes.
+        discovery: Option<Vec<Discovery>>,
         /// Where vmss keeps the set's record.
         state: Option<State>,
     }
@@ -360,6 +364,88 @@ section! {
         store: Option<String>,
         /// The store's file, relative to this file. The default is /var/lib/vmss/state.db for root, ~/.local/state/vmss/state.db for others.
         path: Option<String>,
+    }
+}
+
+section! {
+    /// The load balancer: HAProxy, run by vmss or running already. Instances are in it while they are healthy, and leave it before anything is done to them.
+    LoadBalancer {
+        /// "local": vmss runs HAProxy here. Or name sockets.
+        #[schemars(extend("enum" = ["local"]))]
+        run: Option<String>,
+        /// Admin sockets of HAProxies that run already, all alike: "unix:/run/haproxy/admin.sock", "tcp:10.0.0.2:9999".
+        #[schemars(length(min = 1))]
+        sockets: Option<Vec<String>>,
+        /// How long an instance that leaves may keep the connections it has, 0s to 1h. It ends at zero connections.
+        #[schemars(extend("default" = "5m"))]
+        drain: Option<Span>,
+        /// Over which time an instance that has joined comes to its full share, 0s to 15m.
+        #[schemars(extend("default" = "0s"))]
+        slow_start: Option<Span>,
+        /// A loopback address for HAProxy's statistics page, with run = "local": "127.0.0.1:8404".
+        stats: Option<String>,
+        /// Where clients connect.
+        #[schemars(length(min = 1))]
+        frontends: Vec<Frontend>,
+    }
+}
+
+section! {
+    /// Where clients connect, and how they are spread over the instances.
+    Frontend {
+        /// Its name: a DNS label.
+        name: Name,
+        /// Where clients connect, one address or several: "0.0.0.0:8080", "[::]:8080", "*:8080". Required with run = "local".
+        bind: Option<Binds>,
+        /// Requests, or bytes.
+        #[schemars(extend("enum" = ["http", "tcp"], "default" = "http"))]
+        mode: Option<String>,
+        /// Port of the instances.
+        #[schemars(range(min = 1, max = 65535))]
+        port: u16,
+        /// Who is next: in turn, with the fewest connections, by lot, or by the client's address.
+        #[schemars(extend("enum" = ["roundrobin", "leastconn", "random", "source"], "default" = "roundrobin"))]
+        balance: Option<String>,
+        /// PEM file with certificate and key, relative to this file: TLS ends at the balancer.
+        certificate: Option<String>,
+        /// Whether a client comes back to the instance it had: by a cookie (mode http), or by its address.
+        #[schemars(extend("enum" = ["none", "cookie", "source"], "default" = "none"))]
+        stickiness: Option<String>,
+        /// With sockets: the backend's name there. The default is vmss-<set>-<frontend>.
+        #[schemars(regex(pattern = r"^[A-Za-z0-9._:-]{1,128}$"))]
+        backend: Option<String>,
+    }
+}
+
+/// An address with its port, or several.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum Binds {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+section! {
+    /// A file that tells somebody else where the set serves.
+    Discovery {
+        /// For whom it is written.
+        #[schemars(extend("enum" = ["prometheus", "traefik", "envoy", "nginx"]))]
+        format: String,
+        /// The file, relative to this one.
+        file: String,
+        /// Port of the instances.
+        #[schemars(range(min = 1, max = 65535))]
+        port: u16,
+        /// What the set is called in it. The default is the set's name.
+        name: Option<Name>,
+        /// A command to run after the file has changed: a program and its arguments, without a shell.
+        reload: Option<Vec<String>>,
+        /// How long an instance that was taken out is left as it is, 0s to 1h. Not for prometheus, which leads no clients.
+        #[schemars(extend("default" = "30s"))]
+        drain: Option<Span>,
     }
 }
 

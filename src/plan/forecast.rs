@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::health::Sign;
 use crate::inventory::{Answer, HostSeen, Instance, Inventory, Phase, Power, View};
+use crate::membership::{BalancerSeen, Sight};
 use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, InstanceRef, InstanceSpec, Step};
@@ -35,6 +36,12 @@ const MOST_LOOKS: usize = 50;
 pub fn forecast(s: Situation<'_>) -> Forecast {
     let mut record = s.record.clone();
     let mut inventory = s.inventory.clone();
+    for balancer in &mut inventory.balancers {
+        // Connections are assumed to end at once, as health is to come.
+        if balancer.seen().is_some() {
+            balancer.sight = Sight::Seen(BalancerSeen::default());
+        }
+    }
     let mut now = s.now;
     let mut batches = Vec::new();
     let mut looks = 0;
@@ -47,6 +54,8 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
             repair,
             lost,
             again,
+            leaving,
+            ..
         } = plan(Situation {
             record: &record,
             inventory: &inventory,
@@ -58,6 +67,7 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
         let waits = again.is_some() || steered || !lost.is_empty();
         record.repair = repair.unwrap_or(record.repair);
         record.write_off(&lost, now);
+        record.note_leaving(&leaving, now);
         if steps.is_empty() && (!waits || looks == MOST_LOOKS) || batches.len() == most {
             return Forecast { batches, end: report };
         }

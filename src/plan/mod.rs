@@ -8,6 +8,7 @@ mod change;
 mod drain;
 mod fleet;
 pub mod forecast;
+mod membership;
 mod moving;
 pub mod operate;
 pub mod placement;
@@ -36,10 +37,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::inventory::Inventory;
+use crate::membership::Membership;
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
 pub(crate) use crate::plan::fleet::{Fleet, Member, reference};
+pub use crate::plan::membership::{Left, Release, as_noted, at_rest, release};
 use crate::plan::report::{Report, Wait};
 pub use crate::plan::scale_in::protected;
 use crate::record::{Life, Record};
@@ -75,6 +78,8 @@ pub struct Experience {
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
+    /// Load balancers and discovery files that did not do what they were told, with what was said.
+    pub balancers: BTreeMap<String, String>,
 }
 
 /// How a step ended that taught the run something.
@@ -145,6 +150,37 @@ pub struct Plan {
     /// When to look again though there are no steps: something is waited for that comes by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again: Option<Timestamp>,
+    /// Who is to take clients, before the steps are done; `None` if nobody is to be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
+    /// Instances that take no more clients because something is about to be done to them: to be written down before they
+    /// are told ([`Record::note_leaving`]).
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<InstanceId>,
+    /// Those of them that have left: steps of this plan take them away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Left>,
+    /// When to look again for instances that are starting, and take clients once they are healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Timestamp>,
+}
+
+impl Plan {
+    /// One that does nothing.
+    fn idle(report: Report) -> Self {
+        Self {
+            steps: Vec::new(),
+            report,
+            rollout: None,
+            repair: None,
+            lost: Vec::new(),
+            again: None,
+            membership: None,
+            leaving: BTreeSet::new(),
+            left: Vec::new(),
+            joining: None,
+        }
+    }
 }
 
 /// Makes the next batch.
@@ -158,14 +194,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
         waits.push(Wait::OtherStore {
             stores: fleet.others.iter().copied().collect(),
         });
-        return Plan {
-            steps,
-            report: fleet.report(s, 0, waits),
-            rollout: None,
-            repair: None,
-            lost: Vec::new(),
-            again: None,
-        };
+        return Plan::idle(fleet.report(s, 0, waits));
     }
 
     sweep::half_made(s, &mut steps);
@@ -220,7 +249,16 @@ pub fn plan(s: Situation<'_>) -> Plan {
     moving::settle(s, &mut steps, &mut waits);
     sort(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
-    let again = [turn.again, mending.again].into_iter().flatten().min();
+    let mut gate = membership::gate(s, &fleet, steps, &mending.leaving);
+    let steps = std::mem::take(&mut gate.steps);
+    waits.append(&mut gate.waits);
+    let membership = membership::servers(s, &fleet, &steps, &gate);
+    let (mut unserved, joining) = membership::joining(s, &fleet, membership.as_ref());
+    waits.append(&mut unserved);
+    let again = [turn.again, mending.again, gate.again]
+        .into_iter()
+        .flatten()
+        .min();
     if s.record.repair.asked.is_some() && steps.is_empty() && again.is_none() && mending.lost.is_empty() {
         // What could be done is done: who wants more asks again.
         let next = mending.repair.get_or_insert_with(|| s.record.repair.clone());
@@ -233,6 +271,10 @@ pub fn plan(s: Situation<'_>) -> Plan {
         repair: mending.repair,
         lost: mending.lost,
         again,
+        membership,
+        leaving: gate.leaving,
+        left: gate.left,
+        joining,
     }
 }
 

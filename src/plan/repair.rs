@@ -28,7 +28,7 @@ use crate::inventory::{Power, Protection, Rework};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Ailing, Wait};
-use crate::plan::{Fleet, Member, Situation, change, placement};
+use crate::plan::{Fleet, Member, Situation, change, membership, placement};
 use crate::record::Revision;
 use crate::repairs::{Mending, Repairs, Tries};
 use crate::scaleset::{Probe, RepairAction};
@@ -59,6 +59,8 @@ pub(super) struct Turn {
     pub gone: HashSet<InstanceId>,
     /// Broken instances that it mends, or says of what they wait on.
     pub concerned: HashSet<InstanceId>,
+    /// Broken instances that it will mend as soon as nobody is connected to them.
+    pub leaving: BTreeSet<InstanceId>,
 }
 
 /// Instances above (or below) capacity because one is replacing another just now. They are not the capacity's business.
@@ -402,6 +404,9 @@ impl<'a> Stage<'_, 'a> {
                     tries: tries.count,
                     until,
                 });
+            } else if self.in_flight < most && self.still_has_clients(member) {
+                self.in_flight += 1;
+                self.turn.leaving.insert(member.id);
             } else if self.in_flight >= most || !self.mend(member) {
                 queue.push(ailing);
             }
@@ -421,6 +426,14 @@ impl<'a> Stage<'_, 'a> {
                 instances: queue,
             });
         }
+    }
+
+    /// Whether somebody may still be served by a broken member: its repair is not noted as begun before they had their time.
+    fn still_has_clients(&self, member: &Member<'_>) -> bool {
+        !matches!(
+            membership::passage(self.s, member),
+            membership::Passage::Free { .. }
+        )
     }
 
     /// Begins to mend a member. Whether it did: what can't be done beside the other steps has its turn with the next plan.
@@ -584,11 +597,12 @@ impl<'a> Stage<'_, 'a> {
         in_batch || rollout.is_active() && is_concerned && is_outdated
     }
 
-    /// Whether an instance out of sight still answers as it should. Without a probe over the network nobody can know.
+    /// Whether an instance out of sight still answers as it should: a probe over the network, or a load balancer's check.
+    /// Without either nobody can know.
     fn serves(&self, id: InstanceId) -> bool {
         let over_network = matches!(self.s.set.health.probe, Probe::Tcp { .. } | Probe::Http { .. });
         let answers = |v: &Vital| v.sign == Sign::Healthy || v.good > 0;
-        over_network && self.vital(id).is_some_and(answers)
+        over_network && self.vital(id).is_some_and(answers) || membership::is_seen_up(self.s, id)
     }
 
     fn is_off_on_purpose(&self, id: InstanceId) -> bool {

@@ -130,8 +130,11 @@ impl Report {
             && self.seen + self.unseen <= self.wanted + self.surplus;
         if has(|w| matches!(w, Wait::OtherStore { .. })) {
             Verdict::Blocked
-        } else if has(|w| matches!(w, Wait::Failed { .. })) {
+        } else if has(|w| matches!(w, Wait::Failed { .. } | Wait::BalancerFailed { .. })) {
             Verdict::Failed
+        } else if has(|w| matches!(w, Wait::BalancerUnseen { .. })) {
+            // Whom it sends clients to, nobody can tell.
+            Verdict::Unseen
         } else if met {
             // A host out of sight without known instances takes nothing from a capacity that was seen to be met.
             Verdict::Converged

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, FileFailurePersistence};
 use uuid::Uuid;
 
 use crate::inventory::{HostSeen, HostView, Instance, Inventory, Metadata, Phase, Power, Protection, View};
+use crate::load_balancer::{AdminSocket, Balance, Frontend, LoadBalancer, Mode, Run, Stickiness};
 use crate::model::{
     Clone as CloneMode, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization,
 };
@@ -110,6 +111,8 @@ impl Scene {
             health: Health::default(),
             upgrade: Upgrade::default(),
             repair: Repair::default(),
+            load_balancer: None,
+            discovery: Vec::new(),
             state: State { path: None },
         };
         let record = Record::new(STORE, set.clone(), model, PathBuf::from("/scaleset.toml"), at(0));
@@ -121,6 +124,7 @@ impl Scene {
             hosts: hosts.collect(),
             answers: BTreeMap::new(),
             reached: BTreeMap::new(),
+            balancers: Vec::new(),
         };
         Self {
             set,
@@ -221,6 +225,26 @@ impl Scene {
     pub fn plan(&mut self) -> Plan {
         self.absorb();
         plan(self.situation())
+    }
+}
+
+/// Load balancers of one HTTP frontend, at a socket.
+pub fn load_balancer(drain: Duration) -> LoadBalancer {
+    LoadBalancer {
+        run: Run::Sockets(vec![AdminSocket::Unix(PathBuf::from("/run/admin.sock"))]),
+        drain,
+        slow_start: Duration::ZERO,
+        stats: None,
+        frontends: vec![Frontend {
+            name: label("http"),
+            bind: Vec::new(),
+            mode: Mode::Http,
+            port: 80,
+            balance: Balance::Roundrobin,
+            certificate: None,
+            stickiness: Stickiness::None,
+            backend: None,
+        }],
     }
 }
 

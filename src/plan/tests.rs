@@ -473,11 +473,7 @@ fn drain(scene: &mut Scene, host: &str) -> Vec<Vec<String>> {
         .map(|steps| {
             lines(&Plan {
                 steps,
-                report: end.end.clone(),
-                rollout: None,
-                repair: None,
-                lost: Vec::new(),
-                again: None,
+                ..Plan::idle(end.end.clone())
             })
         })
         .collect()

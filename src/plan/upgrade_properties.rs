@@ -1,6 +1,7 @@
 //! What holds at every step of random rollouts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,11 +9,12 @@ use proptest::prelude::*;
 use super::action::{Action, Step};
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{at, cases};
+use super::testing::{at, cases, label, load_balancer};
 use super::upgrade_tests::{Show, new_image};
 use super::{Experience, Fleet, Lesson, Plan, Situation, plan};
-use crate::health::State;
+use crate::health::{Sign, State};
 use crate::inventory::{HostView, Instance, Phase, Power, Protection, Rework, View};
+use crate::membership::{BalancerSeen, BalancerView, Duty, Membership, ServerSeen, Sight};
 use crate::names::InstanceId;
 use crate::record::Cordon;
 use crate::rollout::RolloutState;
@@ -208,6 +210,9 @@ enum Event {
     /// A host is drained, its instances moved as they run or not.
     Drained(usize, bool),
     Uncordoned(usize),
+    /// A load balancer answers nobody any more, or again.
+    BalancerLost(usize),
+    BalancerFound(usize),
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -228,6 +233,8 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::RolledBack),
         2 => (0usize..3, any::<bool>()).prop_map(|(host, migrate)| Event::Drained(host, migrate)),
         1 => (0usize..3).prop_map(Event::Uncordoned),
+        1 => (0usize..2).prop_map(Event::BalancerLost),
+        1 => (0usize..2).prop_map(Event::BalancerFound),
     ]
 }
 
@@ -247,6 +254,67 @@ struct World {
     was_drained: bool,
     /// Those that were protected or stopped at some time.
     spared: BTreeSet<InstanceId>,
+    balancers: Vec<Balancer>,
+}
+
+/// A load balancer with its servers: whether each takes clients, and how many it has.
+#[derive(Clone, Debug, Default)]
+struct Balancer {
+    lost: bool,
+    servers: BTreeMap<InstanceId, (bool, u64)>,
+}
+
+/// How long those that leave may keep their clients.
+const DRAIN: i64 = 30;
+
+impl Balancer {
+    fn view(&self, name: usize) -> BalancerView {
+        let server = |(id, (is_in, connections)): (&InstanceId, &(bool, u64))| ServerSeen {
+            frontend: label("http"),
+            id: *id,
+            address: None,
+            is_in: *is_in,
+            up: is_in.then_some(true),
+            weight: 100,
+            connections: *connections,
+            requests: 0,
+            errors: 0,
+            last_check: String::new(),
+        };
+        BalancerView {
+            name: name.to_string(),
+            sight: if self.lost {
+                Sight::Unseen {
+                    reason: "connection refused".into(),
+                }
+            } else {
+                let servers = self.servers.iter().map(server).collect();
+                Sight::Seen(BalancerSeen {
+                    version: Some("2.6".into()),
+                    servers,
+                })
+            },
+        }
+    }
+
+    /// Does what it is told. Whoever takes clients has some; those of one instance in four never go by themselves.
+    fn bring(&mut self, wanted: &Membership) {
+        if self.lost {
+            return;
+        }
+        let before = std::mem::take(&mut self.servers);
+        for server in &wanted.servers {
+            let had = before.get(&server.id).map_or(0, |(_, connections)| *connections);
+            let connections = match server.duty {
+                Duty::In => 1 + server.id.0 % 3,
+                Duty::Out if server.id.0 % 4 == 0 => had,
+                Duty::Out => had.saturating_sub(1),
+                Duty::Cut => 0,
+            };
+            self.servers
+                .insert(server.id, (server.duty == Duty::In, connections));
+        }
+    }
 }
 
 impl World {
@@ -261,7 +329,32 @@ impl World {
             next: None,
             was_drained: false,
             spared: BTreeSet::new(),
+            balancers: Vec::new(),
         }
+    }
+
+    /// Puts the set behind so many load balancers.
+    fn behind(&mut self, balancers: usize) {
+        self.balancers = vec![Balancer::default(); balancers];
+        if balancers > 0 {
+            self.show.scene.set.load_balancer =
+                Some(load_balancer(Duration::from_secs(DRAIN.unsigned_abs())));
+        }
+    }
+
+    /// What is seen beside the hosts.
+    fn look(&mut self) {
+        let inventory = &mut self.show.scene.inventory;
+        let home =
+            |id: InstanceId| vec![Ipv4Addr::from(0x0a00_0000 + u32::try_from(id.0).unwrap_or(0)).into()];
+        inventory.reached = inventory.instances().map(|i| (i.id, home(i.id))).collect();
+        inventory.balancers = self
+            .balancers
+            .iter()
+            .enumerate()
+            .map(|(n, b)| b.view(n))
+            .collect();
+        self.show.look();
     }
 
     fn instance(&mut self, id: u64) -> Option<&mut Instance> {
@@ -334,6 +427,16 @@ impl World {
                     self.show.scene.record.cordons.remove(&host.name);
                 }
             }
+            Event::BalancerLost(at) => {
+                if let Some(balancer) = self.balancers.get_mut(at) {
+                    balancer.lost = true;
+                }
+            }
+            Event::BalancerFound(at) => {
+                if let Some(balancer) = self.balancers.get_mut(at) {
+                    balancer.lost = false;
+                }
+            }
             Event::Fails(at) => self.next = Some((at, false)),
             Event::Cut(at) => self.next = Some((at, true)),
             Event::Paused => {
@@ -366,9 +469,17 @@ impl World {
 
     /// One look, one plan that keeps every promise, and what comes of it. Whether there was anything to do or wait for.
     fn step(&mut self) -> Result<bool, TestCaseError> {
-        self.show.look();
+        self.look();
         let next = self.show.plan();
         self.keeps_its_promises(&next)?;
+        self.nobody_loses_an_instance_that_serves_them(&next)?;
+        self.show
+            .scene
+            .record
+            .note_leaving(&next.leaving, at(self.show.now));
+        if let Some(membership) = &next.membership {
+            self.balancers.iter_mut().for_each(|b| b.bring(membership));
+        }
         let record = &mut self.show.scene.record;
         let seen = record.rollout.clone();
         let steered = next.rollout.is_some_and(|next| record.steer(seen.as_ref(), next));
@@ -454,6 +565,55 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whatever takes an instance away: every load balancer that is seen has stopped to send clients to it, and those it had
+    /// have ended, or had their time.
+    fn nobody_loses_an_instance_that_serves_them(&self, next: &Plan) -> Result<(), TestCaseError> {
+        let record = &self.show.scene.record;
+        let now = self.show.now;
+        for step in &next.steps {
+            let takes_away = step.action.disturbs() || matches!(step.action, Action::Migrate { .. });
+            let Some(id) = step.action.instance().filter(|_| takes_away) else {
+                continue;
+            };
+            let runs = |i: &Instance| i.id == id && i.power == Power::Running && i.meta.phase == Phase::Ready;
+            if !self.show.scene.inventory.instances().any(runs) {
+                continue;
+            }
+            let since = record.leaving.get(&id).map_or(now, |at| at.as_second());
+            let unhealthy = record
+                .vitals
+                .get(&id)
+                .filter(|v| v.sign == Sign::Unhealthy)
+                .map(|v| v.since.as_second());
+            let had_its_time = since.min(unhealthy.unwrap_or(now)) + DRAIN <= now;
+            for balancer in self.balancers.iter().filter(|b| !b.lost) {
+                let (is_in, connections) = balancer.servers.get(&id).copied().unwrap_or_default();
+                prop_assert!(!is_in, "{step:?} takes away an instance that takes clients");
+                prop_assert!(
+                    connections == 0 || had_its_time,
+                    "{step:?} cuts {connections} connections"
+                );
+            }
+            let blind = !self.balancers.is_empty() && self.balancers.iter().all(|b| b.lost);
+            let healthy = record.vitals.get(&id).is_some_and(|v| v.sign == Sign::Healthy);
+            prop_assert!(!(blind && healthy), "{step:?} though nobody can be told");
+        }
+        // Somebody takes clients as long as somebody is well and nothing is done to it.
+        if let Some(membership) = &next.membership {
+            let idle = |id: InstanceId| {
+                !next.leaving.contains(&id) && !next.steps.iter().any(|s| s.action.instance() == Some(id))
+            };
+            for server in membership
+                .servers
+                .iter()
+                .filter(|s| s.state == State::Healthy && idle(s.id))
+            {
+                prop_assert!(server.duty == Duty::In, "{server:?} is well and takes no clients");
+            }
+        }
+        Ok(())
     }
 
     fn keeps_its_promises(&self, next: &Plan) -> Result<(), TestCaseError> {
@@ -543,7 +703,7 @@ proptest! {
 
     /// Whatever goes wrong while a rollout is under way (instances break, are switched off, stopped, protected; hosts go
     /// out of sight and come back; steps fail half done and processes die in the middle; the set is scaled, the rollout
-    /// paused, resumed, turned back, hosts drained): every single plan keeps the health budget, the surge, protections and fault domains,
+    /// paused, resumed, turned back, hosts drained, load balancers lost and found): every single plan keeps the health budget, the surge, protections and fault domains,
     /// and is the same whatever the order of its input; once all is quiet it ends, or says what it waits on, and planning
     /// again is empty.
     #[test]
@@ -552,8 +712,10 @@ proptest! {
         rules in rules(),
         breaks in prop::bool::weighted(0.2),
         happenings in happenings(),
+        balancers in 0usize..3,
     ) {
         let mut world = World::new(&instances, &rules);
+        world.behind(balancers);
         if breaks {
             world.show.guests.broken_revisions = vec![2];
         }
@@ -567,6 +729,9 @@ proptest! {
         }
         for host in 0..3 {
             world.happens(&Event::Found(host));
+        }
+        for balancer in 0..2 {
+            world.happens(&Event::BalancerFound(balancer));
         }
         world.happens(&Event::Resumed);
         // Another run, which knows nothing of what has failed, and fails no more.

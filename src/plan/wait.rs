@@ -256,6 +256,50 @@ pub enum Wait {
         /// Which instances.
         instances: Vec<InstanceId>,
     },
+    /// Instances take no more clients and still have some: something is done to them when those are gone, or have had
+    /// their time.
+    Leaving {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Connections they still have, as far as that is known.
+        connections: u64,
+        /// When the last of them has had its time.
+        until: Timestamp,
+    },
+    /// Instances that serve are left as they are, since no load balancer can be told to send them no more clients.
+    NotTakenAway {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances take clients once they are healthy.
+    Joining {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances take no clients, since they are not healthy.
+    NotServing {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances take no clients, since nobody knows where to send them.
+    NoAddressKnown {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// A load balancer could not be seen.
+    BalancerUnseen {
+        /// Which.
+        balancer: String,
+        /// Why.
+        reason: String,
+    },
+    /// A load balancer or a discovery file did not do what it was told in this run.
+    BalancerFailed {
+        /// Which, as messages call it.
+        balancer: String,
+        /// What was said.
+        error: String,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -274,6 +318,10 @@ fn clock(at: Timestamp) -> impl fmt::Display {
 }
 
 fn times(n: u32, what: &str) -> String {
+    times_u64(u64::from(n), what)
+}
+
+fn times_u64(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
@@ -541,6 +589,64 @@ impl fmt::Display for Wait {
                 list(instances),
                 if instances.len() == 1 { "is" } else { "are" }
             ),
+            Self::Leaving {
+                instances,
+                connections,
+                until,
+            } => {
+                let (noun, verb) = match instances.len() {
+                    1 => ("instance", "takes"),
+                    _ => ("instances", "take"),
+                };
+                let ids = crate::names::ranges(instances.iter().map(|id| id.0));
+                write!(f, "{noun} {ids} {verb} no new clients; ")?;
+                match connections {
+                    0 => write!(f, "the next step comes at {} at the latest", clock(*until)),
+                    n => write!(
+                        f,
+                        "{} may end until {}",
+                        times_u64(*n, "connection"),
+                        clock(*until)
+                    ),
+                }
+            }
+            Self::NotTakenAway { instances } => write!(
+                f,
+                "{} {} left as {}, since no load balancer can be told to send no more clients there",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" }
+            ),
+            Self::Joining { instances } => {
+                write!(
+                    f,
+                    "the load balancer sends clients once healthy: {}",
+                    list(instances)
+                )
+            }
+            Self::NotServing { instances } => {
+                write!(
+                    f,
+                    "the load balancer sends no clients, since not healthy: {}",
+                    list(instances)
+                )
+            }
+            Self::NoAddressKnown { instances } => write!(
+                f,
+                "the load balancer sends no clients to {} {}: no address is known",
+                instances_noun(instances),
+                list(instances)
+            ),
+            Self::BalancerUnseen { balancer, reason } => write!(
+                f,
+                "load balancer {balancer} was not seen: {reason}; it is brought level when it is back"
+            ),
+            Self::BalancerFailed { balancer, error } => {
+                write!(
+                    f,
+                    "{balancer} is told no more in this run, since it failed: {error}"
+                )
+            }
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \

@@ -222,7 +222,7 @@ impl Listener for Bars {
                 }
             }
             Event::Waiting { text } => self.say(&format!("waiting: {text}")),
-            Event::Rollout { text, .. } | Event::Note { text } => self.say(text),
+            Event::Rollout { text, .. } | Event::Clients { text } | Event::Note { text } => self.say(text),
         }
     }
 }

@@ -165,7 +165,9 @@ impl<C: Fn() -> Timestamp + Send + Sync> Listener for Lines<C> {
                     self.line(Level::Failures, &interrupted(n));
                 }
             }
-            Event::Rollout { text, .. } => self.line(Level::Actions, &one_line(text)),
+            Event::Rollout { text, .. } | Event::Clients { text } => {
+                self.line(Level::Actions, &one_line(text))
+            }
             Event::Waiting { text } => self.line(Level::Actions, &format!("waiting: {}", one_line(text))),
             Event::Note { text } => self.line(Level::Failures, &one_line(text)),
         }

@@ -77,6 +77,21 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             .stderr
             .line(format!("{} {line}", style.bad("not done:")));
     }
+    for frontend in ending
+        .record
+        .applied
+        .load_balancer
+        .iter()
+        .flat_map(|l| &l.frontends)
+    {
+        if good && !deleting && matches!(verb, "create" | "apply") && !frontend.bind.is_empty() {
+            ctx.say(format!(
+                "   clients connect to {} ({})",
+                frontend.urls().join(", "),
+                frontend.name
+            ));
+        }
+    }
     for (step, error) in &ending.failed {
         if step.action.created().is_some() && good {
             // It was made elsewhere: worth a remark, not an alarm.

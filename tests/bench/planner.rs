@@ -99,6 +99,8 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         health: Health::default(),
         upgrade: Upgrade::default(),
         repair: Repair::default(),
+        load_balancer: None,
+        discovery: Vec::new(),
         state: State { path: None },
     };
     let seen = HostSeen {
@@ -117,6 +119,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
     let inventory = Inventory {
         answers: BTreeMap::new(),
         reached: BTreeMap::new(),
+        balancers: Vec::new(),
         hosts: set
             .hosts()
             .map(|(_, h)| HostView {

@@ -30,6 +30,13 @@ crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
 healthy HOST NAME            it passes them again
 says HOST NAME WORDS         a domain's guest says a line on its console
+balancer NAME down          a load balancer answers nobody
+balancer NAME up            it does again
+balancer NAME restarted     it was started anew, without the servers it was given
+balancer NAME killed        the one that vmss runs is gone, as after a kill -9
+balancer NAME refuses WORDS  it takes no more servers
+balancer NAME accepts       it does again
+clients INSTANCE N          so many clients are connected to an instance through every load balancer that has it in
 boots HOST SECONDS           its guests answer that long after their start
 kill-vmss after N            the next commands' process is killed right after N more steps
 kill-vmss before N           the same, at the last moment before the next step
@@ -75,11 +82,25 @@ impl Stage {
             ("kill-vmss", ["after", n]) => fleet.kill_after(number(n)?),
             ("kill-vmss", ["before", n]) => fleet.kill_before(number(n)?),
             ("revive", []) => fleet.revive(),
+            ("balancer", [name, "down"]) => fleet.set_balancer_down(name, true),
+            ("balancer", [name, "up"]) => fleet.set_balancer_down(name, false),
+            ("balancer", [name, "restarted"]) => fleet.restart_balancer(name),
+            ("balancer", [name, "killed"]) => fleet.kill_balancer(name),
+            ("balancer", [name, "refuses", words @ ..]) => {
+                fleet.set_balancer_refuses(name, Some(words.join(" ")));
+            }
+            ("balancer", [name, "accepts"]) => fleet.set_balancer_refuses(name, None),
+            ("clients", [instance, n]) => fleet.connect_clients(instance, number(n)?),
             ("sleep", [seconds]) => fleet.clock().sleep(Duration::from_secs(number(seconds)?)),
             (_, [host, rest @ ..]) if self.hosts.iter().any(|(_, h)| h.as_str() == *host) => {
                 return self.meddle(verb, host, rest);
             }
-            (_, [host, ..]) if !matches!(verb, "host" | "kill-vmss" | "revive" | "sleep") => {
+            (_, [host, ..])
+                if !matches!(
+                    verb,
+                    "host" | "kill-vmss" | "revive" | "sleep" | "balancer" | "clients"
+                ) =>
+            {
                 return Err(format!("there is no host {host}"));
             }
             _ => return Err(usage(verb)),

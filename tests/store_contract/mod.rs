@@ -379,6 +379,8 @@ pub fn record(set: &str, capacity: u32) -> Record {
         health: vmss::scaleset::Health::default(),
         upgrade: vmss::scaleset::Upgrade::default(),
         repair: vmss::scaleset::Repair::default(),
+        load_balancer: None,
+        discovery: Vec::new(),
         state: State { path: None },
     };
     let (store, file) = (StoreId(Uuid::from_u128(1)), PathBuf::from("/scaleset.toml"));

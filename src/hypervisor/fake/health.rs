@@ -61,6 +61,17 @@ fn look(state: &State, machine: &Machine, domain: &Domain, now: Timestamp) -> st
     }
 }
 
+/// What a check over the network says of the guest of that name, wherever it runs: `Err` with what it met.
+pub(super) fn by_name(state: &State, name: &str, now: Timestamp) -> std::result::Result<(), &'static str> {
+    let mut said = Err(Ill::Off);
+    for machine in state.machines.values() {
+        for domain in machine.domains.values().filter(|d| d.name == name) {
+            said = said.or(look(state, machine, domain, now));
+        }
+    }
+    said.map_err(Ill::words)
+}
+
 /// See [`crate::hypervisor::Hypervisor::ping`].
 pub(super) fn ping(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
     let doing = format!("asking the guest agent of {}", instance.name);

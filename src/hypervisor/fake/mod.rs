@@ -6,6 +6,7 @@
 //! process at every one of them in turn.
 
 mod audit;
+mod balancers;
 mod call;
 mod clock;
 mod create;

@@ -20,6 +20,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// By name.
     pub machines: BTreeMap<String, Machine>,
+    /// Load balancers, by name.
+    pub balancers: BTreeMap<String, super::balancers::Machine>,
     /// Images whose guests never get healthy.
     pub broken: BTreeSet<ImageDigest>,
     /// Every call, as it began.

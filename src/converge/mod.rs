@@ -1,28 +1,34 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
-use std::collections::{BTreeMap, HashMap};
+mod tell;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::balancer::Trouble;
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
-use crate::inventory::{Inventory, View};
+use crate::inventory::Inventory;
+use crate::membership::Membership;
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, ranges};
+use crate::names::{InstanceId, Label};
 use crate::observe::observe;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Verdict, Wait};
-use crate::plan::{Experience, Lesson, Plan, Situation, plan};
+use crate::plan::{Experience, Lesson, Plan, Release, Situation, at_rest, plan, release};
 use crate::record::Record;
-use crate::rollout::{Rollout, RolloutState};
+use crate::rollout::Rollout;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
-use crate::vitals;
 use crate::world::World;
+use crate::{serve, vitals};
+use tell::Told;
+pub use tell::changes as tell_changes;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -116,14 +122,16 @@ pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
         &inventory,
     );
     (inventory.answers, inventory.reached) = (round.answers, round.reached);
+    inventory.balancers = serve::observe(world, set);
     inventory
 }
 
 /// Whether what is to be done may depend on how instances are: who goes first on scale in, what a rollout or a drain may
-/// take, what is repaired.
+/// take, what is repaired, who takes clients.
 fn depends_on_health(record: &Record) -> bool {
     let known = record.known.values().filter(|k| k.confirmed).count();
     record.rollout.as_ref().is_some_and(Rollout::is_open)
+        || record.applied.is_served()
         || record.applied.repair.enabled
         || record.repair.asked.is_some()
         || record.cordons.values().any(|c| c.drain)
@@ -163,7 +171,18 @@ pub fn converge(
     set: &Label,
     listener: &Arc<dyn Listener>,
 ) -> Result<Ending> {
-    converge_after(world, store, lease, set, listener, Vec::new())
+    converge_after(world, store, lease, set, listener, Vec::new(), true)
+}
+
+/// As [`converge`], for who comes again soon: it does not wait for instances that are starting, until they take clients.
+pub fn tend(
+    world: &World,
+    store: &dyn Store,
+    lease: &Lease,
+    set: &Label,
+    listener: &Arc<dyn Listener>,
+) -> Result<Ending> {
+    converge_after(world, store, lease, set, listener, Vec::new(), false)
 }
 
 /// Carries out `asked`, steps that an operator has asked for and that no plan would make, then runs the loop. One of them
@@ -175,6 +194,7 @@ pub fn converge_after(
     set: &Label,
     listener: &Arc<dyn Listener>,
     asked: Vec<Step>,
+    joins: bool,
 ) -> Result<Ending> {
     let mut run = Run {
         world,
@@ -182,24 +202,23 @@ pub fn converge_after(
         images: Arc::default(),
         experience: Experience::default(),
         batches: 0,
+        joins,
+        missed: BTreeMap::new(),
         asked: Asked::Nothing,
         made: Vec::new(),
         done: Vec::new(),
         failed: Vec::new(),
     };
+    let mut told = Told::default();
     let mut undone = Vec::new();
     if !asked.is_empty() {
-        store.renew(lease, world.clock.now())?;
-        let now = world.clock.now();
-        let (record, _) = amend(store, set, |record| record.reserve(&asked, now))?;
-        undone = run.carry_out(&record, &asked);
+        undone = run.carry_out_asked(store, lease, set, &asked, &mut told)?;
         run.asked = if undone.is_empty() {
             Asked::Done
         } else {
             Asked::NotDone
         };
     }
-    let mut told = Told::default();
     loop {
         store.renew(lease, world.clock.now())?;
         let made = std::mem::take(&mut run.made);
@@ -213,7 +232,7 @@ pub fn converge_after(
         };
         told.unseen(&inventory, listener);
         let now = world.clock.now();
-        let (record, mut version) = amend(store, set, |record| {
+        let (record, _) = amend(store, set, |record| {
             // Both, whatever the first says.
             record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
         })?;
@@ -226,31 +245,44 @@ pub fn converge_after(
         };
         let plan = plan(situation);
         let interrupted = world.interrupt.is_set();
+        let again = plan.again.or(plan.joining.filter(|_| run.joins));
         let is_over =
-            plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none() && plan.lost.is_empty();
-        let mut record = record;
-        if !interrupted || is_over {
-            let seen = record.clone();
-            let mut taken = true;
-            (record, version) = amend(store, set, |record| {
-                // Somebody has paused the rollout, say: what was planned is planned anew.
-                taken = record.rollout == seen.rollout && record.repair == seen.repair;
-                taken && take(record, &plan, now)
-            })?;
-            if !taken {
-                continue;
-            }
-            if let Some(next) = &plan.rollout {
-                tell_rollout(seen.rollout.as_ref(), next, listener);
-            }
-            tell_lost(&seen, &plan.lost, listener);
+            plan.steps.is_empty() && again.is_none() && plan.rollout.is_none() && plan.lost.is_empty();
+        if interrupted && !is_over {
+            // Nothing is done to those that were leaving: they take clients again.
+            let membership = at_rest(situation);
+            let (record, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
+            run.serve(&scale_set, membership.as_ref());
+            return Ok(run.end(plan, inventory, record, undone));
         }
-        if is_over || interrupted {
+        let seen = record.clone();
+        let mut taken = true;
+        let (record, version) = amend(store, set, |record| {
+            // Somebody has paused the rollout, say: what was planned is planned anew.
+            taken = record.rollout == seen.rollout && record.repair == seen.repair;
+            taken && take(record, &plan, now)
+        })?;
+        if !taken {
+            continue;
+        }
+        if let Some(next) = &plan.rollout {
+            tell::rollout(seen.rollout.as_ref(), next, listener);
+        }
+        tell::lost(&seen, &plan.lost, listener);
+        tell::left(set, &plan.left, listener);
+        if !run.serve(&scale_set, plan.membership.as_ref()) {
+            // What could not be told decides what may be done.
+            continue;
+        }
+        if run.drop_what_is_dropped(store, set, &record)? {
+            continue;
+        }
+        if is_over {
             return Ok(run.end(plan, inventory, record, undone));
         }
         if plan.steps.is_empty() {
-            told.waits(&plan.report, listener);
-            if let Some(at) = plan.again {
+            told.waits(&plan.report.waits, listener);
+            if let Some(at) = again {
                 wait_for_change(world, store, set, version, at)?;
             }
             continue;
@@ -276,6 +308,10 @@ struct Run<'w> {
     images: LocalImages,
     experience: Experience,
     batches: u32,
+    /// Whether the run waits for instances that are starting, until they take clients.
+    joins: bool,
+    /// How often each load balancer could not be reached though it had just been seen.
+    missed: BTreeMap<String, u32>,
     asked: Asked,
     /// Instances that the last batch has made.
     made: Vec<InstanceId>,
@@ -332,9 +368,126 @@ impl Run<'_> {
         undone
     }
 
+    /// Carries out what was asked for, each step once nobody is connected to its instance. Returns what was not done.
+    fn carry_out_asked(
+        &mut self,
+        store: &dyn Store,
+        lease: &Lease,
+        set: &Label,
+        asked: &[Step],
+        told: &mut Told,
+    ) -> Result<Vec<Undone>> {
+        let mut left = asked.to_vec();
+        let mut undone = Vec::new();
+        while !left.is_empty() {
+            store.renew(lease, self.world.clock.now())?;
+            let (record, version) = amend(store, set, |_| false)?;
+            let scale_set = record.applied.clone();
+            let inventory = if scale_set.is_served() {
+                look(self.world, &scale_set, &record)
+            } else {
+                Inventory::default()
+            };
+            let now = self.world.clock.now();
+            let situation = Situation {
+                set: &scale_set,
+                record: &record,
+                inventory: &inventory,
+                experience: &self.experience,
+                now,
+            };
+            let release = if scale_set.is_served() {
+                release(situation, &left)
+            } else {
+                Release {
+                    steps: std::mem::take(&mut left),
+                    ..Release::default()
+                }
+            };
+            if self.world.interrupt.is_set() && !release.held.is_empty() {
+                let (_, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
+                self.serve(&scale_set, at_rest(situation).as_ref());
+                undone.extend(left.into_iter().map(Undone::Left));
+                break;
+            }
+            let (record, _) = amend(store, set, |record| {
+                record.note_leaving(&release.leaving, now) | record.reserve(&release.steps, now)
+            })?;
+            tell::left(set, &release.left, self.listener);
+            if !self.serve(&scale_set, release.membership.as_ref()) {
+                continue;
+            }
+            if !release.steps.is_empty() {
+                undone.extend(self.carry_out(&record, &release.steps));
+            }
+            left = release.held;
+            match release.again {
+                _ if left.is_empty() => {}
+                Some(at) if release.steps.is_empty() => {
+                    told.waits(&release.waits, self.listener);
+                    wait_for_change(self.world, store, set, version, at)?;
+                }
+                Some(_) => {}
+                None => {
+                    let why = release
+                        .waits
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join("; ");
+                    undone.extend(left.drain(..).map(|step| Undone::Failed(step, why.clone())));
+                }
+            }
+        }
+        Ok(undone)
+    }
+
+    /// Leaves nothing of the set in what its definition has dropped. `true` if some of that failed just now.
+    fn drop_what_is_dropped(&mut self, store: &dyn Store, set: &Label, record: &Record) -> Result<bool> {
+        let mut has_failed = false;
+        for dropped in &record.dropped {
+            let failed = serve::drop_from(self.world, &record.applied, dropped);
+            if failed.is_empty() {
+                amend(store, set, |record| {
+                    let before = record.dropped.len();
+                    record.dropped.retain(|other| other != dropped);
+                    record.dropped.len() != before
+                })?;
+            }
+            for (who, e) in failed {
+                let who = format!("{who} (no longer in the definition)");
+                has_failed |= self.experience.balancers.insert(who, e.to_string()).is_none();
+            }
+        }
+        Ok(has_failed)
+    }
+
+    /// Tells load balancers and discovery files who takes clients. `false` if one of them failed just now.
+    fn serve(&mut self, set: &ScaleSet, membership: Option<&Membership>) -> bool {
+        let Some(membership) = membership else { return true };
+        let failed_before = self.experience.balancers.clone();
+        let mut all_well = true;
+        for told in serve::bring(self.world, set, membership, |who| failed_before.contains_key(who)) {
+            match told.result {
+                Ok(changes) => tell::changes(&told.who, &changes, self.listener),
+                Err(e) => {
+                    let missed = self.missed.entry(told.who.clone()).or_default();
+                    *missed += 1;
+                    // One that has just gone out of sight shows in the next observation.
+                    if e.kind == Trouble::Refused || *missed >= MOST_MISSED {
+                        self.experience.balancers.insert(told.who, e.to_string());
+                        all_well = false;
+                    }
+                }
+            }
+        }
+        all_well
+    }
+
     /// The end of the run, at a plan that is not carried out. `undone` are the steps that were asked for and not done.
     fn end(self, plan: Plan, inventory: Inventory, record: Record, undone: Vec<Undone>) -> Ending {
-        let is_over = plan.steps.is_empty() && plan.again.is_none() && plan.rollout.is_none();
+        let waits_on = plan.again.or(plan.joining.filter(|_| self.joins));
+        let is_over = plan.steps.is_empty() && waits_on.is_none() && plan.rollout.is_none();
         let mut report = plan.report;
         let mut left = Vec::new();
         for undone in undone {
@@ -380,6 +533,9 @@ enum Undone {
     Left(Step),
 }
 
+/// How often a load balancer may be missed in a run, though it was seen right before, until it counts as one that fails.
+const MOST_MISSED: u32 = 3;
+
 /// Writes down what the plan is about to do, all of it at once: what becomes of the rollout and of repairs, and which ids
 /// and addresses the steps use. Returns whether that is anything.
 fn take(record: &mut Record, plan: &Plan, now: Timestamp) -> bool {
@@ -393,31 +549,8 @@ fn take(record: &mut Record, plan: &Plan, now: Timestamp) -> bool {
         changed = true;
     }
     record.write_off(&plan.lost, now);
+    changed |= record.note_leaving(&plan.leaving, now);
     record.reserve(&plan.steps, now) | changed
-}
-
-/// Says which instances are given up with their hosts.
-fn tell_lost(record: &Record, lost: &[InstanceId], listener: &Arc<dyn Listener>) {
-    let mut on: BTreeMap<&Label, Vec<u64>> = BTreeMap::new();
-    for id in lost {
-        if let Some(known) = record.known.get(id) {
-            on.entry(&known.host).or_default().push(id.0);
-        }
-    }
-    for (host, ids) in on {
-        let (noun, since) = (
-            if ids.len() == 1 { "instance" } else { "instances" },
-            record
-                .unseen
-                .get(host)
-                .map_or_else(String::new, |at| format!(" since {}", at.strftime("%H:%M:%SZ"))),
-        );
-        let text = format!(
-            "host {host} has been out of sight{since}: {noun} {} there given up, others take their place",
-            ranges(ids)
-        );
-        listener.event(&Event::Note { text });
-    }
 }
 
 /// How often who waits for health or a pause looks whether somebody has changed the record: a pause typed in another
@@ -444,88 +577,10 @@ pub fn wait_for_change(
     }
 }
 
-/// Says how a rollout went on.
-fn tell_rollout(before: Option<&Rollout>, after: &Rollout, listener: &Arc<dyn Listener>) {
-    let tell = |text: String| {
-        listener.event(&Event::Rollout {
-            number: after.number,
-            text,
-        });
-    };
-    let batch_before = before.and_then(|r| r.batch.as_ref()).map(|b| b.number);
-    if after.batches > before.map_or(0, |r| r.batches) {
-        tell(format!("rollout batch {} is done", after.batches));
-    }
-    if let Some(batch) = after.batch.as_ref().filter(|b| batch_before != Some(b.number)) {
-        let ids = ranges(batch.instances.iter().map(|id| id.0));
-        let noun = if batch.instances.len() == 1 {
-            "instance"
-        } else {
-            "instances"
-        };
-        let place = batch
-            .fault_domain
-            .as_ref()
-            .map_or_else(String::new, |d| format!(" in {d}"));
-        let how = if batch.replaces { "replacing" } else { "changing" };
-        tell(format!(
-            "rollout batch {}: {how} {noun} {ids}{place}",
-            batch.number
-        ));
-    }
-    if before.map(|r| &r.state) != Some(&after.state) {
-        match &after.state {
-            RolloutState::RollingBack { reason } => {
-                tell(format!("rolling back to revision {}: {reason}", after.target));
-            }
-            RolloutState::Done => tell(format!("every instance is at revision {}", after.target)),
-            RolloutState::RolledBack { .. } => {
-                tell(format!("every instance is back at revision {}", after.target))
-            }
-            // The end of the run says it.
-            _ => {}
-        }
-    }
-}
-
 fn first(steps: &[Step]) -> String {
     steps.first().map_or_else(String::new, |s| {
         format!("{} {} on {}", s.action.verb(), s.action.subject(), s.host)
     })
-}
-
-/// What a run has said already: nothing is said twice in a row.
-#[derive(Default)]
-struct Told {
-    unseen: HashMap<Label, String>,
-    waits: Vec<String>,
-}
-
-impl Told {
-    fn unseen(&mut self, inventory: &Inventory, listener: &Arc<dyn Listener>) {
-        for host in &inventory.hosts {
-            if let View::Unseen { reason } = &host.view
-                && self.unseen.insert(host.name.clone(), reason.clone()).is_none()
-            {
-                listener.event(&Event::HostUnseen {
-                    host: host.name.clone(),
-                    reason: reason.clone(),
-                });
-            }
-        }
-    }
-
-    fn waits(&mut self, report: &Report, listener: &Arc<dyn Listener>) {
-        let waits = report
-            .waits
-            .iter()
-            .filter(|w| !matches!(w, Wait::HostUnseen { .. }));
-        let waits: Vec<String> = waits.map(ToString::to_string).collect();
-        for text in waits.iter().filter(|text| !self.waits.contains(text)) {
-            listener.event(&Event::Waiting { text: text.clone() });
-        }
-        self.waits = waits;
-    }
 }
 
 /// What a step's end has to teach, if anything.

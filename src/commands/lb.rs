@@ -1,0 +1,397 @@
+//! `vmss lb`: the set's load balancers as they are, brought into line, and the configuration they need.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::commands::Context;
+use crate::converge::{amend, look, look_closely};
+use crate::error::{Error, Exit, Result};
+use crate::membership::{BalancerView, Membership, Server, ServerSeen, Sight};
+use crate::names::{InstanceId, Label, instance_name, list};
+use crate::plan::{Experience, Situation, as_noted};
+use crate::record::Record;
+use crate::scaleset::ScaleSet;
+use crate::serve;
+use crate::ui::table::Table;
+use crate::ui::words::count;
+
+/// How an instance stands in a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Standing {
+    /// It takes clients, and the balancer's check finds it up.
+    Up,
+    /// It takes clients as soon as the balancer's check finds it up.
+    Unchecked,
+    /// It would take clients, but the balancer's check finds it down.
+    Down,
+    /// It takes no new clients, and still has some.
+    Leaving,
+    /// It takes no clients.
+    Out,
+}
+
+impl Standing {
+    const fn of(seen: &ServerSeen) -> Self {
+        match (seen.is_in, seen.up, seen.connections) {
+            (true, Some(true), _) => Self::Up,
+            (true, None, _) => Self::Unchecked,
+            (true, Some(false), _) => Self::Down,
+            (false, _, 0) => Self::Out,
+            (false, ..) => Self::Leaving,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unchecked => "unchecked",
+            Self::Down => "down",
+            Self::Leaving => "leaving",
+            Self::Out => "out",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    set: &'a Label,
+    frontends: Vec<FrontendLine>,
+    balancers: Vec<BalancerLine>,
+    /// Whether every load balancer was seen and has what it should.
+    level: bool,
+}
+
+#[derive(Serialize)]
+struct FrontendLine {
+    name: Label,
+    urls: Vec<String>,
+    mode: crate::load_balancer::Mode,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct BalancerLine {
+    name: String,
+    seen: bool,
+    reason: Option<String>,
+    version: Option<String>,
+    servers: Vec<ServerLine>,
+    differs: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ServerLine {
+    frontend: Label,
+    instance: InstanceId,
+    name: String,
+    fault_domain: Option<Label>,
+    host: Option<Label>,
+    address: Option<SocketAddr>,
+    state: Standing,
+    weight: u32,
+    connections: u64,
+    requests: u64,
+    errors: u64,
+    last_check: String,
+}
+
+fn none(set: &Label) -> Error {
+    Error::message(Exit::Usage, format!("the set {set} has no load balancer"))
+        .hint("add [load_balancer] to the definition and vmss apply it; vmss init prints one to start from")
+}
+
+fn situation<'a>(
+    set: &'a ScaleSet,
+    record: &'a Record,
+    inventory: &'a crate::inventory::Inventory,
+    experience: &'a Experience,
+    now: jiff::Timestamp,
+) -> Situation<'a> {
+    Situation {
+        set,
+        record,
+        inventory,
+        experience,
+        now,
+    }
+}
+
+/// Shows every server of every load balancer.
+pub fn show(ctx: &Context<'_>) -> Result<Exit> {
+    let mut target = ctx.target()?;
+    let set = target.record.applied.clone();
+    let Some(rules) = &set.load_balancer else {
+        return Err(none(&set.name));
+    };
+    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let experience = Experience::default();
+    let now = ctx.world.clock.now();
+    let wanted = as_noted(situation(&set, &target.record, &inventory, &experience, now)).unwrap_or_default();
+    let lines: Vec<BalancerLine> = (inventory.balancers.iter())
+        .map(|view| balancer_line(&set, &target.record, &wanted, view))
+        .collect();
+    let document = Document {
+        set: &set.name,
+        frontends: (rules.frontends.iter())
+            .map(|f| FrontendLine {
+                name: f.name.clone(),
+                urls: f.urls(),
+                mode: f.mode,
+                port: f.port,
+            })
+            .collect(),
+        level: lines.iter().all(|line| line.seen && line.differs.is_empty()),
+        balancers: lines,
+    };
+    if ctx.is_json() {
+        ctx.json(&document);
+    } else {
+        print(ctx, &document);
+    }
+    Ok(Exit::Converged)
+}
+
+fn print(ctx: &Context<'_>, document: &Document<'_>) {
+    for frontend in &document.frontends {
+        let urls = match frontend.urls.as_slice() {
+            [] => "configured elsewhere".to_owned(),
+            urls => urls.join(", "),
+        };
+        ctx.print(format!(
+            "{}: {urls} -> port {} of the instances",
+            ctx.style.strong(frontend.name.as_str()),
+            frontend.port
+        ));
+    }
+    for balancer in &document.balancers {
+        ctx.print("");
+        match (&balancer.reason, &balancer.version) {
+            (Some(reason), _) => ctx.print(format!("{}: not seen: {reason}", balancer.name)),
+            (None, None) => ctx.print(format!("{}: HAProxy is not running", balancer.name)),
+            (None, Some(version)) => ctx.print(format!("{}: HAProxy {version}", balancer.name)),
+        }
+        if !balancer.servers.is_empty() {
+            ctx.table(&table(balancer));
+        }
+        for differs in &balancer.differs {
+            ctx.print(format!("! {differs} (vmss lb sync puts it right)"));
+        }
+    }
+}
+
+fn table(balancer: &BalancerLine) -> Table {
+    let headers = [
+        "FRONTEND",
+        "INSTANCE",
+        "FAULT DOMAIN",
+        "ADDRESS",
+        "STATE",
+        "WEIGHT",
+        "CONNECTIONS",
+        "REQUESTS",
+        "ERRORS",
+        "LAST CHECK",
+    ];
+    let mut table = Table::new(headers).right(5).right(6).right(7).right(8);
+    for line in &balancer.servers {
+        table.row([
+            line.frontend.to_string(),
+            line.name.clone(),
+            line.fault_domain
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            line.address.map_or_else(|| "-".to_owned(), |a| a.to_string()),
+            line.state.as_str().to_owned(),
+            line.weight.to_string(),
+            line.connections.to_string(),
+            line.requests.to_string(),
+            line.errors.to_string(),
+            if line.last_check.is_empty() {
+                "-".to_owned()
+            } else {
+                line.last_check.clone()
+            },
+        ]);
+    }
+    table
+}
+
+fn balancer_line(set: &ScaleSet, record: &Record, wanted: &Membership, view: &BalancerView) -> BalancerLine {
+    let servers = (view.seen().into_iter().flat_map(|seen| &seen.servers)).map(|seen| {
+        let known = record.known.get(&seen.id);
+        ServerLine {
+            frontend: seen.frontend.clone(),
+            instance: seen.id,
+            name: instance_name(&set.name, seen.id),
+            fault_domain: known.map(|k| k.fault_domain.clone()),
+            host: known.map(|k| k.host.clone()),
+            address: seen.address,
+            state: Standing::of(seen),
+            weight: seen.weight,
+            connections: seen.connections,
+            requests: seen.requests,
+            errors: seen.errors,
+            last_check: seen.last_check.clone(),
+        }
+    });
+    BalancerLine {
+        name: view.name.clone(),
+        seen: view.seen().is_some(),
+        reason: match &view.sight {
+            Sight::Seen(_) => None,
+            Sight::Unseen { reason } => Some(reason.clone()),
+        },
+        version: view.seen().and_then(|seen| seen.version.clone()),
+        servers: servers.collect(),
+        differs: differences(set, wanted, view),
+    }
+}
+
+/// What a load balancer has otherwise than it should, in sentences.
+fn differences(set: &ScaleSet, wanted: &Membership, view: &BalancerView) -> Vec<String> {
+    let Some(seen) = view.seen() else {
+        return Vec::new();
+    };
+    if seen.version.is_none() {
+        return vec!["it should run".to_owned()];
+    }
+    let by_id: BTreeMap<InstanceId, &Server> = wanted.servers.iter().map(|s| (s.id, s)).collect();
+    let frontends: Vec<&Label> = (set.load_balancer.iter().flat_map(|l| &l.frontends))
+        .map(|f| &f.name)
+        .collect();
+    let (mut missing, mut extra, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    for server in &wanted.servers {
+        let there: Vec<&ServerSeen> = seen.servers.iter().filter(|s| s.id == server.id).collect();
+        let takes = there.len() == frontends.len() && there.iter().all(|s| s.is_in);
+        let takes_any = there.iter().any(|s| s.is_in);
+        if server.duty.is_in() && !takes {
+            missing.push(server.name.clone());
+        } else if !server.duty.is_in() && takes_any {
+            extra.push(server.name.clone());
+        }
+    }
+    for server in seen.servers.iter().filter(|s| !by_id.contains_key(&s.id)) {
+        let name = instance_name(&set.name, server.id);
+        if !gone.contains(&name) {
+            gone.push(name);
+        }
+    }
+    let sentence =
+        |names: &[String], what: &str| (!names.is_empty()).then(|| format!("{}: {what}", list(names, 8)));
+    [
+        sentence(&missing, "should take clients"),
+        sentence(&extra, "should take no clients"),
+        sentence(&gone, "should not be there any more"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Makes every load balancer and discovery file agree with what the instances are.
+pub fn sync(ctx: &Context<'_>) -> Result<Exit> {
+    let target = ctx.target()?;
+    let name = target.name.clone();
+    if !target.record.applied.is_served() {
+        return Err(none(&name));
+    }
+    let held = ctx.hold(&target.store, &name, &format!("lb sync {name}"))?;
+    let (record, _) = amend(&*target.store, &name, |_| false)?;
+    let number =
+        target
+            .store
+            .begin(&ctx.operation(&name, "lb sync", Some(record.capacity), Some(record.capacity)))?;
+    let set = record.applied.clone();
+    let inventory = look(ctx.world, &set, &record);
+    let now = ctx.world.clock.now();
+    let (record, _) = amend(&*target.store, &name, |record| {
+        record.absorb(&inventory) | record.heed(&inventory, &set.health, now)
+    })?;
+    let experience = Experience::default();
+    let wanted = as_noted(situation(&set, &record, &inventory, &experience, now)).unwrap_or_default();
+    let mut failed = Vec::new();
+    let mut exit = Exit::Converged;
+    for told in serve::bring(ctx.world, &set, &wanted, |_| false) {
+        match told.result {
+            Ok(changes) => crate::converge::tell_changes(&told.who, &changes, &ctx.listener),
+            Err(e) => {
+                exit = match (e.kind, exit) {
+                    (crate::balancer::Trouble::Unreachable, Exit::Converged | Exit::Unreachable) => {
+                        Exit::Unreachable
+                    }
+                    _ => Exit::Failed,
+                };
+                failed.push(format!("{}: {e}", told.who));
+            }
+        }
+    }
+    let takes = wanted.servers.iter().filter(|s| s.duty.is_in()).count();
+    let line = format!(
+        "{name}: {} of {} take clients",
+        takes,
+        count(wanted.servers.len(), "instance")
+    );
+    let outcome = if failed.is_empty() {
+        format!("level, {takes} take clients")
+    } else {
+        failed.join("; ")
+    };
+    target
+        .store
+        .finish(number, ctx.world.clock.now(), &outcome, Some(record.capacity))?;
+    drop(held);
+    if ctx.is_json() {
+        ctx.json(&serde_json::json!({
+            "set": name, "command": "lb sync", "exit_code": exit.code(), "failed": failed, "servers": wanted.servers,
+        }));
+        return Ok(exit);
+    }
+    if failed.is_empty() {
+        ctx.say(format!("{} {line}", ctx.style.good("ok")));
+        return Ok(exit);
+    }
+    ctx.world
+        .stderr
+        .line(format!("{} {line}", ctx.style.bad("not done:")));
+    for text in failed {
+        ctx.world.stderr.line(format!("  {text}"));
+    }
+    ctx.world
+        .stderr
+        .line("hint: vmss check tells what a load balancer needs; vmss lb sync tries again");
+    Ok(exit)
+}
+
+/// Prints the configuration that the set's load balancers need, with the servers they have at the moment.
+pub fn config(ctx: &Context<'_>) -> Result<Exit> {
+    let (name, store, definition) = ctx.meant()?;
+    let record = store.get(&name)?.map(|(record, _)| record);
+    let set = match (&definition, &record) {
+        (Some(set), _) => set.clone(),
+        (None, Some(record)) => record.applied.clone(),
+        (None, None) => ctx.target()?.record.applied,
+    };
+    let balancers = serve::balancers(ctx.world, &set);
+    let Some(balancer) = balancers.first() else {
+        return Err(none(&name));
+    };
+    let wanted = match record {
+        None => Membership::default(),
+        Some(mut record) => {
+            let inventory = look_closely(ctx.world, &set, &mut record);
+            let experience = Experience::default();
+            let now = ctx.world.clock.now();
+            as_noted(situation(&set, &record, &inventory, &experience, now)).unwrap_or_default()
+        }
+    };
+    let text = balancer.configuration(&wanted);
+    if ctx.is_json() {
+        ctx.json(&serde_json::json!({ "set": name, "configuration": text }));
+    } else {
+        ctx.world.stdout.text(text);
+    }
+    Ok(Exit::Converged)
+}
