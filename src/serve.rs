@@ -27,9 +27,9 @@ pub fn balancers(world: &World, set: &ScaleSet) -> Vec<Arc<dyn Balancer>> {
     world.balancers.of(set, &folder(world, set))
 }
 
-/// What they are called in messages.
-pub fn called(balancer: &dyn Balancer) -> String {
-    match balancer.name().as_str() {
+/// What a load balancer of that name is called in messages.
+pub fn called(name: &str) -> String {
+    match name {
         "local" => "load balancer".to_owned(),
         name => format!("load balancer {name}"),
     }
@@ -96,7 +96,9 @@ pub fn bring(
     is_left_out: impl Fn(&str) -> bool,
 ) -> Vec<Told> {
     let balancers = balancers(world, set);
-    let named = balancers.iter().map(|balancer| (called(&**balancer), balancer));
+    let named = balancers
+        .iter()
+        .map(|balancer| (called(&balancer.name()), balancer));
     let wanted: Vec<(String, &Arc<dyn Balancer>)> = named.filter(|(who, _)| !is_left_out(who)).collect();
     let mut told: Vec<Told> = thread::scope(|scope| {
         let running: Vec<_> = (wanted.into_iter())
@@ -145,7 +147,7 @@ pub fn retire(world: &World, set: &ScaleSet) -> Vec<(String, BalancerError)> {
     let mut failed = Vec::new();
     for balancer in balancers(world, set) {
         if let Err(e) = balancer.retire() {
-            failed.push((called(&*balancer), e));
+            failed.push((called(&balancer.name()), e));
         }
     }
     for file in &set.discovery {

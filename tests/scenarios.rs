@@ -95,16 +95,55 @@ fn audit(theatre: &Theatre) -> Vec<String> {
 /// meets the capacity and leaves nothing orphaned, half-made or double.
 #[test]
 fn killed_at_every_step_the_next_run_puts_everything_right() {
+    puts_everything_right(&[], |_, _| {});
+}
+
+/// The same behind two load balancers, whose clients stay for longer than they may: afterwards both send clients to every
+/// instance that is there and to nothing else.
+#[test]
+fn killed_at_every_step_the_next_run_brings_load_balancers_level_too() {
+    let behind = [
+        "definition [[instance.networks]]",
+        "definition bridge = \"br0\"",
+        "definition addresses = \"10.0.0.10-10.0.0.99/24\"",
+        "definition [load_balancer]",
+        "definition sockets = [\"unix:/a\", \"unix:/b\"]",
+        "definition drain = \"5s\"",
+        "definition [[load_balancer.frontends]]",
+        "definition name = \"http\"",
+        "definition port = 80",
+    ];
+    puts_everything_right(&behind, |fleet, at| {
+        let there: BTreeSet<String> = (["kvm1", "kvm2"].iter())
+            .flat_map(|host| fleet.domains(host))
+            .map(|domain| domain.name)
+            .collect();
+        for balancer in ["unix:/a", "unix:/b"] {
+            let serving: BTreeSet<String> = fleet.serving(balancer).into_iter().collect();
+            assert_eq!(serving, there, "{balancer}, {at}");
+            let known: BTreeSet<String> = fleet
+                .servers(balancer)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            assert_eq!(known, there, "{balancer}, {at}");
+        }
+    });
+}
+
+fn puts_everything_right(more: &[&str], check: impl Fn(&Fleet, &str)) {
     for (command, capacity) in [("create", 4), ("scale 1 --yes", 1), ("delete --yes", 0)] {
         let mut tried = 0;
         for before in [false, true] {
             for step in 0.. {
                 let mut theatre = Theatre::new();
-                for line in ["host rack-a kvm1", "host rack-b kvm2", "define 4"] {
+                let lines = ["host rack-a kvm1", "host rack-b kvm2"];
+                for line in lines.iter().chain(more).chain(&["define 4"]) {
                     assert_eq!(theatre.command(line).0, 0);
                 }
                 if command != "create" {
                     assert_eq!(theatre.vmss(&words("create")).0, 0);
+                    theatre.stage.fleet.connect_clients("web-4", 1);
                 }
                 let fleet = Arc::clone(&theatre.stage.fleet);
                 let done = fleet.steps();
@@ -125,6 +164,7 @@ fn killed_at_every_step_the_next_run_puts_everything_right() {
                 );
                 assert_eq!(again.0, 0, "{at}");
                 assert_eq!(audit(&theatre), Vec::<String>::new(), "{at}");
+                check(&fleet, &at);
                 if capacity == 0 {
                     let set = contract::label("web");
                     let store = Sqlite::open(&theatre.folder().join("state.db"))

@@ -79,7 +79,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     for balancer in crate::serve::balancers(ctx.world, &set) {
         groups.push(Group {
-            on: crate::serve::called(&*balancer),
+            on: crate::serve::called(&balancer.name()),
             findings: balancer.check(),
         });
     }

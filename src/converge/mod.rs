@@ -252,7 +252,7 @@ pub fn converge_after(
             // Nothing is done to those that were leaving: they take clients again.
             let membership = at_rest(situation);
             let (record, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
-            run.serve(&scale_set, membership.as_ref());
+            run.serve(&scale_set, &inventory, membership.as_ref());
             return Ok(run.end(plan, inventory, record, undone));
         }
         let seen = record.clone();
@@ -270,7 +270,7 @@ pub fn converge_after(
         }
         tell::lost(&seen, &plan.lost, listener);
         tell::left(set, &plan.left, listener);
-        if !run.serve(&scale_set, plan.membership.as_ref()) {
+        if !run.serve(&scale_set, &inventory, plan.membership.as_ref()) {
             // What could not be told decides what may be done.
             continue;
         }
@@ -406,7 +406,7 @@ impl Run<'_> {
             };
             if self.world.interrupt.is_set() && !release.held.is_empty() {
                 let (_, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
-                self.serve(&scale_set, at_rest(situation).as_ref());
+                self.serve(&scale_set, &inventory, at_rest(situation).as_ref());
                 undone.extend(left.into_iter().map(Undone::Left));
                 break;
             }
@@ -414,7 +414,7 @@ impl Run<'_> {
                 record.note_leaving(&release.leaving, now) | record.reserve(&release.steps, now)
             })?;
             tell::left(set, &release.left, self.listener);
-            if !self.serve(&scale_set, release.membership.as_ref()) {
+            if !self.serve(&scale_set, &inventory, release.membership.as_ref()) {
                 continue;
             }
             if !release.steps.is_empty() {
@@ -429,13 +429,8 @@ impl Run<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    let why = release
-                        .waits
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join("; ");
-                    undone.extend(left.drain(..).map(|step| Undone::Failed(step, why.clone())));
+                    left.clear();
+                    undone.extend(release.waits.into_iter().map(Undone::Barred));
                 }
             }
         }
@@ -463,11 +458,16 @@ impl Run<'_> {
     }
 
     /// Tells load balancers and discovery files who takes clients. `false` if one of them failed just now.
-    fn serve(&mut self, set: &ScaleSet, membership: Option<&Membership>) -> bool {
+    fn serve(&mut self, set: &ScaleSet, inventory: &Inventory, membership: Option<&Membership>) -> bool {
         let Some(membership) = membership else { return true };
+        // Those that were not seen would only cost their time again.
+        let unseen = inventory.balancers.iter().filter(|b| b.seen().is_none());
+        let unseen: Vec<String> = unseen.map(|b| serve::called(&b.name)).collect();
         let failed_before = self.experience.balancers.clone();
         let mut all_well = true;
-        for told in serve::bring(self.world, set, membership, |who| failed_before.contains_key(who)) {
+        for told in serve::bring(self.world, set, membership, |who| {
+            failed_before.contains_key(who) || unseen.iter().any(|name| name == who)
+        }) {
             match told.result {
                 Ok(changes) => tell::changes(&told.who, &changes, self.listener),
                 Err(e) => {
@@ -493,6 +493,8 @@ impl Run<'_> {
         for undone in undone {
             match undone {
                 Undone::Left(step) => left.push(step),
+                Undone::Barred(wait) if report.waits.contains(&wait) => {}
+                Undone::Barred(wait) => report.waits.push(wait),
                 Undone::Failed(step, error) => {
                     let wait = Wait::Failed {
                         host: step.host.clone(),
@@ -531,6 +533,8 @@ enum Undone {
     Failed(Step, String),
     /// The operator stopped the run before its turn.
     Left(Step),
+    /// It may not be done as things are.
+    Barred(Wait),
 }
 
 /// How often a load balancer may be missed in a run, though it was seen right before, until it counts as one that fails.

@@ -82,21 +82,30 @@ pub(super) fn rollout(before: Option<&Rollout>, after: &Rollout, listener: &Arc<
 
 /// Says how the leave of instances ended: at zero connections, or at the deadline.
 pub(super) fn left(set: &Label, left: &[Left], listener: &Arc<dyn Listener>) {
-    let (cut, free): (Vec<&Left>, Vec<&Left>) = left.iter().partition(|l| l.connections > 0);
+    let tell = |text: String| listener.event(&Event::Clients { text });
+    let names = |is_meant: fn(&&Left) -> bool| -> Vec<String> {
+        let meant = left.iter().filter(is_meant);
+        meant.map(|l| instance_name(set, l.instance)).collect()
+    };
+    let free = names(|l| l.connections == Some(0));
     if !free.is_empty() {
-        let names: Vec<String> = free.iter().map(|l| instance_name(set, l.instance)).collect();
-        let text = format!("drained: {} (no connections left)", list(&names, 8));
-        listener.event(&Event::Clients { text });
+        tell(format!("drained: {} (no connections left)", list(&free, 8)));
     }
-    for l in cut {
-        let text = format!(
-            "not drained after {} s: {} still has {} connection{}, closed now",
+    let unasked = names(|l| l.connections.is_none());
+    if !unasked.is_empty() {
+        tell(format!(
+            "drained: {} (had its time; nobody can be asked for connections)",
+            list(&unasked, 8)
+        ));
+    }
+    for l in left.iter().filter(|l| l.connections.is_some_and(|n| n > 0)) {
+        let connections = l.connections.unwrap_or_default();
+        tell(format!(
+            "not drained after {} s: {} still has {connections} connection{}, closed now",
             l.after.as_secs(),
             instance_name(set, l.instance),
-            l.connections,
-            if l.connections == 1 { "" } else { "s" }
-        );
-        listener.event(&Event::Clients { text });
+            if connections == 1 { "" } else { "s" }
+        ));
     }
 }
 

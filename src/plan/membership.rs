@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::health::{Sign, State, later};
 use crate::inventory::{Phase, Power, Rework};
 use crate::membership::{BalancerView, Duty, Membership, Server, ServerSeen, Sight};
-use crate::names::{InstanceId, instance_name};
+use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Ailing, Wait};
 use crate::plan::{Fleet, Member, Situation};
@@ -37,8 +37,8 @@ const FULL_WEIGHT: u64 = 100;
 pub struct Left {
     /// Which.
     pub instance: InstanceId,
-    /// Connections it still had at the deadline, which are closed; zero: it had none left.
-    pub connections: u64,
+    /// Connections it still had at the deadline, which are closed; zero: it had none left. `None`: nobody could be asked.
+    pub connections: Option<u64>,
     /// How long it took.
     #[serde(serialize_with = "seconds")]
     pub after: Duration,
@@ -94,14 +94,22 @@ pub(super) fn gate(
     also: &BTreeSet<InstanceId>,
 ) -> Gate {
     let mut gate = Gate::default();
+    let mut waiting: BTreeSet<Label> = BTreeSet::new();
     for step in steps {
         let member = (step.action.instance())
             .filter(|_| takes_away(&step.action))
             .and_then(|id| fleet.member(id));
         if member.is_none_or(|member| gate.pass(s, member)) {
             gate.steps.push(step);
+        } else {
+            waiting.insert(step.host);
         }
     }
+    // Where an instance stays for a while, what it is backed by and reads stays too.
+    let is_sweep =
+        |action: &Action| matches!(action, Action::DeleteVolume { .. } | Action::DeleteImage { .. });
+    gate.steps
+        .retain(|step| !(is_sweep(&step.action) && waiting.contains(&step.host)));
     for member in also.iter().filter_map(|id| fleet.member(*id)) {
         gate.pass(s, member);
     }
@@ -119,9 +127,10 @@ impl Gate {
                     && self.leaving.insert(id)
                 {
                     let after = Duration::try_from(s.now.duration_since(*since)).unwrap_or_default();
+                    let asked = s.set.load_balancer.is_some();
                     self.left.push(Left {
                         instance: id,
-                        connections,
+                        connections: asked.then_some(connections),
                         after,
                     });
                 }

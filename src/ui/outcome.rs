@@ -172,8 +172,14 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
             "vmss instance unprotect takes a protection back, vmss scale sets a capacity that keeps them"
         }
         Verdict::Blocked => "add hosts or free room, then vmss scale +0; vmss host list shows the room",
+        Verdict::Unseen if !deleting && has(|w| matches!(w, Wait::BalancerUnseen { .. })) => {
+            "vmss check tells what is wrong with it; vmss lb sync when it is back"
+        }
+        Verdict::Failed if !deleting && has(|w| matches!(w, Wait::BalancerFailed { .. })) => {
+            "vmss check tells what a load balancer needs; vmss scale +0 tries again"
+        }
         Verdict::Unseen if deleting => {
-            "run vmss delete again when the host is back, or give --abandon-unseen"
+            "run vmss delete again when what was not seen is back, or give --abandon-unseen"
         }
         Verdict::Unseen => "vmss check tells what is wrong with the host; vmss scale +0 when it is back",
         Verdict::Failed if has(|w| matches!(w, Wait::StartBackoff { .. })) => {

@@ -247,6 +247,18 @@ impl Theatre {
                 self.more += "\n";
                 return (0, String::new(), String::new());
             }
+            // What was said of the definition beside its hosts is said no more.
+            Some((verb, [])) if verb == "definition-anew" => {
+                self.more.clear();
+                return (0, String::new(), String::new());
+            }
+            // What is in a file of the definition's folder.
+            Some((verb, [name])) if verb == "file" => {
+                return match std::fs::read_to_string(self.folder.path().join(name)) {
+                    Ok(text) => (0, text, String::new()),
+                    Err(e) => (1, String::new(), format!("{name}: {e}\n")),
+                };
+            }
             // The image file is another from now on; a broken one's guests never get healthy.
             Some((verb, [n])) if verb == "image" || verb == "broken-image" => {
                 let bytes = vec![n.parse::<u8>().unwrap(); 1 << 20];
