@@ -6,7 +6,11 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+#[path = "lab/balancer.rs"]
+mod balancer;
 mod contract;
+#[path = "lab/load.rs"]
+mod load;
 #[path = "lab/migration.rs"]
 mod migration;
 #[path = "lab/repair.rs"]

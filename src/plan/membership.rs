@@ -29,6 +29,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The same for the first moments: connections of HTTP end at once.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
+/// How long a load balancer may take to send those elsewhere that it was just connecting to an instance that has died: until
+/// a connection that nobody accepts counts as failed, and a little more.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
 /// The most that a weight can be.
 const FULL_WEIGHT: u64 = 100;
 
@@ -232,8 +236,7 @@ pub(super) const fn takes_away(action: &Action) -> bool {
 /// Whether a member may be taken from its clients now.
 pub(super) fn passage(s: Situation<'_>, member: &Member<'_>) -> Passage {
     const FREE: Passage = Passage::Free { connections: 0 };
-    if !s.set.is_served() || member.instance.power != Power::Running {
-        // What does not run serves nobody.
+    if !s.set.is_served() {
         return FREE;
     }
     let (by_balancer, by_file) = (through_balancers(s, member), through_files(s, member));
@@ -274,8 +277,8 @@ fn through_balancers(s: Situation<'_>, member: &Member<'_>) -> Passage {
     let Some(rules) = &s.set.load_balancer else {
         return free(0);
     };
-    let going = s.record.life == Life::Deleting;
-    if !s.experience.balancers.is_empty() && !going {
+    let stays = member.state == State::Healthy && s.record.life != Life::Deleting;
+    if !s.experience.balancers.is_empty() && stays {
         // Who would take its place may never get in.
         return Passage::Barred;
     }
@@ -286,12 +289,7 @@ fn through_balancers(s: Situation<'_>, member: &Member<'_>) -> Passage {
         .filter(|b| b.seen().is_some())
         .collect();
     if seen.is_empty() {
-        let serves = matches!(member.state, State::Healthy);
-        return if going || !serves {
-            free(0)
-        } else {
-            Passage::Barred
-        };
+        return if stays { Passage::Barred } else { free(0) };
     }
     let servers: Vec<&ServerSeen> = seen.iter().flat_map(|b| b.servers_of(member.id)).collect();
     let connections = servers.iter().map(|server| server.connections).sum();
@@ -300,7 +298,12 @@ fn through_balancers(s: Situation<'_>, member: &Member<'_>) -> Passage {
         return free(0);
     }
     let since = leaving_since(s, member);
-    let until = later(since, rules.drain);
+    let drain = match member.instance.power {
+        Power::Running => rules.drain,
+        // What does not run serves nobody: those that are just being connected to it are sent to another.
+        _ => rules.drain.min(ELSEWHERE),
+    };
+    let until = later(since, drain);
     if is_out && until <= s.now {
         return free(connections);
     }
@@ -328,6 +331,7 @@ fn through_files(s: Situation<'_>, member: &Member<'_>) -> Passage {
     let until = later(leaving_since(s, member), drain.unwrap_or_default());
     let is_new = member.state == State::Healthy && !is_noted;
     match drain {
+        _ if member.instance.power != Power::Running => Passage::Free { connections: 0 },
         // First it has to be out of the file.
         Some(_) if is_new || until > s.now => {
             let again = if is_new { s.now } else { until };
@@ -399,8 +403,7 @@ fn duty(s: Situation<'_>, member: &Member<'_>) -> Duty {
         _ if meta.moving_to.is_some() => Duty::Out,
         State::Healthy => Duty::In,
         State::Starting if is_live && is_running && sign.is_none_or(|sign| sign == Sign::Healthy) => Duty::In,
-        // Whoever is connected to what does not run waits for an answer that does not come.
-        _ if !is_running => Duty::Cut,
+        // Also what does not run: closing would hit those that are just being connected to it, and can be sent to another.
         _ => Duty::Out,
     }
 }

@@ -44,7 +44,7 @@ impl Lab {
     }
 
     /// Sends a signal to an instance's QEMU.
-    fn signal(&self, host: &str, name: &str, signal: &str) {
+    pub(super) fn signal(&self, host: &str, name: &str, signal: &str) {
         let pid = format!("/run/libvirt/qemu/{name}.pid");
         lab(&["exec", host, "sh", "-c", &format!("kill -{signal} $(cat {pid})")]);
     }
