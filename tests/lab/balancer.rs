@@ -282,8 +282,10 @@ fn connections_last_until_the_deadline_and_whoever_is_killed_all_views_agree_aga
     // vmss is killed while one is drained.
     lab.expect(0, "scale 3");
     clients.retain_mut(Client::goes_on);
-    clients.push(Client::new());
-    assert_eq!(lab.connected(), [1, 2, 4]);
+    wait_for("a connection on each", || {
+        clients.push(Client::new());
+        lab.connected() == [1, 2, 4]
+    });
     let mut scaling = told(&lab, "scale 2 --yes");
     wait_until_said(&mut scaling, "takes no new clients");
     kill(scaling.id());
@@ -317,13 +319,13 @@ fn connections_last_until_the_deadline_and_whoever_is_killed_all_views_agree_aga
     lab.expect(0, "scale +0 --yes");
     lab.assert_level(2, "killed in the middle");
 
-    two_that_run_already(&lab);
-    lab.expect(0, "delete --yes");
+    two_that_run_already_and_the_end(&lab);
     lab.assert_no_trace();
 }
 
-/// The set moves from its own HAProxy to two that run already. One is down during an upgrade, and level when it is back.
-fn two_that_run_already(lab: &Lab) {
+/// The set moves from its own HAProxy to two that run already. One is down during an upgrade, and level when it is back. In
+/// the end neither knows the set any more.
+fn two_that_run_already_and_the_end(lab: &Lab) {
     let sockets: Vec<PathBuf> = ["a.sock", "b.sock"]
         .iter()
         .map(|name| lab.folder.path().join(name))
@@ -366,6 +368,13 @@ fn two_that_run_already(lab: &Lab) {
     wait_for("an answer of the one that is back", || {
         answer(2).ends_with("image 2\n")
     });
+    lab.expect(0, "delete --yes");
+    for shift in [1, 2] {
+        assert!(
+            answer(shift).contains("503 Service Unavailable"),
+            "nobody is left to send clients to"
+        );
+    }
 }
 
 /// A command whose talk is listened to.
