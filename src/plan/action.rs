@@ -193,6 +193,11 @@ impl Action {
         }
     }
 
+    /// Whether clients of its instance would lose it: it leaves its load balancer first.
+    pub const fn takes_away(&self) -> bool {
+        self.disturbs() || matches!(self, Self::Migrate { .. })
+    }
+
     /// The instance it concerns, if one.
     pub fn instance(&self) -> Option<InstanceId> {
         match self {

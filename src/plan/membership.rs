@@ -101,7 +101,7 @@ pub(super) fn gate(
     let mut waiting: BTreeSet<Label> = BTreeSet::new();
     for step in steps {
         let member = (step.action.instance())
-            .filter(|_| takes_away(&step.action))
+            .filter(|_| step.action.takes_away())
             .and_then(|id| fleet.member(id));
         if member.is_none_or(|member| gate.pass(s, member)) {
             gate.steps.push(step);
@@ -228,11 +228,6 @@ pub fn as_noted(s: Situation<'_>) -> Option<Membership> {
     servers(s, &Fleet::of(s), &[], &gate)
 }
 
-/// Whether clients of its instance would lose it.
-pub(super) const fn takes_away(action: &Action) -> bool {
-    action.disturbs() || matches!(action, Action::Migrate { .. })
-}
-
 /// Whether a member may be taken from its clients now.
 pub(super) fn passage(s: Situation<'_>, member: &Member<'_>) -> Passage {
     const FREE: Passage = Passage::Free { connections: 0 };
@@ -356,7 +351,7 @@ pub(super) fn servers(
         return None;
     }
     let taken: BTreeSet<InstanceId> = (steps.iter())
-        .filter(|step| takes_away(&step.action))
+        .filter(|step| step.action.takes_away())
         .filter_map(|step| step.action.instance())
         .collect();
     let cut: BTreeSet<InstanceId> = (gate.left.iter()).map(|left| left.instance).collect();

@@ -20,6 +20,8 @@ mod upgrade;
 mod wait;
 
 #[cfg(test)]
+mod membership_tests;
+#[cfg(test)]
 mod repair_tests;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -573,7 +573,7 @@ impl World {
         let record = &self.show.scene.record;
         let now = self.show.now;
         for step in &next.steps {
-            let takes_away = step.action.disturbs() || matches!(step.action, Action::Migrate { .. });
+            let takes_away = step.action.takes_away();
             let Some(id) = step.action.instance().filter(|_| takes_away) else {
                 continue;
             };

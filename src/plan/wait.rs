@@ -617,13 +617,13 @@ impl fmt::Display for Wait {
                 list(instances),
                 if instances.len() == 1 { "it is" } else { "they are" }
             ),
-            Self::Joining { instances } => {
-                write!(
-                    f,
-                    "the load balancer sends clients once healthy: {}",
-                    list(instances)
-                )
-            }
+            Self::Joining { instances } => match instances.as_slice() {
+                [one] => write!(f, "takes clients once healthy: {one}"),
+                several => {
+                    let ids = crate::names::ranges(several.iter().map(|a| a.instance.0));
+                    write!(f, "take clients once healthy: instances {ids}")
+                }
+            },
             Self::NotServing { instances } => {
                 write!(
                     f,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,11 @@ impl Lab {
     }
 }
 
+/// Says something that is seen although the test passes: what was counted is a result.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn kill(pid: u32) {
     assert!(
         Command::new("kill")
@@ -149,11 +154,11 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
     let mut phase = |name: &str, killed: Option<Instant>| {
         let sent = load.sent();
         let failures = unforgivable(load.failures(), killed);
-        println!(
+        tell(&format!(
             "{name}: {} requests sent, {} failed",
             sent - before,
             failures.len()
-        );
+        ));
         assert_eq!(failures, Vec::<String>::new(), "{name}");
         before = sent;
     };
@@ -200,10 +205,10 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
     phase("guest killed and started again", Some(killed));
 
     let (sent, failures) = load.end();
-    println!(
+    tell(&format!(
         "in all: {sent} requests sent, {} failed, all of them in flight on the guest that was killed",
         failures.len()
-    );
+    ));
     assert_eq!(unforgivable(failures, Some(killed)), Vec::<String>::new());
     lab.expect(0, "delete --yes");
     lab.assert_no_trace();
@@ -223,7 +228,7 @@ struct Elsewhere {
 }
 
 impl Elsewhere {
-    fn start(socket: &PathBuf, config: &str) -> Self {
+    fn start(socket: &Path, config: &str) -> Self {
         let file = socket.with_extension("cfg");
         let text = format!(
             "global\n    stats socket {} mode 600 level admin\n{config}",

@@ -60,7 +60,7 @@ impl Load {
                     }
                     let begun = Instant::now();
                     counts.lock().unwrap().sent += 1;
-                    let result = if n % 2 == 0 {
+                    let result = if n.is_multiple_of(2) {
                         request(frontend, &mut None)
                     } else {
                         request(frontend, &mut kept)

@@ -191,7 +191,11 @@ impl Source {
         }
         if let Probe::Http { path, .. } = &self.health.probe {
             let _ = writeln!(text, "    option httpchk");
-            let _ = writeln!(text, "    http-check send meth GET uri {}", quoted(path));
+            let (path, host) = (quoted(path), &self.set);
+            let _ = writeln!(
+                text,
+                "    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host {host}"
+            );
             let _ = writeln!(text, "    http-check expect status 200");
         }
     }

@@ -19,7 +19,7 @@ use stat::{Line, Row};
 
 use crate::balancer::{Balancer, BalancerError, Balancers, Change, Trouble};
 use crate::hypervisor::{Finding, Problem};
-use crate::load_balancer::{AdminSocket, Frontend, Run, Stickiness};
+use crate::load_balancer::{AdminSocket, Bind, Frontend, Run, Stickiness};
 use crate::membership::{BalancerSeen, Duty, Membership, Server, ServerSeen};
 use crate::names::{InstanceId, instance_name};
 use crate::scaleset::ScaleSet;
@@ -368,9 +368,16 @@ impl Balancer for Haproxy {
         };
         let mut findings = Vec::new();
         match &self.home {
-            Home::Local(_) => {
+            Home::Local(local) => {
                 let version = local::version().and_then(|v| refuse_old(&v).map(|()| v));
                 findings.push(finding("program", version, "apt install haproxy"));
+                if !local.is_running() {
+                    for frontend in &self.source.balancer.frontends {
+                        let what = format!("frontend {}", frontend.name);
+                        let remedy = "free the address (ss -ltnp tells who has it), or choose another";
+                        findings.push(finding(&what, can_listen(frontend), remedy));
+                    }
+                }
             }
             Home::Elsewhere(_) => {
                 let remedy =
@@ -422,6 +429,20 @@ fn no_backend(backend: &str) -> BalancerError {
         format!("looking for the backend {backend}"),
         "there is none: vmss lb config prints what its configuration needs",
     )
+}
+
+/// Whether a frontend's addresses are free. Told before HAProxy is, so that it is told by name.
+fn can_listen(frontend: &Frontend) -> Result<String, BalancerError> {
+    for bind in &frontend.bind {
+        let address = match *bind {
+            Bind::At(address) => address,
+            Bind::Any(port) => std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port),
+        };
+        std::net::TcpListener::bind(address)
+            .map_err(|e| BalancerError::refused(format!("listening on {bind}"), e))?;
+    }
+    let all: Vec<String> = frontend.bind.iter().map(ToString::to_string).collect();
+    Ok(format!("{} free", all.join(", ")))
 }
 
 fn path(backend: &str, server: &str) -> String {
