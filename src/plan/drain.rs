@@ -84,10 +84,10 @@ impl<'f, 'a> Drain<'f, 'a> {
             placement::scale_out(self.s, self.fleet, &order, steps, waits);
         }
         // As many may go as there are others in their place, and as the health budget has to spare.
-        let mut budget = self.fleet.healthy().saturating_sub(self.needed());
+        let mut budget = self.fleet.serving().saturating_sub(self.needed());
         let mut waiting = false;
         for member in self.leaving.iter().take(self.ahead) {
-            let costs = member.state == State::Healthy;
+            let costs = member.serves;
             if costs && budget == 0 {
                 waiting = true;
                 continue;
@@ -100,12 +100,15 @@ impl<'f, 'a> Drain<'f, 'a> {
             return None;
         }
         waits.push(Wait::HealthBudget {
-            healthy: self.fleet.healthy(),
+            healthy: self.fleet.serving(),
             needed: self.needed() + 1,
         });
         // Only what is still starting, or not yet decided on, can get better by itself.
         let may_change = |m: &Member<'_>| {
-            m.state == State::Starting || self.s.record.vitals.get(&m.id).is_some_and(|v| v.is_wavering())
+            let is_down = m.state == State::Healthy && !m.serves;
+            m.state == State::Starting
+                || is_down
+                || self.s.record.vitals.get(&m.id).is_some_and(|v| v.is_wavering())
         };
         let hope = self.fleet.members.iter().any(may_change);
         hope.then(|| later(self.s.now, self.s.set.health.interval))

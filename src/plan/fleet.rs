@@ -8,7 +8,7 @@ use crate::inventory::{Phase, Power, Rework};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, InstanceRef, Step};
 use crate::plan::report::{Counts, Report, Wait};
-use crate::plan::{Situation, change, drain};
+use crate::plan::{Situation, change, drain, membership};
 
 /// An instance that was seen, whole (or being changed) and of this store.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Member<'a> {
     pub instance: &'a crate::inventory::Instance,
     /// How it is.
     pub state: State,
+    /// Whether it is healthy, and no load balancer that sends clients to it finds it down: what a budget may count on.
+    pub serves: bool,
 }
 
 /// An instance that is known to exist on a host that could not be seen.
@@ -95,12 +97,14 @@ impl<'a> Fleet<'a> {
                 } else if matches!(instance.meta.phase, Phase::Creating | Phase::Deleting) {
                     half += 1;
                 } else if let Some(&domain) = domain_of_host.get(&host.name) {
+                    let state = State::of(instance, s.record.vitals.get(&instance.id), &s.set.health);
                     let member = Member {
                         id: instance.id,
                         host: &host.name,
                         domain,
                         instance,
-                        state: State::of(instance, s.record.vitals.get(&instance.id), &s.set.health),
+                        state,
+                        serves: state == State::Healthy && !membership::is_seen_down(s, instance.id),
                     };
                     if s.record.written_off.contains_key(&instance.id) {
                         strays.push(member);
@@ -180,6 +184,11 @@ impl<'a> Fleet<'a> {
         capacity
             .saturating_sub(stopped.count())
             .saturating_sub(unavailable)
+    }
+
+    /// How many serve: one that is healthy but down to a load balancer's check is nobody to rely on.
+    pub fn serving(&self) -> usize {
+        self.members.iter().filter(|m| m.serves).count()
     }
 
     /// How many are healthy.

@@ -528,6 +528,12 @@ fn balancer_waits(s: Situation<'_>) -> Vec<Wait> {
     waits
 }
 
+/// Whether a load balancer that sends clients to an instance finds it down by its own check.
+pub(super) fn is_seen_down(s: Situation<'_>, id: InstanceId) -> bool {
+    let mut servers = s.inventory.balancers.iter().flat_map(|b| b.servers_of(id));
+    servers.any(|server| server.is_in && server.up == Some(false))
+}
+
 /// Whether a load balancer's own check finds an instance up: it may be out of vmss's sight, and serve.
 pub(super) fn is_seen_up(s: Situation<'_>, id: InstanceId) -> bool {
     let mut servers = s.inventory.balancers.iter().flat_map(|b| b.servers_of(id));

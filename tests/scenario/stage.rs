@@ -36,6 +36,8 @@ balancer NAME restarted     it was started anew, without the servers it was give
 balancer NAME killed        the one that vmss runs is gone, as after a kill -9
 balancer NAME refuses WORDS  it takes no more servers
 balancer NAME accepts       it does again
+balancer NAME loses INSTANCE  it can't reach an instance, whose name need not be there yet
+balancer NAME reaches INSTANCE  it can again
 clients INSTANCE N          so many clients are connected to an instance through every load balancer that has it in
 boots HOST SECONDS           its guests answer that long after their start
 kill-vmss after N            the next commands' process is killed right after N more steps
@@ -89,6 +91,8 @@ impl Stage {
             ("balancer", [name, "refuses", words @ ..]) => {
                 fleet.set_balancer_refuses(name, Some(words.join(" ")));
             }
+            ("balancer", [name, "loses", instance]) => fleet.cut_balancer_off(name, instance, true),
+            ("balancer", [name, "reaches", instance]) => fleet.cut_balancer_off(name, instance, false),
             ("balancer", [name, "accepts"]) => fleet.set_balancer_refuses(name, None),
             ("clients", [instance, n]) => fleet.connect_clients(instance, number(n)?),
             ("sleep", [seconds]) => fleet.clock().sleep(Duration::from_secs(number(seconds)?)),

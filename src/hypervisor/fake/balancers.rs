@@ -24,6 +24,8 @@ pub(super) struct Machine {
     refuses: Option<String>,
     /// Whether it was started; one that runs elsewhere always was.
     running: bool,
+    /// Instances that can't be reached from where it is, by name.
+    cut_off: BTreeSet<String>,
     /// By the instance's name.
     servers: BTreeMap<String, Slot>,
 }
@@ -175,7 +177,10 @@ impl Balancer for Handle {
                 let Some(id) = parse_instance_name(&self.set, name) else {
                     continue;
                 };
-                let answers = health::by_name(state, name, now);
+                let answers = match machine.cut_off.contains(name) {
+                    true => Err("no route to host"),
+                    false => health::by_name(state, name, now),
+                };
                 servers.extend(slot.addresses.iter().map(|(frontend, address)| ServerSeen {
                     frontend: frontend.clone(),
                     id,
@@ -275,6 +280,16 @@ impl Fleet {
     /// A load balancer takes no more servers, for that reason; `None`: it does again.
     pub fn set_balancer_refuses(&self, name: &str, why: Option<String>) {
         self.balancer(name, |machine| machine.refuses = why);
+    }
+
+    /// A load balancer can't reach an instance any more, or again.
+    pub fn cut_balancer_off(&self, name: &str, instance: &str, cut_off: bool) {
+        self.balancer(name, |machine| {
+            match cut_off {
+                true => machine.cut_off.insert(instance.to_owned()),
+                false => machine.cut_off.remove(instance),
+            };
+        });
     }
 
     /// So many clients are connected to a server through each load balancer that sends any to it.

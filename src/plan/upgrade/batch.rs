@@ -113,7 +113,7 @@ impl<'a> Stage<'_, 'a> {
                 Disruption::Restart => Rework::Restart,
                 Disruption::Reimage | Disruption::Replace => Rework::Reimage,
             };
-            let costs = member.state == State::Healthy && how != Rework::Live;
+            let costs = member.serves && how != Rework::Live;
             if costs && budget == 0 {
                 self.wait_for_budget();
                 continue;
@@ -170,7 +170,7 @@ impl<'a> Stage<'_, 'a> {
         let mut budget = self.budget();
         let mut gone = 0;
         for member in old {
-            let costs = member.state == State::Healthy;
+            let costs = member.serves;
             if costs && budget == 0 {
                 self.wait_for_budget();
                 continue;
@@ -212,6 +212,13 @@ impl<'a> Stage<'_, 'a> {
             let wavers = vital.is_some_and(|v| v.is_wavering());
             let ripe = vital.map_or(Timestamp::MIN, |v| later(v.since, rules.min_ready));
             match member.state {
+                State::Healthy if !member.serves => {
+                    let said = "down to the load balancer's check".to_owned();
+                    waiting.push(Ailing {
+                        said,
+                        ..self.ailing(member)
+                    });
+                }
                 State::Healthy if !wavers && ripe <= self.s.now => {}
                 State::Healthy => {
                     waiting.push(self.ailing(member));

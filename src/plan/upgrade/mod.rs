@@ -100,7 +100,7 @@ pub(super) fn advance(s: Situation<'_>, fleet: &Fleet<'_>, others: &[Step], unne
         is_growing: others.iter().any(|step| step.action.created().is_some()),
         taken: (others.iter().filter(|step| step.action.disturbs()))
             .filter_map(|step| fleet.member(step.action.instance()?))
-            .filter(|m| m.state == State::Healthy)
+            .filter(|m| m.serves)
             .count(),
         has_failed: false,
         rollout: rollout.clone(),
@@ -303,7 +303,7 @@ impl<'a> Stage<'_, 'a> {
             .iter()
             .filter(|m| (class(m) == Disruption::Replace) == replaces)
         {
-            let costs = member.state == State::Healthy && class(member) > Disruption::Live;
+            let costs = member.serves && class(member) > Disruption::Live;
             if chosen.len() == most || costs && budget == 0 {
                 break;
             }
@@ -393,7 +393,7 @@ impl<'a> Stage<'_, 'a> {
         if self.rollout.rules.policy == UpgradePolicy::Automatic {
             return usize::MAX;
         }
-        self.fleet.healthy().saturating_sub(self.taken + self.needed())
+        self.fleet.serving().saturating_sub(self.taken + self.needed())
     }
 
     /// How many must stay healthy. What an operator has stopped is not missed.
@@ -405,7 +405,7 @@ impl<'a> Stage<'_, 'a> {
 
     fn wait_for_budget(&mut self) {
         let wait = Wait::HealthBudget {
-            healthy: self.fleet.healthy(),
+            healthy: self.fleet.serving(),
             needed: self.needed() + 1,
         };
         if !self.turn.waits.contains(&wait) {
