@@ -99,13 +99,20 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let now = ctx.world.clock.now();
     let record = &target.record;
     let experience = Experience::default();
-    let Plan { steps, report, .. } = plan(Situation {
+    let Plan {
+        mut steps,
+        held,
+        report,
+        ..
+    } = plan(Situation {
         set: &set,
         record,
         inventory: &inventory,
         experience: &experience,
         now,
     });
+    // What waits for clients to leave is to be done all the same.
+    steps.extend(held);
     let acting = target.store.holder(&lease_key(&target.name), now)?;
     // What repair gives up on is not as it should be, though everything runs.
     let is_held = |w: &Wait| matches!(w, Wait::Outage { .. } | Wait::RepairSuspended { .. });

@@ -512,7 +512,7 @@ impl Run<'_> {
             }
         }
         let is_over = is_over && left.is_empty();
-        left.extend(plan.steps);
+        left.extend(plan.steps.into_iter().chain(plan.held));
         Ending {
             report,
             left,

@@ -78,6 +78,8 @@ pub(super) enum Passage {
 pub(super) struct Gate {
     /// Steps that may be done now.
     pub steps: Vec<Step>,
+    /// Those that may not yet, or not as things are.
+    pub held_steps: Vec<Step>,
     /// Instances that are leaving, or that are done with leaving and are about to be acted on.
     pub leaving: BTreeSet<InstanceId>,
     /// Of those, the ones that are done with it.
@@ -106,7 +108,8 @@ pub(super) fn gate(
         if member.is_none_or(|member| gate.pass(s, member)) {
             gate.steps.push(step);
         } else {
-            waiting.insert(step.host);
+            waiting.insert(step.host.clone());
+            gate.held_steps.push(step);
         }
     }
     // Where an instance stays for a while, what it is backed by and reads stays too.

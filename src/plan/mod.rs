@@ -159,6 +159,9 @@ pub struct Plan {
     /// are told ([`Record::note_leaving`]).
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub leaving: BTreeSet<InstanceId>,
+    /// Steps that wait until their instances have left.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Step>,
     /// Those of them that have left: steps of this plan take them away.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<Left>,
@@ -179,6 +182,7 @@ impl Plan {
             again: None,
             membership: None,
             leaving: BTreeSet::new(),
+            held: Vec::new(),
             left: Vec::new(),
             joining: None,
         }
@@ -275,6 +279,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
         again,
         membership,
         leaving: gate.leaving,
+        held: gate.held_steps,
         left: gate.left,
         joining,
     }

@@ -9,7 +9,7 @@ use crate::plan::forecast::Forecast;
 use crate::plan::report::Verdict;
 use crate::record::{Life, Record};
 use crate::ui::table::Table;
-use crate::ui::words::{brief, count, ranges};
+use crate::ui::words::{count, ranges};
 
 /// From so many steps on, steps of one host and verb share a line (all are shown with `-v`).
 const MANY: usize = 60;
@@ -62,8 +62,8 @@ pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Foreca
         .any(|step| step.action.takes_away());
     if let Some(balancer) = record.applied.load_balancer.as_ref().filter(|_| takes_away) {
         ctx.print(format!(
-            "what takes clients leaves the load balancer first, and may keep those it has for {}",
-            brief(balancer.drain)
+            "what takes clients leaves the load balancer first, and may keep those it has for {} s",
+            balancer.drain.as_secs_f64()
         ));
     }
     for wait in &end.waits {
