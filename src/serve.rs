@@ -84,6 +84,8 @@ pub fn observe(world: &World, set: &ScaleSet) -> Vec<BalancerView> {
 pub struct Told {
     /// Which, as messages call it.
     pub who: String,
+    /// Whether clients are led by it.
+    pub leads_clients: bool,
     /// What was changed, or why it was not.
     pub result: Result<Vec<Change>, BalancerError>,
 }
@@ -107,6 +109,7 @@ pub fn bring(
         // Every call of a load balancer has a deadline of its own, so these joins end.
         let end = |(who, thread): (String, thread::ScopedJoinHandle<'_, _>)| Told {
             who,
+            leads_clients: true,
             result: thread
                 .join()
                 .unwrap_or_else(|_| Err(BalancerError::refused("telling it", "vmss has failed"))),
@@ -122,7 +125,11 @@ pub fn bring(
         let result = result
             .map(|_| Vec::new())
             .map_err(|e| BalancerError::refused("writing it", e));
-        told.push(Told { who, result });
+        told.push(Told {
+            who,
+            leads_clients: file.format.leads_traffic(),
+            result,
+        });
     }
     told
 }

@@ -89,12 +89,16 @@ fn note(ctx: &Context<'_>, text: String) {
 fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Duration) {
     let mut said = String::new();
     while !ctx.world.interrupt.is_set() {
+        let mut joining = None;
         let text = match tick(ctx, store, name) {
             Ok(None) => {
                 note(ctx, format!("{name}: the set is gone"));
                 return;
             }
-            Ok(Some(ending)) => verdict(name, &ending),
+            Ok(Some(ending)) => {
+                joining = ending.joining;
+                verdict(name, &ending)
+            }
             // What is in the way now (another command, a store that is full) may be out of it at the next look.
             Err(e) => format!("{name}: {e}"),
         };
@@ -104,7 +108,9 @@ fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Durat
             (ctx.world.notify)(Notice::Status(&text));
             said = text;
         }
+        // New instances take clients as soon as they are healthy, and not only at the look after next.
         let until = later(ctx.world.clock.now(), interval);
+        let until = joining.map_or(until, |at| until.min(at));
         let version = store.get(name).ok().flatten().map(|(_, version)| version);
         let waited = version.map_or(Ok(()), |version| {
             wait_for_change(ctx.world, &**store, name, version, until)

@@ -45,6 +45,9 @@ pub struct Ending {
     pub done: Vec<Step>,
     /// Steps that failed, with what was said.
     pub failed: Vec<(Step, String)>,
+    /// When to look again for instances that are starting, and take clients once they are healthy; only of a run that did
+    /// not wait for them.
+    pub joining: Option<Timestamp>,
     /// What was seen last.
     pub inventory: Inventory,
     /// The record as it was last.
@@ -451,7 +454,7 @@ impl Run<'_> {
             }
             for (who, e) in failed {
                 let who = format!("{who} (no longer in the definition)");
-                has_failed |= self.experience.balancers.insert(who, e.to_string()).is_none();
+                has_failed |= self.experience.bystanders.insert(who, e.to_string()).is_none();
             }
         }
         Ok(has_failed)
@@ -463,11 +466,12 @@ impl Run<'_> {
         // Those that were not seen would only cost their time again.
         let unseen = inventory.balancers.iter().filter(|b| b.seen().is_none());
         let unseen: Vec<String> = unseen.map(|b| serve::called(&b.name)).collect();
-        let failed_before = self.experience.balancers.clone();
+        let (failed, bystanders) = (&self.experience.balancers, &self.experience.bystanders);
+        let told = serve::bring(self.world, set, membership, |who| {
+            failed.contains_key(who) || bystanders.contains_key(who) || unseen.iter().any(|name| name == who)
+        });
         let mut all_well = true;
-        for told in serve::bring(self.world, set, membership, |who| {
-            failed_before.contains_key(who) || unseen.iter().any(|name| name == who)
-        }) {
+        for told in told {
             match told.result {
                 Ok(changes) => tell::changes(&told.who, &changes, self.listener),
                 Err(e) => {
@@ -475,7 +479,11 @@ impl Run<'_> {
                     *missed += 1;
                     // One that has just gone out of sight shows in the next observation.
                     if e.kind == Trouble::Refused || *missed >= MOST_MISSED {
-                        self.experience.balancers.insert(told.who, e.to_string());
+                        let place = match told.leads_clients {
+                            true => &mut self.experience.balancers,
+                            false => &mut self.experience.bystanders,
+                        };
+                        place.insert(told.who, e.to_string());
                         all_well = false;
                     }
                 }
@@ -521,6 +529,7 @@ impl Run<'_> {
             asked: self.asked,
             done: self.done,
             failed: self.failed,
+            joining: plan.joining,
             inventory,
             record,
         }

@@ -522,7 +522,7 @@ fn balancer_waits(s: Situation<'_>) -> Vec<Wait> {
             });
         }
     }
-    for (balancer, error) in &s.experience.balancers {
+    for (balancer, error) in s.experience.balancers.iter().chain(&s.experience.bystanders) {
         waits.push(Wait::BalancerFailed {
             balancer: balancer.clone(),
             error: error.clone(),

@@ -80,8 +80,11 @@ pub struct Experience {
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
-    /// Load balancers and discovery files that did not do what they were told, with what was said.
+    /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
+    /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
+    /// The same of those that lead no clients to the set: other discovery files, and what the definition has dropped.
+    pub bystanders: BTreeMap<String, String>,
 }
 
 /// How a step ended that taught the run something.

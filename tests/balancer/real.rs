@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use vmss::balancer::{Change, Trouble};
 use vmss::load_balancer::{Balance, Bind, Run, Stickiness};
@@ -176,6 +175,26 @@ fn a_configuration_that_haproxy_refuses_leaves_the_old_one_running() {
             .starts_with(".haproxy.cfg")
     });
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_reload_that_can_not_listen_leaves_what_runs_and_its_file() {
+    let local = Local::new();
+    local.open().bring(&members(&ALL)).unwrap();
+    let before = config(&local);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = changed(&local, |balancer| {
+        balancer.frontends[0]
+            .bind
+            .push(Bind::At(taken.local_addr().unwrap()));
+    });
+    let error = local.of(&more).bring(&members(&ALL)).unwrap_err();
+    assert!(error.why.contains("in use"), "{error}");
+    assert_eq!((config(&local), taking(&local)), (before, vec![1, 2, 3]));
+    assert_eq!(answers(local.binds[0], 3).len(), 3);
+    // Free again, it is taken up.
+    drop(taken);
+    assert_eq!(local.of(&more).bring(&members(&ALL)).unwrap(), [Change::Reloaded]);
 }
 
 fn certificate(name: &str) -> String {
@@ -402,7 +421,7 @@ fn a_socket_that_anybody_may_write_to_is_not_used() {
 }
 
 #[test]
-fn one_that_is_stopped_costs_seconds_and_is_not_seen() {
+fn one_that_is_stopped_is_not_seen() {
     let local = Local::new();
     local.open().bring(&members(&ALL)).unwrap();
     let master = local.pid().unwrap();
@@ -418,15 +437,9 @@ fn one_that_is_stopped_costs_seconds_and_is_not_seen() {
         )
     };
     signal("-STOP");
-    let began = Instant::now();
     let error = local.open().observe().unwrap_err();
-    let took = began.elapsed();
     signal("-CONT");
-    assert_eq!(
-        (error.kind, took.as_secs() < 20),
-        (Trouble::Unreachable, true),
-        "{error}"
-    );
+    assert_eq!(error.kind, Trouble::Unreachable, "{error}");
     assert!(error.to_string().contains("no answer within 5 s"), "{error}");
     assert_eq!(taking(&local), [1, 2, 3]);
 }

@@ -264,7 +264,6 @@ fn connections_last_until_the_deadline_and_whoever_is_killed_all_views_agree_aga
     // Each instance has a long connection. The one that goes keeps its own up to the deadline; others are untouched.
     let mut clients: Vec<Client> = (0..3).map(|_| Client::new()).collect();
     assert_eq!(lab.connected(), [1, 2, 3]);
-    let began = Instant::now();
     let mut scaling = told(&lab, "scale 2 --yes");
     wait_until_said(&mut scaling, "takes no new clients");
     assert!(
@@ -275,7 +274,6 @@ fn connections_last_until_the_deadline_and_whoever_is_killed_all_views_agree_aga
         &mut scaling,
         "not drained after 5 s: web-3 still has 1 connection",
     );
-    assert!(began.elapsed() >= Duration::from_secs(5), "it had its time");
     assert!(scaling.wait().unwrap().success());
     let left = clients
         .iter_mut()

@@ -127,10 +127,27 @@ impl Local {
             self.write(&text, false)?;
             return Ok(None);
         }
+        let before = fs::read_to_string(self.config()).ok();
         self.write(&text, true)?;
-        self.master().ask(&Command::new(["reload"]))?;
-        self.await_configuration(&id, "reloading HAProxy")?;
+        if let Err(e) = self.reload(&id) {
+            // What runs is the old one: whoever starts it next must start that.
+            if let Some(before) = before {
+                self.write(&before, false)?;
+            }
+            return Err(e);
+        }
         Ok(Some(Change::Reloaded))
+    }
+
+    fn reload(&self, id: &str) -> Result<(), BalancerError> {
+        let master = self.master();
+        master.ask(&Command::new(["reload"]))?;
+        // The master knows at once if the new worker could not be started; the old one goes on then.
+        let has_failed = || {
+            let answer = master.ask(&Command::new(["show", "proc"]));
+            answer.is_ok_and(|answer| stat::failed_reloads(&answer) > 0)
+        };
+        self.await_configuration(id, "reloading HAProxy", has_failed)
     }
 
     fn make_folder(&self) -> Result<(), BalancerError> {
@@ -211,7 +228,7 @@ impl Local {
             let text = fs::read_to_string(&said).unwrap_or_default();
             return Err(BalancerError::refused(doing, alerts(&text, &self.config())));
         }
-        self.await_configuration(id, doing)
+        self.await_configuration(id, doing, || false)
     }
 
     /// Whether the running process has that configuration.
@@ -221,19 +238,25 @@ impl Local {
         Ok(description.rsplit(' ').next() == Some(id))
     }
 
-    fn await_configuration(&self, id: &str, doing: &str) -> Result<(), BalancerError> {
+    fn await_configuration(
+        &self,
+        id: &str,
+        doing: &str,
+        has_failed: impl Fn() -> bool,
+    ) -> Result<(), BalancerError> {
         let end = Instant::now() + PATIENCE;
         loop {
             let has = self.has(id);
             if matches!(has, Ok(true)) {
                 return Ok(());
             }
-            if Instant::now() >= end {
+            if has_failed() || Instant::now() >= end {
                 let why = match has {
                     Err(e) => e.to_string(),
                     Ok(_) => {
-                        "the new configuration was not taken up: its log may tell why (journalctl -t haproxy)"
-                            .into()
+                        "the new configuration was not taken up, and the old one goes on: is one of its new \
+                              addresses in use (ss -ltnp)?"
+                            .to_owned()
                     }
                 };
                 return Err(BalancerError::refused(doing, why));

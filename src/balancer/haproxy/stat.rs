@@ -142,6 +142,15 @@ pub fn master(answer: &str) -> Option<u32> {
     })
 }
 
+/// How many reloads in a row have failed, by `show proc`.
+pub fn failed_reloads(answer: &str) -> u32 {
+    let count = |line: &str| {
+        let (_, rest) = line.split_once("[failed: ")?;
+        rest.split(']').next()?.trim().parse().ok()
+    };
+    answer.lines().find_map(count).unwrap_or(0)
+}
+
 /// The sessions of a server, by `show sess`: their handles.
 pub fn sessions<'a>(answer: &'a str, backend: &str, server: &str) -> Vec<&'a str> {
     let (be, srv) = (format!("be={backend}"), format!("srv={server}"));
@@ -221,6 +230,8 @@ mod tests {
             (master(answer), old_workers(answer)),
             (Some(20128), vec![20190, 20130])
         );
+        assert_eq!(failed_reloads(answer), 0);
+        assert_eq!(failed_reloads("20128  master  2 [failed: 3]   0d00h00m19s"), 3);
         assert_eq!(
             old_workers("# workers\n1 worker 0\n# programs\n"),
             Vec::<u32>::new()
