@@ -49,7 +49,7 @@ fn served(capacity: u32, run: &str) -> Served {
     let text = fs::read_to_string(&path).unwrap();
     // Patient checks: on two processors that emulate nine booting guests an answer takes its time.
     let more = format!(
-        "[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\ntimeout = \"10s\"\nunhealthy_after = 3\n\
+        "[health]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"1s\"\ntimeout = \"4s\"\nunhealthy_after = 3\n\
          [upgrade]\nmax_batch = 1\nmax_unavailable = 1\n\
          [load_balancer]\n{run}\ndrain = \"5s\"\n\
          [[load_balancer.frontends]]\nname = \"http\"\nbind = \"{http}\"\nport = 80\n\
@@ -204,9 +204,16 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
     lab.assert_level(3, "repaired");
     phase("guest killed and started again", Some(killed));
 
+    // One is moved to another host while it runs.
+    let from = lab.listed()[0].host.clone();
+    lab.expect(0, &format!("host drain {from} --migrate --yes"));
+    lab.assert_level(3, "moved");
+    assert!(lab.listed().iter().all(|i| i.host != from));
+    phase("moved to another host", Some(killed));
+
     let (sent, failures) = load.end();
     tell(&format!(
-        "in all: {sent} requests sent, {} failed, all of them in flight on the guest that was killed",
+        "in all: {sent} requests sent, {} failed (in flight on the guest that was killed)",
         failures.len()
     ));
     assert_eq!(unforgivable(failures, Some(killed)), Vec::<String>::new());
