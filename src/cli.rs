@@ -486,7 +486,11 @@ pub enum LbCommand {
     /// Show each instance in the load balancer: state, connections, requests, errors, last check
     Show,
     /// Make load balancers and discovery files agree with what the instances are
-    Sync,
+    Sync {
+        /// Forget load balancers that the definition no longer has and that can't be told any more
+        #[arg(long)]
+        forget_dropped: bool,
+    },
     /// Print the configuration that HAProxy needs for the set, with the servers it has now
     Config,
 }

@@ -73,7 +73,7 @@ pub enum Event {
         /// What it was done to.
         subject: String,
         /// How long it took.
-        #[serde(serialize_with = "seconds")]
+        #[serde(serialize_with = "crate::units::seconds")]
         took: Duration,
     },
     /// An action failed.
@@ -133,10 +133,6 @@ impl Event {
             News::Bytes { done, total } => Self::Bytes { number, done, total },
         }
     }
-}
-
-fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_f64(d.as_secs_f64())
 }
 
 /// Who listens to events.

@@ -309,26 +309,17 @@ impl Dropped {
 mod tests {
     use super::*;
 
-    fn frontend(name: &str) -> Frontend {
-        Frontend {
-            name: Label::new(name).unwrap(),
-            bind: Vec::new(),
-            mode: Mode::Http,
-            port: 80,
-            balance: Balance::Roundrobin,
-            certificate: None,
-            stickiness: Stickiness::None,
-            backend: None,
-        }
-    }
-
     fn balancer(run: Run, frontends: &[&str]) -> Option<LoadBalancer> {
+        let one = crate::plan::testing::load_balancer(Duration::ZERO);
+        let frontend = |name: &&str| Frontend {
+            name: Label::new(*name).unwrap(),
+            ..one.frontends[0].clone()
+        };
+        let frontends = frontends.iter().map(frontend).collect();
         Some(LoadBalancer {
             run,
-            drain: Duration::ZERO,
-            slow_start: Duration::ZERO,
-            stats: None,
-            frontends: frontends.iter().map(|name| frontend(name)).collect(),
+            frontends,
+            ..one
         })
     }
 

@@ -2,8 +2,17 @@
 
 use std::fmt;
 use std::ops::{Add, Mul};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// Serialises a duration as seconds, with fractions.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(d.as_secs_f64())
+}
 
 /// A number of bytes, shown in binary units ("2.0 GiB").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,8 +1,7 @@
 //! `vmss delete`: everything of the set, then its record.
 
-use crate::balancer::Trouble;
 use crate::cli::DeleteArgs;
-use crate::commands::Context;
+use crate::commands::{Context, lb};
 use crate::converge::{amend, glance};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
@@ -135,10 +134,5 @@ fn retire(ctx: &Context<'_>, name: &Label, record: &Record, abandoned: bool) -> 
     ctx.world
         .stderr
         .line("hint: run vmss delete again when it can be told, or give --abandon-unseen");
-    let unreachable = failed.iter().all(|(_, e)| e.kind == Trouble::Unreachable);
-    Some(if unreachable {
-        Exit::Unreachable
-    } else {
-        Exit::Failed
-    })
+    Some(lb::exit_of(failed.iter().map(|(_, e)| e)))
 }

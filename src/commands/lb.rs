@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::balancer::{BalancerError, Trouble};
 use crate::commands::Context;
-use crate::converge::{amend, look, look_closely};
+use crate::converge::{amend, drop_the_dropped, look, look_closely, tell_changes};
 use crate::error::{Error, Exit, Result};
+use crate::inventory::Inventory;
 use crate::membership::{BalancerView, Membership, Server, ServerSeen, Sight};
 use crate::names::{InstanceId, Label, instance_name, list};
 use crate::plan::{Experience, Situation, as_noted};
@@ -103,19 +105,24 @@ fn none(set: &Label) -> Error {
         .hint("add [load_balancer] to the definition and vmss apply it; vmss init prints one to start from")
 }
 
-fn situation<'a>(
-    set: &'a ScaleSet,
-    record: &'a Record,
-    inventory: &'a crate::inventory::Inventory,
-    experience: &'a Experience,
-    now: jiff::Timestamp,
-) -> Situation<'a> {
-    Situation {
+/// Who is to take clients; those that a run has noted as leaving stay out.
+fn wanted(ctx: &Context<'_>, set: &ScaleSet, record: &Record, inventory: &Inventory) -> Membership {
+    let membership = as_noted(Situation {
         set,
         record,
         inventory,
-        experience,
-        now,
+        experience: &Experience::default(),
+        now: ctx.world.clock.now(),
+    });
+    membership.unwrap_or_default()
+}
+
+/// What it means for a command that load balancers or discovery files could not be told.
+pub fn exit_of<'e>(mut errors: impl Iterator<Item = &'e BalancerError>) -> Exit {
+    if errors.all(|e| e.kind == Trouble::Unreachable) {
+        Exit::Unreachable
+    } else {
+        Exit::Failed
     }
 }
 
@@ -127,9 +134,7 @@ pub fn show(ctx: &Context<'_>) -> Result<Exit> {
         return Err(none(&set.name));
     };
     let inventory = look_closely(ctx.world, &set, &mut target.record);
-    let experience = Experience::default();
-    let now = ctx.world.clock.now();
-    let wanted = as_noted(situation(&set, &target.record, &inventory, &experience, now)).unwrap_or_default();
+    let wanted = wanted(ctx, &set, &target.record, &inventory);
     let lines: Vec<BalancerLine> = (inventory.balancers.iter())
         .map(|view| balancer_line(&set, &target.record, &wanted, view))
         .collect();
@@ -291,57 +296,57 @@ fn differences(set: &ScaleSet, wanted: &Membership, view: &BalancerView) -> Vec<
     .collect()
 }
 
-/// Makes every load balancer and discovery file agree with what the instances are.
-pub fn sync(ctx: &Context<'_>) -> Result<Exit> {
+/// Makes every load balancer and discovery file agree with what the instances are. What the definition has dropped is told
+/// as well, and forgotten if it can't be and `forget_dropped`.
+pub fn sync(ctx: &Context<'_>, forget_dropped: bool) -> Result<Exit> {
     let target = ctx.target()?;
-    let name = target.name.clone();
-    if !target.record.applied.is_served() {
+    let (name, store) = (target.name.clone(), &*target.store);
+    if !target.record.applied.is_served() && target.record.dropped.is_empty() {
         return Err(none(&name));
     }
     let held = ctx.hold(&target.store, &name, &format!("lb sync {name}"))?;
-    let (record, _) = amend(&*target.store, &name, |_| false)?;
-    let number =
-        target
-            .store
-            .begin(&ctx.operation(&name, "lb sync", Some(record.capacity), Some(record.capacity)))?;
+    let (record, _) = amend(store, &name, |_| false)?;
     let set = record.applied.clone();
     let inventory = look(ctx.world, &set, &record);
     let now = ctx.world.clock.now();
-    let (record, _) = amend(&*target.store, &name, |record| {
+    let (record, _) = amend(store, &name, |record| {
         record.absorb(&inventory) | record.heed(&inventory, &set.health, now)
     })?;
-    let experience = Experience::default();
-    let wanted = as_noted(situation(&set, &record, &inventory, &experience, now)).unwrap_or_default();
+    let capacity = Some(record.capacity);
+    let number = store.begin(&ctx.operation(&name, "lb sync", capacity, capacity))?;
+    let wanted = wanted(ctx, &set, &record, &inventory);
     let mut failed = Vec::new();
-    let mut exit = Exit::Converged;
     for told in serve::bring(ctx.world, &set, &wanted, |_| false) {
         match told.result {
-            Ok(changes) => crate::converge::tell_changes(&told.who, &changes, &ctx.listener),
-            Err(e) => {
-                exit = match (e.kind, exit) {
-                    (crate::balancer::Trouble::Unreachable, Exit::Converged | Exit::Unreachable) => {
-                        Exit::Unreachable
-                    }
-                    _ => Exit::Failed,
-                };
-                failed.push(format!("{}: {e}", told.who));
-            }
+            Ok(changes) => tell_changes(&told.who, &changes, &ctx.listener),
+            Err(e) => failed.push((told.who, e)),
         }
     }
+    let untold = drop_the_dropped(ctx.world, store, &record)?;
+    if forget_dropped {
+        amend(store, &name, |record| {
+            !std::mem::take(&mut record.dropped).is_empty()
+        })?;
+        for (who, e) in &untold {
+            ctx.say(format!(
+                "note: {who} is forgotten, though it could not be told: {e}"
+            ));
+        }
+    } else {
+        failed.extend(untold);
+    }
     let takes = wanted.servers.iter().filter(|s| s.duty.is_in()).count();
-    let line = format!(
-        "{name}: {} of {} take clients",
-        takes,
-        count(wanted.servers.len(), "instance")
-    );
+    let exit = match failed.as_slice() {
+        [] => Exit::Converged,
+        failed => exit_of(failed.iter().map(|(_, e)| e)),
+    };
+    let failed: Vec<String> = failed.iter().map(|(who, e)| format!("{who}: {e}")).collect();
     let outcome = if failed.is_empty() {
         format!("level, {takes} take clients")
     } else {
         failed.join("; ")
     };
-    target
-        .store
-        .finish(number, ctx.world.clock.now(), &outcome, Some(record.capacity))?;
+    store.finish(number, ctx.world.clock.now(), &outcome, capacity)?;
     drop(held);
     if ctx.is_json() {
         ctx.json(&serde_json::json!({
@@ -349,19 +354,23 @@ pub fn sync(ctx: &Context<'_>) -> Result<Exit> {
         }));
         return Ok(exit);
     }
+    let line = match set.is_served() {
+        true => format!(
+            "{name}: {takes} of {} take clients",
+            count(wanted.servers.len(), "instance")
+        ),
+        false => format!("{name}: it has no load balancer any more"),
+    };
     if failed.is_empty() {
         ctx.say(format!("{} {line}", ctx.style.good("ok")));
         return Ok(exit);
     }
-    ctx.world
-        .stderr
-        .line(format!("{} {line}", ctx.style.bad("not done:")));
+    let talk = &ctx.world.stderr;
+    talk.line(format!("{} {line}", ctx.style.bad("not done:")));
     for text in failed {
-        ctx.world.stderr.line(format!("  {text}"));
+        talk.line(format!("  {text}"));
     }
-    ctx.world
-        .stderr
-        .line("hint: vmss check tells what a load balancer needs; vmss lb sync tries again");
+    talk.line("hint: vmss check tells what a load balancer needs; vmss lb sync tries again");
     Ok(exit)
 }
 
@@ -382,9 +391,7 @@ pub fn config(ctx: &Context<'_>) -> Result<Exit> {
         None => Membership::default(),
         Some(mut record) => {
             let inventory = look_closely(ctx.world, &set, &mut record);
-            let experience = Experience::default();
-            let now = ctx.world.clock.now();
-            as_noted(situation(&set, &record, &inventory, &experience, now)).unwrap_or_default()
+            wanted(ctx, &set, &record, &inventory)
         }
     };
     let text = balancer.configuration(&wanted);

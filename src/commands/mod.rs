@@ -29,7 +29,7 @@ use std::sync::Arc;
 use crate::cli::{
     Command, Global, HostCommand, ImageCommand, LbCommand, ModelCommand, OutputFormat, StateCommand,
 };
-use crate::converge::{self, Ending};
+use crate::converge::{self, Ending, Joining};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::event::Listener;
@@ -75,7 +75,7 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Image(ImageCommand::Push) => image::push(ctx),
         Command::Image(ImageCommand::Prune) => image::prune(ctx),
         Command::Lb(LbCommand::Show) => lb::show(ctx),
-        Command::Lb(LbCommand::Sync) => lb::sync(ctx),
+        Command::Lb(LbCommand::Sync { forget_dropped }) => lb::sync(ctx, *forget_dropped),
         Command::Lb(LbCommand::Config) => lb::config(ctx),
         Command::Check => check::run(ctx),
         Command::History { limit, all } => history::run(ctx, *limit, *all),
@@ -229,7 +229,15 @@ impl Context<'_> {
     ) -> Result<Ending> {
         let number = store.begin(operation)?;
         let (world, set, lease) = (self.world, &operation.set, &held.lease);
-        let ending = converge::converge_after(world, &**store, lease, set, &self.listener, asked, true);
+        let ending = converge::converge(
+            world,
+            &**store,
+            lease,
+            set,
+            &self.listener,
+            asked,
+            Joining::Awaited,
+        );
         let outcome = match &ending {
             Ok(ending) => crate::ui::outcome::in_history(ending),
             Err(e) => format!("failed: {e}"),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::commands::Context;
-use crate::converge::{self, Ending, amend, look, wait_for_change};
+use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::health::later;
@@ -164,7 +164,8 @@ fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Optio
         record.absorb(&inventory) | record.heed(&inventory, &rules, began)
     })?;
     let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
-    let ending = converge::tend(ctx.world, &**store, &held.lease, name, &listener)?;
+    let (asked, joining) = (Vec::new(), Joining::Left);
+    let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener, asked, joining)?;
     if !ending.done.is_empty() || !ending.failed.is_empty() {
         let capacity = Some(ending.record.capacity);
         let mut operation = ctx.operation(name, "run", capacity, capacity);

@@ -1,5 +1,6 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
+mod serving;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,25 +9,24 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::balancer::Trouble;
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
 use crate::inventory::Inventory;
-use crate::membership::Membership;
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label};
 use crate::observe::observe;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Verdict, Wait};
-use crate::plan::{Experience, Lesson, Plan, Release, Situation, at_rest, plan, release};
+use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
 use crate::record::Record;
 use crate::rollout::Rollout;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
 use crate::world::World;
 use crate::{serve, vitals};
+pub use serving::drop_the_dropped;
 use tell::Told;
 pub use tell::changes as tell_changes;
 
@@ -166,38 +166,25 @@ fn look_once(world: &World, set: &ScaleSet, record: &mut Record) -> Inventory {
     inventory
 }
 
-/// Runs the loop on `set` under `lease`.
+/// Whether a run waits for instances that are starting, until they take clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// It does: whoever typed a command wants to know that what it made serves.
+    Awaited,
+    /// It does not, and says when to look again ([`Ending::joining`]): whoever comes again soon need not hold the lease.
+    Left,
+}
+
+/// Runs the loop on `set` under `lease`: first `asked`, steps that an operator has asked for and that no plan would make.
+/// One of them that was not done is a failure of the run, however well the set stands.
 pub fn converge(
     world: &World,
     store: &dyn Store,
     lease: &Lease,
     set: &Label,
     listener: &Arc<dyn Listener>,
-) -> Result<Ending> {
-    converge_after(world, store, lease, set, listener, Vec::new(), true)
-}
-
-/// As [`converge`], for who comes again soon: it does not wait for instances that are starting, until they take clients.
-pub fn tend(
-    world: &World,
-    store: &dyn Store,
-    lease: &Lease,
-    set: &Label,
-    listener: &Arc<dyn Listener>,
-) -> Result<Ending> {
-    converge_after(world, store, lease, set, listener, Vec::new(), false)
-}
-
-/// Carries out `asked`, steps that an operator has asked for and that no plan would make, then runs the loop. One of them
-/// that was not done is a failure of the run, however well the set stands.
-pub fn converge_after(
-    world: &World,
-    store: &dyn Store,
-    lease: &Lease,
-    set: &Label,
-    listener: &Arc<dyn Listener>,
     asked: Vec<Step>,
-    joins: bool,
+    joining: Joining,
 ) -> Result<Ending> {
     let mut run = Run {
         world,
@@ -205,7 +192,7 @@ pub fn converge_after(
         images: Arc::default(),
         experience: Experience::default(),
         batches: 0,
-        joins,
+        joins: joining == Joining::Awaited,
         missed: BTreeMap::new(),
         asked: Asked::Nothing,
         made: Vec::new(),
@@ -277,7 +264,7 @@ pub fn converge_after(
             // What could not be told decides what may be done.
             continue;
         }
-        if run.drop_what_is_dropped(store, set, &record)? {
+        if run.drop_what_is_dropped(store, &record)? {
             continue;
         }
         if is_over {
@@ -371,127 +358,6 @@ impl Run<'_> {
         undone
     }
 
-    /// Carries out what was asked for, each step once nobody is connected to its instance. Returns what was not done.
-    fn carry_out_asked(
-        &mut self,
-        store: &dyn Store,
-        lease: &Lease,
-        set: &Label,
-        asked: &[Step],
-        told: &mut Told,
-    ) -> Result<Vec<Undone>> {
-        let mut left = asked.to_vec();
-        let mut undone = Vec::new();
-        while !left.is_empty() {
-            store.renew(lease, self.world.clock.now())?;
-            let (record, version) = amend(store, set, |_| false)?;
-            let scale_set = record.applied.clone();
-            let inventory = if scale_set.is_served() {
-                look(self.world, &scale_set, &record)
-            } else {
-                Inventory::default()
-            };
-            let now = self.world.clock.now();
-            let situation = Situation {
-                set: &scale_set,
-                record: &record,
-                inventory: &inventory,
-                experience: &self.experience,
-                now,
-            };
-            let release = if scale_set.is_served() {
-                release(situation, &left)
-            } else {
-                Release {
-                    steps: std::mem::take(&mut left),
-                    ..Release::default()
-                }
-            };
-            if self.world.interrupt.is_set() && !release.held.is_empty() {
-                let (_, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
-                self.serve(&scale_set, &inventory, at_rest(situation).as_ref());
-                undone.extend(left.into_iter().map(Undone::Left));
-                break;
-            }
-            let (record, _) = amend(store, set, |record| {
-                record.note_leaving(&release.leaving, now) | record.reserve(&release.steps, now)
-            })?;
-            tell::left(set, &release.left, self.listener);
-            if !self.serve(&scale_set, &inventory, release.membership.as_ref()) {
-                continue;
-            }
-            if !release.steps.is_empty() {
-                undone.extend(self.carry_out(&record, &release.steps));
-            }
-            left = release.held;
-            match release.again {
-                _ if left.is_empty() => {}
-                Some(at) if release.steps.is_empty() => {
-                    told.waits(&release.waits, self.listener);
-                    wait_for_change(self.world, store, set, version, at)?;
-                }
-                Some(_) => {}
-                None => {
-                    left.clear();
-                    undone.extend(release.waits.into_iter().map(Undone::Barred));
-                }
-            }
-        }
-        Ok(undone)
-    }
-
-    /// Leaves nothing of the set in what its definition has dropped. `true` if some of that failed just now.
-    fn drop_what_is_dropped(&mut self, store: &dyn Store, set: &Label, record: &Record) -> Result<bool> {
-        let mut has_failed = false;
-        for dropped in &record.dropped {
-            let failed = serve::drop_from(self.world, &record.applied, dropped);
-            if failed.is_empty() {
-                amend(store, set, |record| {
-                    let before = record.dropped.len();
-                    record.dropped.retain(|other| other != dropped);
-                    record.dropped.len() != before
-                })?;
-            }
-            for (who, e) in failed {
-                let who = format!("{who} (no longer in the definition)");
-                has_failed |= self.experience.bystanders.insert(who, e.to_string()).is_none();
-            }
-        }
-        Ok(has_failed)
-    }
-
-    /// Tells load balancers and discovery files who takes clients. `false` if one of them failed just now.
-    fn serve(&mut self, set: &ScaleSet, inventory: &Inventory, membership: Option<&Membership>) -> bool {
-        let Some(membership) = membership else { return true };
-        // Those that were not seen would only cost their time again.
-        let unseen = inventory.balancers.iter().filter(|b| b.seen().is_none());
-        let unseen: Vec<String> = unseen.map(|b| serve::called(&b.name)).collect();
-        let (failed, bystanders) = (&self.experience.balancers, &self.experience.bystanders);
-        let told = serve::bring(self.world, set, membership, |who| {
-            failed.contains_key(who) || bystanders.contains_key(who) || unseen.iter().any(|name| name == who)
-        });
-        let mut all_well = true;
-        for told in told {
-            match told.result {
-                Ok(changes) => tell::changes(&told.who, &changes, self.listener),
-                Err(e) => {
-                    let missed = self.missed.entry(told.who.clone()).or_default();
-                    *missed += 1;
-                    // One that has just gone out of sight shows in the next observation.
-                    if e.kind == Trouble::Refused || *missed >= MOST_MISSED {
-                        let place = match told.leads_clients {
-                            true => &mut self.experience.balancers,
-                            false => &mut self.experience.bystanders,
-                        };
-                        place.insert(told.who, e.to_string());
-                        all_well = false;
-                    }
-                }
-            }
-        }
-        all_well
-    }
-
     /// The end of the run, at a plan that is not carried out. `undone` are the steps that were asked for and not done.
     fn end(self, plan: Plan, inventory: Inventory, record: Record, undone: Vec<Undone>) -> Ending {
         let waits_on = plan.again.or(plan.joining.filter(|_| self.joins));
@@ -545,9 +411,6 @@ enum Undone {
     /// It may not be done as things are.
     Barred(Wait),
 }
-
-/// How often a load balancer may be missed in a run, though it was seen right before, until it counts as one that fails.
-const MOST_MISSED: u32 = 3;
 
 /// Writes down what the plan is about to do, all of it at once: what becomes of the rollout and of repairs, and which ids
 /// and addresses the steps use. Returns whether that is anything.

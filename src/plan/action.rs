@@ -41,7 +41,7 @@ pub enum Action {
         /// How much of it is changed.
         how: Rework,
         /// How long its guest may take to shut down.
-        #[serde(serialize_with = "seconds")]
+        #[serde(serialize_with = "crate::units::seconds")]
         shutdown: Duration,
     },
     /// Start an instance that is off though it should run.
@@ -65,7 +65,7 @@ pub enum Action {
         /// Which.
         instance: InstanceRef,
         /// How long its guest may take.
-        #[serde(serialize_with = "seconds")]
+        #[serde(serialize_with = "crate::units::seconds")]
         shutdown: Duration,
     },
     /// Shut an instance down and start it again, as it is.
@@ -73,7 +73,7 @@ pub enum Action {
         /// Which.
         instance: InstanceRef,
         /// How long its guest may take; zero switches it off at once.
-        #[serde(serialize_with = "seconds")]
+        #[serde(serialize_with = "crate::units::seconds")]
         shutdown: Duration,
     },
     /// Note what an instance is protected from.
@@ -88,7 +88,7 @@ pub enum Action {
         /// Which.
         instance: InstanceRef,
         /// How long its guest may take; zero when there is no guest worth asking.
-        #[serde(serialize_with = "seconds")]
+        #[serde(serialize_with = "crate::units::seconds")]
         shutdown: Duration,
     },
     /// Delete a volume of this set that no instance owns.
@@ -101,10 +101,6 @@ pub enum Action {
         /// Which.
         digest: ImageDigest,
     },
-}
-
-fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_f64(d.as_secs_f64())
 }
 
 impl Action {

@@ -87,6 +87,7 @@ impl<'a> Fleet<'a> {
         let domain_of_host: BTreeMap<&Label, usize> = (s.set.fault_domains.iter().enumerate())
             .flat_map(|(i, d)| d.hosts.iter().map(move |h| (&h.name, i)))
             .collect();
+        let down = membership::seen_down(s);
         let (mut members, mut strays) = (Vec::new(), Vec::new());
         let mut half = 0;
         let mut others = BTreeSet::new();
@@ -104,7 +105,7 @@ impl<'a> Fleet<'a> {
                         domain,
                         instance,
                         state,
-                        serves: state == State::Healthy && !membership::is_seen_down(s, instance.id),
+                        serves: state == State::Healthy && !down.contains(&instance.id),
                     };
                     if s.record.written_off.contains_key(&instance.id) {
                         strays.push(member);

@@ -34,7 +34,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(200);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// The most that a weight can be.
-const FULL_WEIGHT: u64 = 100;
+const FULL_WEIGHT: u32 = 100;
 
 /// How an instance's leave ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,12 +44,8 @@ pub struct Left {
     /// Connections it still had at the deadline, which are closed; zero: it had none left. `None`: nobody could be asked.
     pub connections: Option<u64>,
     /// How long it took.
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::units::seconds")]
     pub after: Duration,
-}
-
-fn seconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_f64(d.as_secs_f64())
 }
 
 /// Whether something may be done to an instance that takes it from its clients.
@@ -199,16 +195,11 @@ pub struct Release {
 /// Decides which of `steps` may be done now.
 pub fn release(s: Situation<'_>, steps: &[Step]) -> Release {
     let fleet = Fleet::of(s);
-    let mut gate = gate(s, &fleet, steps.to_vec(), &BTreeSet::new());
-    let free = std::mem::take(&mut gate.steps);
-    let membership = servers(s, &fleet, &free, &gate);
+    let gate = gate(s, &fleet, steps.to_vec(), &BTreeSet::new());
+    let membership = servers(s, &fleet, &gate);
     Release {
-        held: steps
-            .iter()
-            .filter(|step| !free.contains(step))
-            .cloned()
-            .collect(),
-        steps: free,
+        held: gate.held_steps,
+        steps: gate.steps,
         again: gate.again,
         membership,
         leaving: gate.leaving,
@@ -219,7 +210,7 @@ pub fn release(s: Situation<'_>, steps: &[Step]) -> Release {
 
 /// Who takes clients while nothing is done to any instance; `None` if nobody is to be told.
 pub fn at_rest(s: Situation<'_>) -> Option<Membership> {
-    servers(s, &Fleet::of(s), &[], &Gate::default())
+    servers(s, &Fleet::of(s), &Gate::default())
 }
 
 /// The same, but that those the record has noted as leaving stay out: whoever noted them will go on with it.
@@ -228,19 +219,18 @@ pub fn as_noted(s: Situation<'_>) -> Option<Membership> {
         leaving: s.record.leaving.keys().copied().collect(),
         ..Gate::default()
     };
-    servers(s, &Fleet::of(s), &[], &gate)
+    servers(s, &Fleet::of(s), &gate)
 }
 
 /// Whether a member may be taken from its clients now.
 pub(super) fn passage(s: Situation<'_>, member: &Member<'_>) -> Passage {
-    const FREE: Passage = Passage::Free { connections: 0 };
-    if !s.set.is_served() {
-        return FREE;
+    if !s.experience.balancers.is_empty() && is_kept(s, member) {
+        // Who would take its place may never get in.
+        return Passage::Barred;
     }
-    let (by_balancer, by_file) = (through_balancers(s, member), through_files(s, member));
-    match (by_balancer, by_file) {
+    match (through_balancers(s, member), through_files(s, member)) {
         (Passage::Barred, _) | (_, Passage::Barred) => Passage::Barred,
-        (free, Passage::Free { .. }) if matches!(free, Passage::Free { .. }) => free,
+        (free @ Passage::Free { .. }, Passage::Free { .. }) => free,
         (Passage::Free { .. }, held) | (held, Passage::Free { .. }) => held,
         (
             Passage::Held {
@@ -261,6 +251,11 @@ pub(super) fn passage(s: Situation<'_>, member: &Member<'_>) -> Passage {
     }
 }
 
+/// Whether a member is kept where its clients can't be sent elsewhere: it serves them, and the set is not on its way out.
+fn is_kept(s: Situation<'_>, member: &Member<'_>) -> bool {
+    member.state == State::Healthy && s.record.life != Life::Deleting
+}
+
 /// Since when a member has been leaving: what has not been healthy has been out since then.
 fn leaving_since(s: Situation<'_>, member: &Member<'_>) -> Timestamp {
     let unhealthy = (s.record.vitals.get(&member.id))
@@ -275,11 +270,6 @@ fn through_balancers(s: Situation<'_>, member: &Member<'_>) -> Passage {
     let Some(rules) = &s.set.load_balancer else {
         return free(0);
     };
-    let stays = member.state == State::Healthy && s.record.life != Life::Deleting;
-    if !s.experience.balancers.is_empty() && stays {
-        // Who would take its place may never get in.
-        return Passage::Barred;
-    }
     let seen: Vec<&BalancerView> = s
         .inventory
         .balancers
@@ -287,7 +277,11 @@ fn through_balancers(s: Situation<'_>, member: &Member<'_>) -> Passage {
         .filter(|b| b.seen().is_some())
         .collect();
     if seen.is_empty() {
-        return if stays { Passage::Barred } else { free(0) };
+        return if is_kept(s, member) {
+            Passage::Barred
+        } else {
+            free(0)
+        };
     }
     let servers: Vec<&ServerSeen> = seen.iter().flat_map(|b| b.servers_of(member.id)).collect();
     let connections = servers.iter().map(|server| server.connections).sum();
@@ -343,21 +337,15 @@ fn through_files(s: Situation<'_>, member: &Member<'_>) -> Passage {
     }
 }
 
-/// Who takes clients, if anybody is to be told. `steps` are about to be done.
-pub(super) fn servers(
-    s: Situation<'_>,
-    fleet: &Fleet<'_>,
-    steps: &[Step],
-    gate: &Gate,
-) -> Option<Membership> {
+/// Who takes clients, if anybody is to be told; what the gate has let pass is about to be done.
+pub(super) fn servers(s: Situation<'_>, fleet: &Fleet<'_>, gate: &Gate) -> Option<Membership> {
     if !s.set.is_served() {
         return None;
     }
-    let taken: BTreeSet<InstanceId> = (steps.iter())
+    let taken: BTreeSet<InstanceId> = (gate.steps.iter())
         .filter(|step| step.action.takes_away())
         .filter_map(|step| step.action.instance())
         .collect();
-    let cut: BTreeSet<InstanceId> = (gate.left.iter()).map(|left| left.instance).collect();
     let weights = weights(s, fleet);
     let mut servers: Vec<Server> = Vec::new();
     for member in &fleet.members {
@@ -365,7 +353,7 @@ pub(super) fn servers(
             continue;
         };
         let id = member.id;
-        let duty = if taken.contains(&id) || cut.contains(&id) {
+        let duty = if taken.contains(&id) {
             Duty::Cut
         } else if gate.leaving.contains(&id) {
             Duty::Out
@@ -379,12 +367,12 @@ pub(super) fn servers(
             host: member.host.clone(),
             revision: Some(member.instance.meta.revision),
             address,
-            weight: weights.get(&id).copied().unwrap_or(100),
+            weight: share(&weights, id),
             state: member.state,
             duty,
         });
     }
-    servers.extend(hidden(s, fleet));
+    servers.extend(hidden(s, fleet, &weights));
     servers.sort_by_key(|server| server.id);
     fail_open(&mut servers, |id| gate.leaving.contains(&id));
     Some(Membership { servers })
@@ -425,15 +413,12 @@ fn address_of(s: Situation<'_>, member: &Member<'_>) -> Option<IpAddr> {
 }
 
 /// Those on hosts out of sight: in if they were, or were well when they were last heard of.
-fn hidden(s: Situation<'_>, fleet: &Fleet<'_>) -> Vec<Server> {
+fn hidden(s: Situation<'_>, fleet: &Fleet<'_>, weights: &BTreeMap<InstanceId, u32>) -> Vec<Server> {
+    let in_somewhere = seen_in(s, |_| true);
     let one = |absent: &super::fleet::Absent| {
         let known = s.record.known.get(&absent.id)?;
         let address = *known.asked_at().first()?;
-        let was_in = s
-            .inventory
-            .balancers
-            .iter()
-            .any(|b| b.servers_of(absent.id).any(|server| server.is_in));
+        let was_in = in_somewhere.contains(&absent.id);
         let sign = s.record.vitals.get(&absent.id).map(|v| v.sign);
         let is_well = sign == Some(Sign::Healthy);
         Some(Server {
@@ -443,7 +428,7 @@ fn hidden(s: Situation<'_>, fleet: &Fleet<'_>) -> Vec<Server> {
             host: known.host.clone(),
             revision: known.revision,
             address,
-            weight: 100,
+            weight: share(weights, absent.id),
             state: State::Unknown,
             duty: if (was_in || is_well) && !known.stopped {
                 Duty::In
@@ -457,14 +442,22 @@ fn hidden(s: Situation<'_>, fleet: &Fleet<'_>) -> Vec<Server> {
 
 /// Shares by size: who has fewer virtual CPUs than the largest gets fewer clients.
 fn weights(s: Situation<'_>, fleet: &Fleet<'_>) -> BTreeMap<InstanceId, u32> {
-    let size = |member: &Member<'_>| {
-        let revision = s.record.revision(member.instance.meta.revision)?;
-        Some((member.id, u64::from(revision.model.vcpus)))
-    };
-    let sizes: Vec<(InstanceId, u64)> = fleet.members.iter().filter_map(size).collect();
+    let seen = fleet
+        .members
+        .iter()
+        .map(|m| (m.id, Some(m.instance.meta.revision)));
+    let all = seen.chain(fleet.absent.iter().map(|a| (a.id, a.revision)));
+    let sizes: Vec<(InstanceId, u32)> = all
+        .filter_map(|(id, revision)| Some((id, s.record.revision(revision?)?.model.vcpus)))
+        .collect();
     let largest = sizes.iter().map(|(_, vcpus)| *vcpus).max().unwrap_or(1).max(1);
-    let share = |vcpus: u64| u32::try_from((vcpus * FULL_WEIGHT / largest).max(1)).unwrap_or(1);
+    let share = |vcpus: u32| (vcpus.saturating_mul(FULL_WEIGHT) / largest).max(1);
     sizes.into_iter().map(|(id, vcpus)| (id, share(vcpus))).collect()
+}
+
+/// An instance's share; of one whose size nobody knows, a full one.
+fn share(weights: &BTreeMap<InstanceId, u32>, id: InstanceId) -> u32 {
+    weights.get(&id).copied().unwrap_or(FULL_WEIGHT)
 }
 
 /// What is not as it should be with who takes clients, and until when those that are starting are waited for.
@@ -477,21 +470,15 @@ pub(super) fn joining(
     let Some(servers) = servers.filter(|_| s.record.life == Life::Wanted) else {
         return (waits, None);
     };
-    let listed: BTreeSet<InstanceId> = servers.servers.iter().map(|server| server.id).collect();
-    let lost = fleet
-        .members
-        .iter()
-        .filter(|m| m.state == State::Healthy && !listed.contains(&m.id));
+    let duties: BTreeMap<InstanceId, Duty> = (servers.servers.iter())
+        .map(|server| (server.id, server.duty))
+        .collect();
+    let lost = (fleet.members.iter()).filter(|m| m.state == State::Healthy && !duties.contains_key(&m.id));
     let lost: Vec<InstanceId> = lost.map(|m| m.id).collect();
     if !lost.is_empty() {
         waits.push(Wait::NoAddressKnown { instances: lost });
     }
-    let is_in = |id: InstanceId| {
-        servers
-            .servers
-            .iter()
-            .any(|server| server.id == id && server.duty.is_in())
-    };
+    let is_in = |id: InstanceId| duties.get(&id).is_some_and(|duty| duty.is_in());
     let (mut starting, mut out) = (Vec::new(), Vec::new());
     for member in fleet.members.iter().filter(|m| !is_in(m.id)) {
         let is_whole = member.instance.meta.phase == Phase::Ready && member.instance.power == Power::Running;
@@ -528,17 +515,30 @@ fn balancer_waits(s: Situation<'_>) -> Vec<Wait> {
             error: error.clone(),
         });
     }
+    for (balancer, error) in &s.experience.dropped {
+        waits.push(Wait::DroppedUntold {
+            balancer: balancer.clone(),
+            error: error.clone(),
+        });
+    }
     waits
 }
 
-/// Whether a load balancer that sends clients to an instance finds it down by its own check.
-pub(super) fn is_seen_down(s: Situation<'_>, id: InstanceId) -> bool {
-    let mut servers = s.inventory.balancers.iter().flat_map(|b| b.servers_of(id));
-    servers.any(|server| server.is_in && server.up == Some(false))
+/// Instances that a load balancer sends clients to, and of which its server is as asked for.
+fn seen_in(s: Situation<'_>, is_so: impl Fn(&ServerSeen) -> bool) -> BTreeSet<InstanceId> {
+    let seen = s.inventory.balancers.iter().filter_map(BalancerView::seen);
+    let servers = seen.flat_map(|b| &b.servers);
+    (servers.filter(|server| server.is_in && is_so(server)))
+        .map(|server| server.id)
+        .collect()
 }
 
-/// Whether a load balancer's own check finds an instance up: it may be out of vmss's sight, and serve.
-pub(super) fn is_seen_up(s: Situation<'_>, id: InstanceId) -> bool {
-    let mut servers = s.inventory.balancers.iter().flat_map(|b| b.servers_of(id));
-    servers.any(|server| server.is_in && server.up == Some(true))
+/// Instances that a load balancer which sends clients to them finds down by its own check.
+pub(super) fn seen_down(s: Situation<'_>) -> BTreeSet<InstanceId> {
+    seen_in(s, |server| server.up == Some(false))
+}
+
+/// Instances that a load balancer's own check finds up: they may be out of vmss's sight, and serve.
+pub(super) fn seen_up(s: Situation<'_>) -> BTreeSet<InstanceId> {
+    seen_in(s, |server| server.up == Some(true))
 }

@@ -8,6 +8,7 @@ use super::testing::{Scene, at, label, load_balancer};
 use super::{at_rest, plan};
 use crate::health::{Sign, Vital};
 use crate::inventory::{Phase, Power, Rework};
+use crate::load_balancer::{Discovery, Format};
 use crate::membership::{BalancerSeen, BalancerView, Duty, ServerSeen, Sight};
 use crate::names::InstanceId;
 use crate::scaleset::Probe;
@@ -224,4 +225,39 @@ fn with_nobody_to_tell_what_serves_stays_and_what_does_not_may_go() {
     );
     sign(&mut scene, 3, Sign::Unhealthy);
     assert_eq!(deleted_and_leaving(&scene).0, [3]);
+}
+
+#[test]
+fn a_file_that_can_not_be_written_keeps_what_it_leads_clients_to() {
+    let mut scene = scene();
+    scene.set.load_balancer = None;
+    scene.inventory.balancers.clear();
+    scene.set.discovery = vec![Discovery {
+        format: Format::Nginx,
+        file: "/etc/nginx/web.conf".into(),
+        name: label("web"),
+        port: 80,
+        reload: Vec::new(),
+        drain: Duration::from_secs(20),
+    }];
+    scene.record.capacity = 2;
+    assert_eq!(
+        deleted_and_leaving(&scene),
+        (vec![], vec![3]),
+        "first it leaves the file"
+    );
+    scene.record.leaving = [(InstanceId(3), at(1_000_000 - 20))].into();
+    assert_eq!(deleted_and_leaving(&scene).0, [3], "it had its time");
+    let file = "discovery file /etc/nginx/web.conf".to_owned();
+    scene.experience.balancers.insert(file, "no space left".into());
+    assert_eq!(
+        deleted_and_leaving(&scene).0,
+        [0; 0],
+        "the file still leads to it"
+    );
+    let waits = plan(scene.situation()).report.waits;
+    assert!(
+        waits.iter().any(|w| matches!(w, Wait::NotTakenAway { .. })),
+        "{waits:?}"
+    );
 }

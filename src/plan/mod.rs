@@ -83,8 +83,10 @@ pub struct Experience {
     /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
     /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
-    /// The same of those that lead no clients to the set: other discovery files, and what the definition has dropped.
+    /// The same of discovery files that lead no clients.
     pub bystanders: BTreeMap<String, String>,
+    /// Load balancers and discovery files that the definition has dropped, and that could not be told of it.
+    pub dropped: BTreeMap<String, String>,
 }
 
 /// How a step ended that taught the run something.
@@ -259,9 +261,9 @@ pub fn plan(s: Situation<'_>) -> Plan {
     sort(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     let mut gate = membership::gate(s, &fleet, steps, &mending.leaving);
-    let steps = std::mem::take(&mut gate.steps);
+    let membership = membership::servers(s, &fleet, &gate);
+    let steps = gate.steps;
     waits.append(&mut gate.waits);
-    let membership = membership::servers(s, &fleet, &steps, &gate);
     let (mut unserved, joining) = membership::joining(s, &fleet, membership.as_ref());
     waits.append(&mut unserved);
     let again = [turn.again, mending.again, gate.again]

@@ -91,6 +91,7 @@ pub(super) fn advance(
         is_growing: steps.iter().any(|step| step.action.created().is_some()),
         filled: BTreeSet::new(),
         in_flight: 0,
+        seen_up: membership::seen_up(s),
         next: s.record.repair.clone(),
         turn: Turn::default(),
     };
@@ -127,6 +128,8 @@ struct Stage<'f, 'a> {
     filled: BTreeSet<usize>,
     /// Repairs whose end is not known yet.
     in_flight: usize,
+    /// Instances that a load balancer finds up.
+    seen_up: BTreeSet<InstanceId>,
     next: Repairs,
     turn: Turn,
 }
@@ -602,7 +605,7 @@ impl<'a> Stage<'_, 'a> {
     fn serves(&self, id: InstanceId) -> bool {
         let over_network = matches!(self.s.set.health.probe, Probe::Tcp { .. } | Probe::Http { .. });
         let answers = |v: &Vital| v.sign == Sign::Healthy || v.good > 0;
-        over_network && self.vital(id).is_some_and(answers) || membership::is_seen_up(self.s, id)
+        over_network && self.vital(id).is_some_and(answers) || self.seen_up.contains(&id)
     }
 
     fn is_off_on_purpose(&self, id: InstanceId) -> bool {

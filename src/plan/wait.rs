@@ -300,6 +300,13 @@ pub enum Wait {
         /// What was said.
         error: String,
     },
+    /// A load balancer or a discovery file that the definition has dropped could not be told of it.
+    DroppedUntold {
+        /// Which, as messages call it.
+        balancer: String,
+        /// Why.
+        error: String,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -612,7 +619,7 @@ impl fmt::Display for Wait {
             }
             Self::NotTakenAway { instances } => write!(
                 f,
-                "{} {} left as {}, since no load balancer can be told to send no more clients there",
+                "{} {} left as {}: clients could not be sent elsewhere",
                 instances_noun(instances),
                 list(instances),
                 if instances.len() == 1 { "it is" } else { "they are" }
@@ -647,6 +654,11 @@ impl fmt::Display for Wait {
                     "{balancer} is told no more in this run, since it failed: {error}"
                 )
             }
+            Self::DroppedUntold { balancer, error } => write!(
+                f,
+                "{balancer}, which the definition no longer has, may still know the set: {error}; the next command tries \
+                 again, vmss lb sync --forget-dropped gives up"
+            ),
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \

@@ -462,6 +462,8 @@ fn a_backend_that_is_missing_and_a_socket_over_tcp_are_told_apart() {
         .filter_map(|f| Some(f.what).filter(|_| f.result.is_err()))
         .collect();
     assert_eq!(failures, ["backend of http"]);
+    // With it, whatever was in it is gone: there is nothing left to leave.
+    open(&set).retire().unwrap();
     let nobody = format!("127.0.0.1:{}", free_port()).parse().unwrap();
     set.load_balancer.as_mut().unwrap().run =
         Run::Sockets(vec![vmss::load_balancer::AdminSocket::Tcp(nobody)]);

@@ -7,6 +7,7 @@ mod stat;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use config::Source;
 use local::Local;
 use runtime::{Command, Runtime, address};
-use stat::{Line, Row};
+use stat::Line;
 
 use crate::balancer::{Balancer, BalancerError, Balancers, Change, Trouble};
 use crate::hypervisor::{Finding, Problem};
@@ -56,6 +57,14 @@ struct Haproxy {
     home: Home,
 }
 
+/// What HAProxy says of its backends and servers at one moment.
+struct Statistics {
+    /// As they are.
+    present: Vec<Line>,
+    /// As each worker of before a reload has them.
+    old: Vec<Vec<Line>>,
+}
+
 enum Home {
     Local(Local),
     Elsewhere(AdminSocket),
@@ -79,10 +88,6 @@ impl Haproxy {
         }
     }
 
-    fn frontends(&self) -> impl Iterator<Item = (&Frontend, String)> {
-        (self.source.balancer.frontends.iter()).map(|f| (f, f.backend(&self.source.set)))
-    }
-
     /// The version of one that answers.
     fn version(&self) -> Result<String, BalancerError> {
         let info = self.runtime.ask(&Command::new(["show", "info"]))?;
@@ -92,41 +97,38 @@ impl Haproxy {
     }
 
     /// Its backends and servers. All of them: HAProxy looks a proxy up by its name, and a frontend may have the same.
-    fn statistics(&self) -> Result<Vec<Line>, BalancerError> {
-        stat::lines(&self.runtime.ask(&statistics())?)
+    fn statistics(&self) -> Result<Statistics, BalancerError> {
+        Ok(Statistics {
+            present: stat::lines(&self.runtime.ask(&statistics())?)?,
+            old: self.old_statistics(),
+        })
     }
 
-    /// The set's servers in one backend.
-    fn rows(
+    /// The set's servers of one frontend, with the connections that workers of before a reload still have to them. What only
+    /// an old worker has is there as one that takes no clients.
+    fn servers(
         &self,
         frontend: &Frontend,
-        backend: &str,
-        lines: &[Line],
-    ) -> Result<BTreeMap<InstanceId, Row>, BalancerError> {
-        if stat::backend(backend, lines).is_none() {
-            return Err(no_backend(backend));
+        now: &Statistics,
+    ) -> Result<BTreeMap<InstanceId, ServerSeen>, BalancerError> {
+        let (set, backend) = (&self.source.set, frontend.backend(&self.source.set));
+        if stat::backend(&backend, &now.present).is_none() {
+            return Err(no_backend(&backend));
         }
-        Ok(stat::servers(&self.source.set, backend, frontend.mode, lines))
-    }
-
-    /// Adds connections that workers of before a reload still have.
-    fn add_old_connections(
-        &self,
-        frontend: &Frontend,
-        backend: &str,
-        rows: &mut BTreeMap<InstanceId, Row>,
-        old: &[Vec<Line>],
-    ) {
-        for lines in old {
-            for (id, row) in stat::servers(&self.source.set, backend, frontend.mode, lines) {
-                rows.entry(id)
-                    .or_insert_with(|| Row {
-                        is_maint: true,
-                        ..Row::default()
-                    })
-                    .connections += row.connections;
+        let mut servers = stat::servers(set, frontend, &now.present);
+        for (id, old) in now
+            .old
+            .iter()
+            .flat_map(|lines| stat::servers(set, frontend, lines))
+        {
+            match servers.entry(id) {
+                Entry::Occupied(mut server) => server.get_mut().connections += old.connections,
+                Entry::Vacant(place) => {
+                    place.insert(ServerSeen { is_in: false, ..old });
+                }
             }
         }
+        Ok(servers)
     }
 
     /// What workers of before a reload have.
@@ -150,33 +152,26 @@ impl Haproxy {
     fn bring_backend(
         &self,
         frontend: &Frontend,
-        backend: &str,
         wanted: &Membership,
-        (lines, old): (&[Line], &[Vec<Line>]),
+        now: &Statistics,
         changes: &mut BTreeSet<Change>,
     ) -> Result<(), BalancerError> {
-        let mut rows = self.rows(frontend, backend, lines)?;
-        let there: BTreeSet<InstanceId> = rows.keys().copied().collect();
-        self.add_old_connections(frontend, backend, &mut rows, old);
+        let backend = &frontend.backend(&self.source.set);
+        let mut there = self.servers(frontend, now)?;
         // What only an old worker has is no server any more.
-        rows.retain(|id, _| there.contains(id));
+        let present = stat::servers(&self.source.set, frontend, &now.present);
+        there.retain(|id, _| present.contains_key(id));
         let mut is_new = false;
         for server in &wanted.servers {
-            let at = std::net::SocketAddr::new(server.address, frontend.port);
-            if let Some(row) = rows.get(&server.id)
-                && row.address.is_some_and(|there| there != at)
-            {
+            let at = SocketAddr::new(server.address, frontend.port);
+            let is_elsewhere = |seen: &ServerSeen| seen.address.is_some_and(|there| there != at);
+            if there.get(&server.id).is_some_and(is_elsewhere) {
                 // Its address is another: so is the server.
                 self.remove(backend, &server.name)?;
-                rows.remove(&server.id);
+                there.remove(&server.id);
             }
-            if let Entry::Vacant(place) = rows.entry(server.id) {
-                self.add(backend, frontend, server)?;
-                place.insert(Row {
-                    is_maint: true,
-                    weight: server.weight,
-                    ..Row::default()
-                });
+            if let Entry::Vacant(place) = there.entry(server.id) {
+                place.insert(self.add(backend, frontend, server)?);
                 is_new = true;
             }
         }
@@ -189,13 +184,13 @@ impl Haproxy {
         }
         for going in [false, true] {
             for server in wanted.servers.iter().filter(|s| s.duty.is_in() != going) {
-                if let Some(row) = rows.get(&server.id) {
-                    self.adjust(backend, server, row, changes)?;
+                if let Some(seen) = there.get(&server.id) {
+                    self.adjust(backend, server, seen, changes)?;
                 }
             }
         }
-        let is_wanted = |id: &InstanceId| wanted.servers.iter().any(|s| s.id == *id);
-        for id in rows.keys().filter(|id| !is_wanted(id)) {
+        let is_wanted: BTreeSet<InstanceId> = wanted.servers.iter().map(|s| s.id).collect();
+        for id in there.keys().filter(|id| !is_wanted.contains(id)) {
             let name = instance_name(&self.source.set, *id);
             self.remove(backend, &name)?;
             changes.insert(Change::Removed(name));
@@ -203,7 +198,8 @@ impl Haproxy {
         Ok(())
     }
 
-    fn add(&self, backend: &str, frontend: &Frontend, server: &Server) -> Result<(), BalancerError> {
+    /// Adds a server, which takes no clients yet.
+    fn add(&self, backend: &str, frontend: &Frontend, server: &Server) -> Result<ServerSeen, BalancerError> {
         let (path, address) = (
             path(backend, &server.name),
             address(server.address, frontend.port),
@@ -215,36 +211,48 @@ impl Haproxy {
         self.runtime
             .order(&Command::new(words), &["New server registered."])?;
         self.runtime
-            .order(&Command::new(["enable", "health", &path]), &[])
+            .order(&Command::new(["enable", "health", &path]), &[])?;
+        Ok(ServerSeen {
+            frontend: frontend.name.clone(),
+            id: server.id,
+            address: Some(SocketAddr::new(server.address, frontend.port)),
+            is_in: false,
+            up: None,
+            weight: server.weight,
+            connections: 0,
+            requests: 0,
+            errors: 0,
+            last_check: String::new(),
+        })
     }
 
     fn adjust(
         &self,
         backend: &str,
         server: &Server,
-        row: &Row,
+        seen: &ServerSeen,
         changes: &mut BTreeSet<Change>,
     ) -> Result<(), BalancerError> {
         let path = path(backend, &server.name);
-        if row.weight != server.weight {
+        if seen.weight != server.weight {
             let weight = server.weight.to_string();
             self.runtime
                 .order(&Command::new(["set", "server", &path, "weight", &weight]), &[])?;
         }
         let state = |state| Command::new(["set", "server", &path, "state", state]);
-        match (server.duty, row.is_maint) {
-            (Duty::In, true) => {
+        match (server.duty, seen.is_in) {
+            (Duty::In, false) => {
                 self.runtime.order(&state("ready"), &[])?;
                 changes.insert(Change::Joined(server.name.clone()));
             }
             // Not HAProxy's own drain: that one lets in whoever has a cookie, and so would never end.
-            (Duty::Out | Duty::Cut, false) => {
+            (Duty::Out | Duty::Cut, true) => {
                 self.runtime.order(&state("maint"), &[])?;
                 changes.insert(Change::Left(server.name.clone()));
             }
-            (Duty::In, false) | (Duty::Out | Duty::Cut, true) => {}
+            (Duty::In, true) | (Duty::Out | Duty::Cut, false) => {}
         }
-        if server.duty == Duty::Cut && row.connections > 0 {
+        if server.duty == Duty::Cut && seen.connections > 0 {
             self.close(backend, &server.name)?;
             changes.insert(Change::Closed(server.name.clone()));
         }
@@ -307,23 +315,10 @@ impl Balancer for Haproxy {
             return Ok(BalancerSeen::default());
         }
         let version = self.version()?;
-        let (lines, old) = (self.statistics()?, self.old_statistics());
+        let now = self.statistics()?;
         let mut servers = Vec::new();
-        for (frontend, backend) in self.frontends() {
-            let mut rows = self.rows(frontend, &backend, &lines)?;
-            self.add_old_connections(frontend, &backend, &mut rows, &old);
-            servers.extend(rows.into_iter().map(|(id, row)| ServerSeen {
-                frontend: frontend.name.clone(),
-                id,
-                address: row.address,
-                is_in: !row.is_maint,
-                up: row.up,
-                weight: row.weight,
-                connections: row.connections,
-                requests: row.requests,
-                errors: row.errors,
-                last_check: row.last_check,
-            }));
+        for frontend in &self.source.balancer.frontends {
+            servers.extend(self.servers(frontend, &now)?.into_values());
         }
         Ok(BalancerSeen {
             version: Some(version),
@@ -337,9 +332,9 @@ impl Balancer for Haproxy {
             changes.extend(local.bring(&self.source, wanted)?);
         }
         self.version()?;
-        let (lines, old) = (self.statistics()?, self.old_statistics());
-        for (frontend, backend) in self.frontends() {
-            self.bring_backend(frontend, &backend, wanted, (&lines, &old), &mut changes)?;
+        let now = self.statistics()?;
+        for frontend in &self.source.balancer.frontends {
+            self.bring_backend(frontend, wanted, &now, &mut changes)?;
         }
         Ok(changes.into_iter().collect())
     }
@@ -347,7 +342,16 @@ impl Balancer for Haproxy {
     fn retire(&self) -> Result<(), BalancerError> {
         match &self.home {
             Home::Local(local) => local.retire(),
-            Home::Elsewhere(_) => self.bring(&Membership::default()).map(|_| ()),
+            Home::Elsewhere(_) => {
+                let now = self.statistics()?;
+                // A backend that is gone has taken its servers with it.
+                let is_there =
+                    |f: &&Frontend| stat::backend(&f.backend(&self.source.set), &now.present).is_some();
+                for frontend in self.source.balancer.frontends.iter().filter(is_there) {
+                    self.bring_backend(frontend, &Membership::default(), &now, &mut BTreeSet::new())?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -385,9 +389,9 @@ impl Balancer for Haproxy {
                 let version = self.version();
                 let answers = version.is_ok();
                 findings.push(finding("socket", version.map(|v| format!("HAProxy {v}")), remedy));
-                for (frontend, backend) in self.frontends().filter(|_| answers) {
+                for frontend in self.source.balancer.frontends.iter().filter(|_| answers) {
                     let what = format!("backend of {}", frontend.name);
-                    let algorithm = self.algorithm(&backend);
+                    let algorithm = self.algorithm(&frontend.backend(&self.source.set));
                     findings.push(finding(&what, algorithm, "vmss lb config prints what it needs"));
                 }
             }
@@ -408,8 +412,8 @@ impl Haproxy {
     /// How a backend balances; refused if it takes no servers at run time.
     fn algorithm(&self, backend: &str) -> Result<String, BalancerError> {
         let doing = || format!("looking at the backend {backend}");
-        let lines = self.statistics()?;
-        let line = stat::backend(backend, &lines).ok_or_else(|| no_backend(backend))?;
+        let now = self.statistics()?;
+        let line = stat::backend(backend, &now.present).ok_or_else(|| no_backend(backend))?;
         let algorithm = line.get("algo").map_or("unknown", String::as_str);
         if matches!(algorithm, "static-rr" | "first") {
             let why = format!("balance {algorithm} takes no servers at run time");
@@ -436,10 +440,9 @@ fn can_listen(frontend: &Frontend) -> Result<String, BalancerError> {
     for bind in &frontend.bind {
         let address = match *bind {
             Bind::At(address) => address,
-            Bind::Any(port) => std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port),
+            Bind::Any(port) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
         };
-        std::net::TcpListener::bind(address)
-            .map_err(|e| BalancerError::refused(format!("listening on {bind}"), e))?;
+        TcpListener::bind(address).map_err(|e| BalancerError::refused(format!("listening on {bind}"), e))?;
     }
     let all: Vec<String> = frontend.bind.iter().map(ToString::to_string).collect();
     Ok(format!("{} free", all.join(", ")))

@@ -15,8 +15,8 @@ use crate::load_balancer::AdminSocket;
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Most that an answer may have: a million servers' statistics would be half of it.
-const MOST: u64 = 1 << 30;
+/// Most bytes that an answer may have: two hundred thousand servers' statistics.
+const MOST: u64 = 1 << 27;
 
 /// A command, word by word. No word can hold a blank, a line end or a semicolon, which would begin another command.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,35 +1,14 @@
 //! HAProxy's statistics, as far as they tell of a set's servers.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use crate::balancer::BalancerError;
-use crate::load_balancer::Mode;
+use crate::load_balancer::{Frontend, Mode};
+use crate::membership::ServerSeen;
 use crate::names::{InstanceId, Label, parse_instance_name};
 
 /// One line of `show stat`: column names to values.
 pub type Line = BTreeMap<String, String>;
-
-/// One server of a backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    /// Where it sends to, if it says so.
-    pub address: Option<SocketAddr>,
-    /// Whether an operator (or vmss) has taken it out.
-    pub is_maint: bool,
-    /// What its check says.
-    pub up: Option<bool>,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Connections, and those in its queue.
-    pub connections: u64,
-    /// Sessions or requests so far.
-    pub requests: u64,
-    /// Failed connections and answers so far.
-    pub errors: u64,
-    /// The last check in HAProxy's words.
-    pub last_check: String,
-}
 
 /// The lines of an answer to `show stat`, which is CSV with a first line `# pxname,svname,...`.
 ///
@@ -55,12 +34,14 @@ pub fn lines(answer: &str) -> Result<Vec<Line>, BalancerError> {
     Ok(lines)
 }
 
-/// The set's servers in one backend among `lines`, by id: those whose name is an instance's. Others are somebody else's.
-pub fn servers(set: &Label, backend: &str, mode: Mode, lines: &[Line]) -> BTreeMap<InstanceId, Row> {
-    let of = |line: &Line| Some((parse_instance_name(set, line.get("svname")?)?, row(line, mode)));
-    lines
-        .iter()
-        .filter(|line| is_of(line, backend))
+/// The set's servers of one frontend among `lines`, by id: those whose name is an instance's. Others are somebody else's.
+pub fn servers(set: &Label, frontend: &Frontend, lines: &[Line]) -> BTreeMap<InstanceId, ServerSeen> {
+    let backend = frontend.backend(set);
+    let of = |line: &Line| {
+        let id = parse_instance_name(set, line.get("svname")?)?;
+        Some((id, server(id, frontend, line)))
+    };
+    (lines.iter().filter(|line| is_of(line, &backend)))
         .filter_map(of)
         .collect()
 }
@@ -76,14 +57,14 @@ fn is_of(line: &Line, backend: &str) -> bool {
     line.get("pxname").is_some_and(|name| name == backend)
 }
 
-fn row(line: &Line, mode: Mode) -> Row {
+fn server(id: InstanceId, frontend: &Frontend, line: &Line) -> ServerSeen {
     let text = |key: &str| line.get(key).map_or("", String::as_str);
     let number = |key: &str| text(key).parse::<u64>().unwrap_or(0);
     let status = text("status");
     let word = status.split(' ').next().unwrap_or_default();
     let (check, code) = (text("check_status"), text("check_code"));
     let is_checked = !matches!(check.trim_start_matches("* "), "" | "UNK" | "INI");
-    let requests = match mode {
+    let requests = match frontend.mode {
         Mode::Http => number("req_tot").max(
             number("hrsp_1xx")
                 + number("hrsp_2xx")
@@ -99,9 +80,11 @@ fn row(line: &Line, mode: Mode) -> Row {
         (true, "", took) => format!("{check} in {took} ms"),
         (true, code, took) => format!("{check}/{code} in {took} ms"),
     };
-    Row {
+    ServerSeen {
+        frontend: frontend.name.clone(),
+        id,
         address: text("addr").parse().ok(),
-        is_maint: word == "MAINT",
+        is_in: word != "MAINT",
         up: match word {
             "UP" if is_checked => Some(true),
             "DOWN" | "NOLB" => Some(false),
@@ -158,14 +141,19 @@ pub fn sessions<'a>(answer: &'a str, backend: &str, server: &str) -> Vec<&'a str
         .filter_map(|line| {
             let (handle, rest) = line.split_once(": ")?;
             let has = |word: &str| rest.split_whitespace().any(|w| w == word);
-            (handle.starts_with("0x") && has(&be) && has(&srv)).then_some(handle)
+            let digits = handle.strip_prefix("0x")?;
+            let is_handle = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_hexdigit());
+            (is_handle && has(&be) && has(&srv)).then_some(handle)
         })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::plan::testing::load_balancer;
 
     const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status,check_code,check_duration,addr,uweight,req_tot,last_chk,\n\
         vmss-web-http,web-1,0,2,9,0,1,UP,40,L7OK,200,2,10.0.0.1:80,100,7,\"OK, \"\"fine\"\"\",\n\
@@ -179,16 +167,20 @@ mod tests {
     #[test]
     fn statistics_tell_of_the_sets_servers_and_of_no_others() {
         let set = Label::new("web").unwrap();
-        let rows = servers(&set, "vmss-web-http", Mode::Http, &lines(ANSWER).unwrap());
-        assert!(backend("vmss-web-http", &lines(ANSWER).unwrap()).is_some());
-        assert!(backend("other", &lines(ANSWER).unwrap()).is_none());
+        let http = load_balancer(Duration::ZERO).frontends.remove(0);
+        let lines = lines(ANSWER).unwrap();
+        let rows = servers(&set, &http, &lines);
         assert_eq!(rows.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(backend("vmss-web-http", &lines).is_some());
+        assert!(backend("other", &lines).is_none());
         let of = |id| &rows[&InstanceId(id)];
         assert_eq!(
             *of(1),
-            Row {
+            ServerSeen {
+                frontend: Label::new("http").unwrap(),
+                id: InstanceId(1),
                 address: "10.0.0.1:80".parse().ok(),
-                is_maint: false,
+                is_in: true,
                 up: Some(true),
                 weight: 100,
                 connections: 2,
@@ -197,7 +189,7 @@ mod tests {
                 last_check: "L7OK/200 in 2 ms".into(),
             }
         );
-        assert_eq!((of(2).is_maint, of(2).up, of(2).connections), (true, None, 1));
+        assert_eq!((of(2).is_in, of(2).up, of(2).connections), (false, None, 1));
         assert_eq!(of(2).address, "[fd00::2]:80".parse().ok());
         assert_eq!(
             (of(3).up, of(3).errors, of(3).last_check.as_str()),
@@ -205,8 +197,11 @@ mod tests {
         );
         // It counts as up until its first check: that is nothing it was seen to be.
         assert_eq!((of(4).up, of(4).last_check.as_str()), (None, ""));
-        let tcp = servers(&set, "vmss-web-http", Mode::Tcp, &lines(ANSWER).unwrap());
-        assert_eq!(tcp[&InstanceId(1)].requests, 9);
+        let tcp = Frontend {
+            mode: Mode::Tcp,
+            ..http
+        };
+        assert_eq!(servers(&set, &tcp, &lines)[&InstanceId(1)].requests, 9);
     }
 
     #[test]
@@ -242,6 +237,7 @@ mod tests {
     fn sessions_of_one_server_are_no_others() {
         let answer = "0x1: proto=sockpair src=unix:2 fe=GLOBAL be=<NONE> srv=<none> ts=00\n\
             0x2: proto=tcpv4 src=127.0.0.1:42976 fe=t be=vmss-web-t srv=web-1 ts=00\n\
+            0x2; show env: be=vmss-web-t srv=web-1\n\
             0x3: proto=tcpv4 src=127.0.0.1:42977 fe=t be=vmss-web-t srv=web-11 ts=00\n\
             0x4: proto=tcpv4 src=127.0.0.1:42978 fe=t be=vmss-web-u srv=web-1 ts=00\n";
         assert_eq!(sessions(answer, "vmss-web-t", "web-1"), ["0x2"]);
