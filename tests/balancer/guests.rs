@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -147,13 +147,18 @@ pub fn answers(port: u16, times: usize) -> Vec<String> {
         .collect()
 }
 
-/// A port that nobody uses at the moment.
+/// A port that nobody uses, and that no other test of this process gets. Below those that the system gives out by itself: one of
+/// these could be somebody's, or given out a second time, before it is listened on.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Two runs side by side begin at different places.
+        let begin = u16::try_from(std::process::id() % 64).unwrap() * 256;
+        let port = 10_000 + (begin + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The loopback address of an instance.
