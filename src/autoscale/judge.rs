@@ -1,0 +1,256 @@
+//! What each rule and target of a profile says of what was measured.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::autoscale::decision::{Measured, Verdict};
+use crate::autoscale::metric::{Metric, Unit};
+use crate::autoscale::policy::{Direction, Operator, Over, Profile, Rule, Statistic, TOLERANCE, Target};
+use crate::autoscale::sample::{Reading, Samples};
+
+/// What is judged by.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub samples: &'a Samples,
+    /// What could not be measured just now, by the metric's name, and why.
+    pub problems: &'a BTreeMap<String, String>,
+    pub capacity: u32,
+    pub now: Timestamp,
+}
+
+/// A rule or target with what it judges.
+pub(super) struct Judged<'p> {
+    pub by: By<'p>,
+    pub reading: Result<Reading, String>,
+    /// Which way it wants to go, and to which capacity.
+    pub wants: Option<(Direction, u32)>,
+}
+
+/// What judges.
+#[derive(Clone, Copy)]
+pub(super) enum By<'p> {
+    Rule(&'p Rule),
+    Target(&'p Target),
+}
+
+impl By<'_> {
+    const fn metric(&self) -> &Metric {
+        match self {
+            Self::Rule(rule) => &rule.metric,
+            Self::Target(target) => &target.metric,
+        }
+    }
+
+    pub const fn cooldown(&self) -> Duration {
+        match self {
+            Self::Rule(rule) => rule.cooldown,
+            Self::Target(target) => target.cooldown,
+        }
+    }
+
+    const fn over(&self) -> Over {
+        match self {
+            Self::Rule(rule) => rule.over,
+            Self::Target(_) => Over::Average,
+        }
+    }
+
+    /// Whether it has a say when the set may shrink.
+    pub const fn speaks_of_in(&self) -> bool {
+        match self {
+            Self::Rule(rule) => matches!(rule.direction(), Direction::In),
+            Self::Target(_) => true,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Rule(rule) => rule.to_string(),
+            Self::Target(target) => target.to_string(),
+        }
+    }
+
+    const fn unit(&self) -> Unit {
+        self.metric().unit()
+    }
+}
+
+/// Every rule and target of `profile`, in declared order.
+pub(super) fn judge<'p>(profile: &'p Profile, facts: Facts<'_>) -> Vec<Judged<'p>> {
+    let rules = profile.rules.iter().map(By::Rule);
+    let targets = profile.targets.iter().map(By::Target);
+    rules.chain(targets).map(|by| judged(by, facts)).collect()
+}
+
+fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
+    let (statistic, window) = match by {
+        By::Rule(rule) => (rule.statistic, rule.window),
+        By::Target(target) => (Statistic::Average, target.window),
+    };
+    let name = by.metric().name();
+    let reading = (facts.samples.read(name, by.over(), statistic, window, facts.now)).map_err(|missing| {
+        match facts.problems.get(name) {
+            Some(problem) => format!("{missing}: {problem}"),
+            None => missing,
+        }
+    });
+    let wants = reading.as_ref().ok().and_then(|reading| match by {
+        By::Rule(rule) => {
+            let to = rule.apply(facts.capacity);
+            (rule.fires(reading.value) && to != facts.capacity).then(|| (rule.direction(), to))
+        }
+        By::Target(target) => desired(target, reading, facts.capacity),
+    });
+    Judged { by, reading, wants }
+}
+
+/// What a target wants: as many instances as bring its metric to its value, within a tenth nothing.
+///
+/// Those that were not measured (out of sight, in their warm-up, unhealthy) are taken to do nothing when the set may grow,
+/// and to be at the target when it may shrink (Kubernetes): each is the careful assumption.
+fn desired(target: &Target, reading: &Reading, capacity: u32) -> Option<(Direction, u32)> {
+    let ratio = reading.value / target.value;
+    let needed = f64::from(reading.instances) * ratio;
+    // Nothing is asked for by what is a rounding error.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the cast saturates, and a capacity has a maximum"
+    )]
+    let up = |needed: f64| (needed - 1e-9).ceil().max(0.0) as u32;
+    let silent = capacity.saturating_sub(reading.instances);
+    let (most, least) = (up(needed), up(needed + f64::from(silent)));
+    if ratio > 1.0 + TOLERANCE && most > capacity {
+        return Some((Direction::Out, most));
+    }
+    (ratio < 1.0 - TOLERANCE && least < capacity).then_some((Direction::In, least))
+}
+
+impl Judged<'_> {
+    /// Whether it would scale out if the set had `to` instead of `capacity` instances, under the same load (Azure's check
+    /// against flapping). Then says so.
+    pub fn would_scale_out(&self, capacity: u32, to: u32) -> Option<String> {
+        let reading = self.reading.as_ref().ok()?;
+        let gone = capacity.saturating_sub(to);
+        let left = reading.instances.saturating_sub(gone);
+        let share = f64::from(reading.instances) / f64::from(left);
+        let (is_out, projected, sign, limit) = match self.by {
+            By::Rule(rule) => {
+                if rule.direction() != Direction::Out || rule.apply(to) <= to {
+                    return None;
+                }
+                let projected = match (rule.over, rule.operator) {
+                    (Over::Sum, _) => reading.value,
+                    (_, Operator::Above | Operator::AtLeast) => reading.value * share,
+                    // Something that instances have left: the fewer they are, the less each has.
+                    (_, Operator::Below | Operator::AtMost) => reading.value / share,
+                };
+                (rule.fires(projected), projected, rule.operator, rule.threshold)
+            }
+            By::Target(target) => {
+                let limit = target.value * (1.0 + TOLERANCE);
+                let projected = reading.value * share;
+                (projected > limit, projected, Operator::Above, limit)
+            }
+        };
+        if left == 0 {
+            return Some("none of those that were measured would be left".to_owned());
+        }
+        is_out.then(|| {
+            let unit = self.by.unit();
+            format!(
+                "{} would be {} ({sign} {}) and scale out again",
+                self.by.metric(),
+                unit.show(projected),
+                unit.show(limit)
+            )
+        })
+    }
+
+    /// What was measured for it.
+    pub fn measured(&self, problems: &BTreeMap<String, String>) -> Measured {
+        let metric = self.by.metric();
+        let problem = problems.get(metric.name()).cloned();
+        match &self.reading {
+            Ok(reading) => Measured {
+                metric: metric.name().to_owned(),
+                value: Some(reading.value),
+                shown: self.by.unit().show(reading.value),
+                instances: reading.instances,
+                missing: reading.missing,
+                problem,
+            },
+            Err(missing) => Measured {
+                metric: metric.name().to_owned(),
+                value: None,
+                shown: "missing".to_owned(),
+                instances: 0,
+                missing: 0,
+                problem: Some(format!("{metric} {missing}")),
+            },
+        }
+    }
+
+    /// What it says.
+    pub fn verdict(&self) -> Verdict {
+        let said = match (&self.reading, self.wants) {
+            (Err(missing), _) => missing.clone(),
+            (Ok(reading), None) => format!("{}: nothing", self.by.unit().show(reading.value)),
+            (Ok(reading), Some((direction, to))) => {
+                format!(
+                    "{}: {}, to {to}",
+                    self.by.unit().show(reading.value),
+                    direction.as_str()
+                )
+            }
+        };
+        Verdict {
+            rule: self.by.text(),
+            value: self.reading.as_ref().ok().map(|r| r.value),
+            wants: self.wants.map(|(direction, _)| direction),
+            to: self.wants.map(|(_, to)| to),
+            said,
+        }
+    }
+
+    /// What it judges: "host.cpu is 60 %".
+    pub fn value(&self) -> String {
+        let metric = self.by.metric();
+        match (&self.reading, self.by) {
+            (Err(missing), _) => format!("{metric} {missing}"),
+            (Ok(reading), By::Rule(_)) => format!("{metric} is {}", self.by.unit().show(reading.value)),
+            (Ok(_), By::Target(_)) => self.why(),
+        }
+    }
+
+    /// Why it does not want to scale in, though others do.
+    pub fn why_not(&self) -> String {
+        self.why().replacen(" is ", " is still ", 1)
+    }
+
+    /// Why it wants what it wants: "host.cpu is 82 % (> 75 % avg 5m)".
+    pub fn why(&self) -> String {
+        let metric = self.by.metric();
+        let unit = self.by.unit();
+        let value = self
+            .reading
+            .as_ref()
+            .map_or_else(Clone::clone, |r| unit.show(r.value));
+        match self.by {
+            By::Rule(rule) => {
+                let text = rule.to_string();
+                let condition = text
+                    .rsplit_once(": ")
+                    .map_or(text.as_str(), |(condition, _)| condition);
+                let condition = condition
+                    .strip_prefix(metric.name())
+                    .unwrap_or(condition)
+                    .trim_start();
+                format!("{metric} is {value} ({condition})")
+            }
+            By::Target(target) => format!("{metric} is {value}, its target {}", unit.show(target.value)),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Autoscaling: how many instances a set should have, from its policy, what was measured, and the time. Pure: whoever asks
+//! hands in all three, and gets a [`Decision`] that explains itself.
+
+pub mod calendar;
+mod decide;
+mod decision;
+mod judge;
+pub mod metric;
+pub mod policy;
+pub mod predict;
+pub mod sample;
+pub mod spelling;
+mod state;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Situation, decide};
+pub use decision::{Decision, Floor, Measured, Move, Verdict};
+pub use metric::Metric;
+pub use policy::Autoscale;
+pub use sample::{Sample, Samples};
+pub use state::{Fired, Pin, State};
