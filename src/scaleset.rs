@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::autoscale::Autoscale;
 use crate::load_balancer::{Discovery, LoadBalancer};
 use crate::model::{Clone as CloneMode, Cpu, DataDisk, Firmware, Nic, Virtualization};
 use crate::names::Label;
@@ -45,6 +46,9 @@ pub struct ScaleSet {
     /// Files that tell others where it serves.
     #[serde(default)]
     pub discovery: Vec<Discovery>,
+    /// How the set grows and shrinks by itself.
+    #[serde(default)]
+    pub autoscale: Option<Autoscale>,
     /// Where the record is kept.
     pub state: State,
 }

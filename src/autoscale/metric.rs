@@ -1,6 +1,7 @@
 //! What can be measured of a set, and under which name.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,8 @@ pub struct External {
     pub source: Source,
     /// What the number is about.
     pub of: Of,
+    /// A file with a bearer token, absolute; read when it is used.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Who is asked for an external metric.

@@ -45,6 +45,7 @@ pub fn metric(name: &str) -> Metric {
                 pointer: String::new(),
             },
             of: Of::Set,
+            token_file: None,
         })
     })
 }

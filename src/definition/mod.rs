@@ -1,5 +1,6 @@
 //! The definition: the TOML file as an operator wrote it, read into a [`ScaleSet`] or into everything that is wrong.
 
+mod autoscale;
 mod fault_domains;
 mod health;
 mod instance;

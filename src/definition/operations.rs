@@ -208,7 +208,7 @@ pub(super) fn repair(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option<Repair
 }
 
 /// Takes what was read; where nothing good was, the default stays, and what is wrong was told.
-fn set<T>(place: &mut T, read: Option<T>) {
+pub(super) fn set<T>(place: &mut T, read: Option<T>) {
     if let Some(value) = read {
         *place = value;
     }
@@ -219,7 +219,7 @@ fn amount(r: &mut Reader<'_>, s: &Section<'_, '_>, key: &str) -> Option<Amount> 
 }
 
 /// An amount of which 0 would mean that nothing ever happens.
-fn some_amount(r: &mut Reader<'_>, s: &Section<'_, '_>, key: &str) -> Option<Amount> {
+pub(super) fn some_amount(r: &mut Reader<'_>, s: &Section<'_, '_>, key: &str) -> Option<Amount> {
     let at = r.amount(s, key, MOST)?;
     if at.value.is_zero() {
         r.bad(

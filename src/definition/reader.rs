@@ -328,6 +328,57 @@ impl<'t> Reader<'t> {
         Some(found)
     }
 
+    /// The tables of an array; a single one will do.
+    pub fn one_or_more_tables<'a, 'v>(
+        &mut self,
+        section: &Section<'a, 'v>,
+        key: &str,
+        kind: &str,
+    ) -> Vec<Section<'a, 'v>> {
+        if section.is_table(key) {
+            return self.table(section, key, kind).into_iter().collect();
+        }
+        self.tables(section, key, kind).unwrap_or_default()
+    }
+
+    /// The tables of a table whose keys are free, each with its key.
+    pub fn named_tables<'a, 'v>(
+        &mut self,
+        section: &Section<'a, 'v>,
+        key: &str,
+        kind: &str,
+    ) -> Vec<(At<String>, Section<'a, 'v>)> {
+        let Some(all) = self.table(section, key, "") else {
+            return Vec::new();
+        };
+        let names: Vec<At<String>> = (all.table.iter())
+            .map(|(name, _)| At {
+                value: name.get_ref().to_string(),
+                span: name.span(),
+                key: all.key(name.get_ref()),
+            })
+            .collect();
+        (names.into_iter())
+            .filter_map(|name| {
+                let table = self.table(&all, &name.value, kind)?;
+                Some((name, table))
+            })
+            .collect()
+    }
+
+    /// A date, with a time or without: a string, or TOML's own.
+    pub fn date(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<String>> {
+        let value = section.table.get(key)?;
+        match value.get_ref() {
+            DeValue::Datetime(date) => Some(At {
+                value: date.to_string(),
+                span: value.span(),
+                key: section.key(key),
+            }),
+            _ => self.string(section, key),
+        }
+    }
+
     /// The strings of an array; a single one will do.
     pub fn one_or_more_strings(&mut self, section: &Section<'_, '_>, key: &str) -> Vec<At<String>> {
         let is_one = (section.table.get(key)).is_some_and(|v| v.get_ref().as_str().is_some());
@@ -404,6 +455,16 @@ impl Section<'_, '_> {
             .iter()
             .find(|(k, _)| k.get_ref() == key)
             .map(|(k, _)| k.span())
+    }
+
+    /// Whether a table stands at the key.
+    pub fn is_table(&self, key: &str) -> bool {
+        (self.table.get(key)).is_some_and(|v| v.get_ref().as_table().is_some())
+    }
+
+    /// Whether a string stands at the key.
+    pub fn is_string(&self, key: &str) -> bool {
+        (self.table.get(key)).is_some_and(|v| v.get_ref().as_str().is_some())
     }
 
     /// Whether the key is there.

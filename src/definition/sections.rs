@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::definition::autoscale::autoscale;
 use crate::definition::fault_domains::fault_domains;
 use crate::definition::health::health;
 use crate::definition::instance::instance;
@@ -51,6 +52,8 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
     let around = Around { folder, has_network };
     let load_balancer = load_balancer(r, top, around);
     let discovery = discovery(r, top, name.as_ref(), around);
+    let has_balancer = top.has("load_balancer");
+    let autoscale = autoscale(r, top, folder, has_balancer);
     let state = state(r, top, folder);
     Some(ScaleSet {
         name: name?,
@@ -66,6 +69,7 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
         repair: repair?,
         load_balancer: load_balancer?,
         discovery: discovery?,
+        autoscale: autoscale?,
         state: state?,
     })
 }

@@ -164,9 +164,14 @@ fn the_example_shows_every_key() {
         .chain(["Definition".to_owned()]);
     for section in sections {
         for key in written::keys(&schema, &section) {
-            let shown = [format!("{key} ="), format!("[{key}]"), format!("{key}]")]
-                .iter()
-                .any(|form| example.contains(form));
+            let shown = [
+                format!("{key} ="),
+                format!("[{key}]"),
+                format!("{key}]"),
+                format!(".{key}."),
+            ]
+            .iter()
+            .any(|form| example.contains(form));
             assert!(shown, "{section}.{key} is missing from scaleset.toml.example");
         }
     }
@@ -247,7 +252,10 @@ fn rules_between_keys_hold() {
             "scale_in.shutdown is out of range",
         ),
         ("[state]\nstore = \"redis\"", "state.store may not be \"redis\""),
-        ("[autoscale]\nenabled = true", "unknown key \"autoscale\""),
+        (
+            "[autoscaling]\nenabled = true",
+            "unknown key \"autoscaling\" | did you mean autoscale?",
+        ),
         (
             "[[instance.networks]]\nbridge = \"br0\"\ngateway = \"10.0.0.1\"",
             "a gateway goes with addresses",

@@ -92,6 +92,8 @@ section! {
         load_balancer: Option<LoadBalancer>,
         /// Files that tell others where the set serves, written whenever that changes.
         discovery: Option<Vec<Discovery>>,
+        /// How the set grows and shrinks by itself. Without, only `vmss scale` changes its capacity.
+        autoscale: Option<Autoscale>,
         /// Where vmss keeps the set's record.
         state: Option<State>,
     }
@@ -446,6 +448,261 @@ section! {
         /// How long an instance that was taken out is left as it is, 0s to 1h. Not for prometheus, which leads no clients.
         #[schemars(extend("default" = "30s"))]
         drain: Option<Span>,
+    }
+}
+
+section! {
+    /// How the set grows and shrinks by itself: bounds, rules and targets, for all times or in profiles. `vmss autoscale` evaluates once, `vmss run` at its interval.
+    Autoscale {
+        /// Whether it does.
+        #[schemars(extend("default" = true))]
+        enabled: Option<bool>,
+        /// How long an instance must have been healthy before it counts in averages; 0s to 1h.
+        #[schemars(extend("default" = "1m"))]
+        warm_up: Option<Span>,
+        /// The set shrinks to no less than what was recommended at any moment within this time; 0s to 1h.
+        #[schemars(extend("default" = "10m"))]
+        stabilization: Option<Span>,
+        /// How long after any change by a rule the set may grow again; 0s to 24h. Without, the cooldown of that rule.
+        cooldown_out: Option<Span>,
+        /// How long after any change by a rule the set may shrink again; 0s to 24h. Without, the cooldown of that rule.
+        cooldown_in: Option<Span>,
+        /// How far the set may shrink within some time.
+        max_scale_in: Option<ScaleInLimit>,
+        /// The Prometheus server for metrics that name none, such as "http://127.0.0.1:9090".
+        prometheus: Option<String>,
+        /// Numbers from elsewhere, by the names that rules and targets call them.
+        metrics: Option<BTreeMap<String, ExternalMetric>>,
+        /// IANA time zone of dates, recurrences and schedules that name none.
+        #[schemars(extend("default" = "UTC"))]
+        time_zone: Option<String>,
+        /// Fewest instances, in place of a profile for all times.
+        #[schemars(range(max = 1_000_000))]
+        min: Option<u32>,
+        /// Most instances, in place of a profile for all times.
+        #[schemars(range(max = 1_000_000))]
+        max: Option<u32>,
+        /// Instances where metrics are missing and there are fewer, in place of a profile for all times.
+        #[schemars(range(max = 1_000_000))]
+        default: Option<u32>,
+        /// Rules, in place of a profile for all times.
+        rules: Option<Vec<Rule>>,
+        /// A value at which a metric is held, or several, in place of a profile for all times.
+        target: Option<Targets>,
+        /// Bounds and rules for some times. Exactly one is without dates and recurrence: it holds when no other does.
+        profiles: Option<Vec<Profile>>,
+        /// Minimums for a while; of several that hold, the largest counts.
+        schedules: Option<Vec<Schedule>>,
+        /// Raises the capacity ahead of a load that comes back every day or week.
+        predict: Option<Predict>,
+    }
+}
+
+section! {
+    /// How far the set may shrink within some time.
+    ScaleInLimit {
+        /// How many instances may go, of the most there were within that time.
+        count: SomeAmount,
+        /// The time; 1m to 24h.
+        per: Span,
+    }
+}
+
+section! {
+    /// A number from elsewhere: a Prometheus query whose result is one number, or a number in a JSON document.
+    ExternalMetric {
+        /// The query.
+        prometheus: Option<String>,
+        /// The server that is asked, if it is not that of autoscale.prometheus.
+        url: Option<String>,
+        /// The document's URL.
+        http: Option<String>,
+        /// Where in the document the number is, such as "/queue/length" (RFC 6901). Without, the document is the number.
+        pointer: Option<String>,
+        /// What the number is about: the usual instance, or the whole set, which its instances share.
+        #[schemars(extend("enum" = ["instance", "set"], "default" = "instance"))]
+        of: Option<String>,
+        /// A file with a bearer token, relative to this file. It is read when it is used.
+        token_file: Option<String>,
+    }
+}
+
+/// A metric: host.cpu, guest.memory, lb.requests and the like, a name in autoscale.metrics, or a number from elsewhere.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum Metric {
+    /// By its name.
+    Name(String),
+    /// Described in place.
+    Described(ExternalMetric),
+}
+
+section! {
+    /// Bounds and rules for some time.
+    Profile {
+        /// Its name.
+        #[schemars(length(min = 1, max = 63))]
+        name: String,
+        /// Fewest instances.
+        #[schemars(range(max = 1_000_000))]
+        min: u32,
+        /// Most instances.
+        #[schemars(range(max = 1_000_000))]
+        max: u32,
+        /// Instances where metrics are missing and there are fewer, and always where there is neither rule nor target. Without, min.
+        #[schemars(range(max = 1_000_000))]
+        default: Option<u32>,
+        /// When it holds once. Dates come before recurrences; of several, the first one here.
+        dates: Option<Dates>,
+        /// When it holds again and again; of several, the first one here.
+        recurrence: Option<Recurrence>,
+        /// When something measured is over or under a threshold, change the capacity.
+        rules: Option<Vec<Rule>>,
+        /// A value at which a metric is held, or several: as many instances as that needs.
+        target: Option<Targets>,
+    }
+}
+
+section! {
+    /// A time that comes once.
+    Dates {
+        /// When it begins: "2026-12-24", "2026-12-24 18:00", or with an offset, "2026-12-24T18:00:00+01:00".
+        from: Date,
+        /// When it has ended.
+        to: Date,
+        /// IANA time zone. Without, that of autoscale.time_zone.
+        time_zone: Option<String>,
+    }
+}
+
+section! {
+    /// A time that comes again: a cron with a duration, or days with from and to.
+    Recurrence {
+        /// When it begins: minute, hour, day of the month, month, day of the week.
+        cron: Option<String>,
+        /// With cron: how long it lasts; 1m to 7d.
+        duration: Option<Span>,
+        /// The days it begins on. Without, all.
+        #[schemars(length(min = 1))]
+        days: Option<Vec<Day>>,
+        /// The time of day it begins.
+        #[schemars(regex(pattern = r"^[0-9]{2}:[0-9]{2}$"))]
+        from: Option<String>,
+        /// The time of day it ends; on the next day, unless that is later than from.
+        #[schemars(regex(pattern = r"^[0-9]{2}:[0-9]{2}$"))]
+        to: Option<String>,
+        /// IANA time zone. Without, that of autoscale.time_zone.
+        time_zone: Option<String>,
+    }
+}
+
+/// A day of the week.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Day(#[schemars(extend("enum" = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]))] String);
+
+section! {
+    /// When a metric is over or under a threshold, change the capacity. Any rule suffices to grow; to shrink, all rules that shrink must agree.
+    Rule {
+        /// What is measured; may stand in `when` instead.
+        metric: Option<Metric>,
+        /// How the values of instances become one.
+        #[schemars(extend("enum" = ["average", "min", "max", "sum"], "default" = "average"))]
+        over: Option<String>,
+        /// The condition: "> 70%", or whole: "host.cpu > 70 avg 5m".
+        when: String,
+        /// How the values within the window become one; may stand in `when` instead.
+        #[schemars(extend("enum" = ["average", "min", "max", "last"], "default" = "average"))]
+        statistic: Option<String>,
+        /// The window, 0s to 24h; 0s: the newest value alone. May stand in `when` instead.
+        #[schemars(extend("default" = "5m"))]
+        window: Option<Span>,
+        /// What happens: "+1", "+20%", "-1", "-50%", "=10".
+        change: Option<String>,
+        /// The same in words: "out 1", "out 20%", "in 1", "in 50%", "to 10".
+        scale: Option<String>,
+        /// How long no rule changes the capacity after this one has; 0s to 24h.
+        #[schemars(extend("default" = "5m"))]
+        cooldown: Option<Span>,
+    }
+}
+
+/// One target, or several.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum Targets {
+    /// One.
+    One(Target),
+    /// Several.
+    Several(Vec<Target>),
+}
+
+section! {
+    /// A value at which a metric is held, as the average of instances: as many instances as that needs, within 10 % of it nothing.
+    Target {
+        /// What is measured.
+        metric: Metric,
+        /// Where it is held.
+        value: Value,
+        /// Over which time it is averaged, 0s to 24h.
+        #[schemars(extend("default" = "5m"))]
+        window: Option<Span>,
+        /// How long no rule changes the capacity after this one has; 0s to 24h.
+        #[schemars(extend("default" = "0s"))]
+        cooldown: Option<Span>,
+    }
+}
+
+/// A number, or one with its metric's unit, such as "60%".
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum Value {
+    /// Bare.
+    Number(f64),
+    /// With its unit.
+    Text(String),
+}
+
+/// A date with or without a time and an offset.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Date(String);
+
+section! {
+    /// A minimum for a while.
+    Schedule {
+        /// Its name.
+        #[schemars(length(min = 1, max = 63))]
+        name: String,
+        /// When it begins: minute, hour, day of the month, month, day of the week.
+        cron: String,
+        /// How long it holds; 1m to 7d.
+        duration: Span,
+        /// Fewest instances while it holds.
+        #[schemars(range(max = 1_000_000))]
+        min: u32,
+        /// IANA time zone. Without, that of autoscale.time_zone.
+        time_zone: Option<String>,
+    }
+}
+
+section! {
+    /// Raises the capacity ahead of a load that comes back, so that instances serve when it does. It never lowers it.
+    Predict {
+        /// Say what it would do, or do it.
+        #[schemars(extend("enum" = ["forecast-only", "scale"], "default" = "forecast-only"))]
+        mode: Option<String>,
+        /// After which time the load comes back.
+        #[schemars(extend("enum" = ["daily", "weekly"], "default" = "daily"))]
+        pattern: Option<String>,
+        /// How far ahead it looks, 1m to 2h: as long as an instance takes until it serves.
+        #[schemars(extend("default" = "10m"))]
+        lead: Option<Span>,
     }
 }
 

@@ -113,6 +113,7 @@ impl Scene {
             repair: Repair::default(),
             load_balancer: None,
             discovery: Vec::new(),
+            autoscale: None,
             state: State { path: None },
         };
         let record = Record::new(STORE, set.clone(), model, PathBuf::from("/scaleset.toml"), at(0));

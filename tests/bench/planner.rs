@@ -101,6 +101,7 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         repair: Repair::default(),
         load_balancer: None,
         discovery: Vec::new(),
+        autoscale: None,
         state: State { path: None },
     };
     let seen = HostSeen {

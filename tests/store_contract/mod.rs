@@ -381,6 +381,7 @@ pub fn record(set: &str, capacity: u32) -> Record {
         repair: vmss::scaleset::Repair::default(),
         load_balancer: None,
         discovery: Vec::new(),
+        autoscale: None,
         state: State { path: None },
     };
     let (store, file) = (StoreId(Uuid::from_u128(1)), PathBuf::from("/scaleset.toml"));
