@@ -9,6 +9,7 @@ pub mod fake;
 pub mod libvirt;
 mod pulse;
 pub mod seed;
+mod stats;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::units::Bytes;
 
 pub use crate::inventory::Rework;
 pub use pulse::{News, Pulse, Stage};
+pub use stats::{CpuStats, DiskStats, Groups, InstanceStats, MemoryStats, NetworkStats};
 
 /// Opens hosts. Opening does not wait: a connection is made by the first call that needs it.
 pub trait Hosts: Send + Sync {
@@ -265,6 +267,16 @@ pub trait Hypervisor: Send + Sync {
 
     /// Addresses of a running instance beside those vmss assigned: agent, then lease, then ARP; link-local left out.
     fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError>;
+
+    /// What the host measures of those of `instances` that run, in their order: one bulk call for all of them, only the
+    /// groups asked for, without waiting for a domain that is busy. One that is busy lacks what would have to be waited
+    /// for, or is left out; one that is off, paused or gone is left out. Instances are matched by UUID alone.
+    ///
+    /// # Errors
+    /// `Unsupported` if the host measures nothing at all. One that lacks single groups leaves those `None`, as libvirt's
+    /// simulation does with all of them.
+    fn stats(&self, instances: &[InstanceRef], groups: Groups)
+    -> Result<Vec<InstanceStats>, HypervisorError>;
 
     /// Puts the instances of `set` that `from` manages under `to`. Returns how many were changed.
     fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize, HypervisorError>;

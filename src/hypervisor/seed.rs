@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::hypervisor::domain_xml::instance_id;
 use crate::model::Model;
 use crate::names::{Label, StoreId, volume_name};
-use crate::plan::action::InstanceSpec;
+use crate::plan::action::{InstanceRef, InstanceSpec};
 
 pub use template::check_template;
 
@@ -89,6 +89,12 @@ pub fn parse_shared_name(store: StoreId, set: &Label, name: &str) -> Option<u32>
     let (tagged, model) = rest.strip_suffix(".img")?.split_once('-')?;
     let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     (tagged == tag(store, set, revision) && !model.is_empty() && model.chars().all(hex)).then_some(revision)
+}
+
+/// Whether the volume is, by its name, the instance's seed: its own, or one that it shares, whoever had that made.
+pub fn is_seed_of(instance: &InstanceRef, volume: &str) -> bool {
+    volume == volume_name(&instance.set, instance.id, instance.uuid, "seed", "img")
+        || (volume.starts_with(&format!("vmss-seed-{}-r", instance.set)) && volume.ends_with(".img"))
 }
 
 fn tag(store: StoreId, set: &Label, revision: u32) -> String {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vmss::hypervisor::{FaultKind, Hypervisor, News, Pulse, Stage};
+use vmss::hypervisor::{FaultKind, Groups, Hypervisor, InstanceStats, News, Pulse, Stage};
 use vmss::inventory::{Phase, Power};
 use vmss::names::volume_name;
 
@@ -220,4 +220,54 @@ pub fn facts_and_check(host: &dyn Hypervisor, f: &Fixture) {
     for finding in findings {
         assert!(finding.result.is_ok(), "{finding:?}");
     }
+}
+
+pub fn stats_of_running_instances(host: &dyn Hypervisor, f: &Fixture) {
+    let (first, second) = (f.create(host, 1), f.create(host, 2));
+    let gone = f.spec(3).reference();
+    let asked = [gone, second.clone(), first.clone()];
+    let stats = |groups| host.stats(&asked, groups).expect("the host is there");
+    let ids = |stats: &[InstanceStats]| stats.iter().map(|s| s.id.0).collect::<Vec<_>>();
+
+    let before = stats(Groups::ALL);
+    assert_eq!(
+        ids(&before),
+        [2, 1],
+        "those that are there, in the order asked for"
+    );
+    for (old, new) in before.iter().zip(stats(Groups::ALL)) {
+        // libvirt's simulation measures nothing, and a domain may be busy.
+        if let (Some(old), Some(new)) = (old.cpu, new.cpu) {
+            assert!(new.time >= old.time, "counters only grow: {old:?}, {new:?}");
+        }
+        if let Some(memory) = new.memory {
+            assert_eq!(memory.size, f.model.memory);
+        }
+        if let (Some(old), Some(new)) = (old.disk, new.disk) {
+            assert!(new.read >= old.read && new.reads >= old.reads);
+            assert!(new.written >= old.written && new.writes >= old.writes);
+        }
+        if let (Some(old), Some(new)) = (old.network, new.network) {
+            assert!(new.received >= old.received && new.sent >= old.sent);
+        }
+    }
+
+    let cpu = Groups {
+        cpu: true,
+        ..Groups::default()
+    };
+    for of_one in stats(cpu) {
+        let others = (of_one.memory, of_one.disk, of_one.network);
+        assert_eq!(others, (None, None, None), "nobody asked for them");
+    }
+    let nothing = stats(Groups::default());
+    assert_eq!(ids(&nothing), [2, 1]);
+    assert!(nothing.iter().all(|s| s.cpu.is_none()));
+    assert_eq!(host.stats(&[], Groups::ALL), Ok(Vec::new()));
+
+    host.stop(&second, Duration::ZERO, &Pulse::silent())
+        .expect("it is switched off");
+    assert_eq!(ids(&stats(Groups::ALL)), [1], "one that is off is left out");
+    f.delete(host, &first);
+    assert_eq!(ids(&stats(Groups::ALL)), [0; 0]);
 }

@@ -239,6 +239,7 @@ situations![
     instances::what_is_promised_is_counted,
     instances::news_come_in_order,
     instances::facts_and_check,
+    instances::stats_of_running_instances,
     changes::a_reimaged_instance_keeps_its_identity_and_data_disks_and_has_a_new_os_disk,
     changes::a_restart_with_more_memory_keeps_the_disks,
     changes::a_restart_brings_new_data_disks_and_grows_old_ones,

@@ -11,5 +11,6 @@ mod health;
 mod killed;
 mod migrate;
 mod properties;
+mod stats;
 mod support;
 mod usual;

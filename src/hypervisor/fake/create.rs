@@ -120,6 +120,7 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         started_at: Timestamp::default(),
         console: String::new(),
         unhealthy: false,
+        meter: Default::default(),
     };
     machine.domains.insert(name, domain);
     redefine(machine, spec, model, seed);

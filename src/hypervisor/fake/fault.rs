@@ -25,6 +25,11 @@ pub enum Fault {
     Fails(Failure),
     /// The guest of that instance (of every instance: `None`) does nothing when it is asked to shut down.
     IgnoresShutdown(Option<InstanceId>),
+    /// It measures nothing: asking it for that fails so.
+    Unmeasured(FaultKind),
+    /// The domain of that instance (of every instance: `None`) is busy: what QEMU would have to be asked for, memory and
+    /// disks, is not measured.
+    Busy(Option<InstanceId>),
     /// Every step takes so much virtual time.
     Slow(Duration),
     /// Every step takes so much real time, so that calls really overlap.
@@ -98,6 +103,8 @@ pub(super) struct Faults {
     pub steps_left: Option<u64>,
     pub failures: Vec<Failure>,
     pub deaf: BTreeSet<Option<InstanceId>>,
+    pub unmeasured: Option<FaultKind>,
+    pub busy: BTreeSet<Option<InstanceId>>,
     pub slow: Duration,
     pub lingers: Duration,
 }
@@ -114,6 +121,10 @@ impl Faults {
             Fault::Fails(failure) => self.failures.push(failure),
             Fault::IgnoresShutdown(who) => {
                 self.deaf.insert(who);
+            }
+            Fault::Unmeasured(kind) => self.unmeasured = Some(kind),
+            Fault::Busy(who) => {
+                self.busy.insert(who);
             }
             Fault::Slow(time) => self.slow = time,
             Fault::Lingers(time) => self.lingers = time,
@@ -135,6 +146,10 @@ impl Faults {
             *left = left.saturating_sub(1);
             self.down |= *left == 0;
         }
+    }
+
+    pub fn is_busy(&self, id: InstanceId) -> bool {
+        self.busy.contains(&None) || self.busy.contains(&Some(id))
     }
 
     pub fn is_deaf(&self, id: InstanceId) -> bool {

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::call::{Call, Result};
-use super::health;
 use super::owned::{missing, owned};
+use super::{health, measure};
 use crate::hypervisor::{ConsoleLog, FaultKind, HypervisorError, Ran, Viewer};
 use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
 /// See [`crate::hypervisor::Hypervisor::exec`]. The guest knows `hostname`, `echo ARGS`, `true`, `false`, `complain TEXT`
-/// (on its standard error, with code 3) and `sleep SECONDS`, of virtual time.
+/// (on its standard error, with code 3), `sleep SECONDS`, of virtual time, and `cat` of `/proc/stat`, `/proc/meminfo` and
+/// `/proc/loadavg`, which show the load that a test has set.
 pub(super) fn exec(
     call: &Call<'_>,
     instance: &InstanceRef,
@@ -34,6 +35,7 @@ pub(super) fn exec(
         ["true"] => ran(0, String::new(), String::new()),
         ["false"] => ran(1, String::new(), String::new()),
         ["complain", rest @ ..] => ran(3, String::new(), format!("{}\n", rest.join(" "))),
+        ["cat", files @ ..] => cat(call, instance, files, &doing),
         ["sleep", seconds] => {
             let takes = Duration::from_secs(seconds.parse().unwrap_or(0));
             call.pass(takes.min(patience));
@@ -55,6 +57,32 @@ pub(super) fn exec(
             Err(HypervisorError::new(FaultKind::Other, doing, text))
         }
     }
+}
+
+fn cat(call: &Call<'_>, instance: &InstanceRef, files: &[&str], doing: &str) -> Result<Ran> {
+    let read = |file: &&str| {
+        call.look_at_fleet(doing, |state, machine| {
+            let (domain, _) = owned(machine, instance, doing)?.ok_or_else(|| missing(doing))?;
+            Ok(measure::proc(state, domain, file))
+        })
+    };
+    let mut ran = Ran {
+        code: 0,
+        stdout: Vec::new(),
+        stderr: Vec::new(),
+        is_cut: false,
+    };
+    for file in files {
+        match read(file)? {
+            Some(text) => ran.stdout.extend(text.into_bytes()),
+            None => {
+                ran.code = 1;
+                let text = format!("cat: {file}: No such file or directory\n");
+                ran.stderr.extend(text.into_bytes());
+            }
+        }
+    }
+    Ok(ran)
 }
 
 /// See [`crate::hypervisor::Hypervisor::console`]. The guest asks for a login, echoes what is typed, and hangs up when

@@ -105,6 +105,7 @@ impl Fleet {
             started_at: self.shared.clock.now(),
             console: String::new(),
             unhealthy: false,
+            meter: Default::default(),
         };
         self.machine(host, |m| {
             m.foreign.0.insert(name.to_owned(), domain.clone());
@@ -161,7 +162,11 @@ impl Fleet {
             if let Some(as_added) = m.foreign.0.get_mut(name) {
                 as_added.power = power;
             }
-            m.domain(name).power = power;
+            let domain = m.domain(name);
+            if !domain.is_active() {
+                domain.meter = Default::default();
+            }
+            domain.power = power;
         });
     }
 }

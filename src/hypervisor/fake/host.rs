@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::observe::problem;
 use super::shared::Shared;
-use super::{create, delete, guest, health, images, observe, owned, power, rework};
+use super::{create, delete, guest, health, images, measure, observe, owned, power, rework};
 use crate::hypervisor::{
-    ConsoleLog, Finding, HostFacts, Hypervisor, LocalImage, Pulse, Pushed, Ran, StoredImage, Viewer,
+    ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
+    StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -170,6 +171,14 @@ impl Hypervisor for FakeHypervisor {
     fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>> {
         let what = format!("addresses of {}", instance.name);
         self.call(&what, |c| c.look(&what, |m| observe::addresses(m, instance)))
+    }
+
+    fn stats(&self, instances: &[InstanceRef], groups: Groups) -> Result<Vec<InstanceStats>> {
+        self.call("stats", |c| {
+            c.look_at_fleet("measuring domains", |state, m| {
+                measure::stats(state, m, instances, groups, "measuring domains")
+            })
+        })
     }
 
     fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize> {

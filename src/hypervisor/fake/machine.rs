@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fault::Faults;
+use super::load::Meter;
 use crate::inventory::{Metadata, Phase, Power};
 use crate::model::{ImageDigest, ImageFormat};
 use crate::names::{Label, StoreId};
@@ -74,6 +75,8 @@ pub struct Domain {
     pub console: String,
     /// Whether its guest answers every probe with a failure, until it is started again.
     pub unhealthy: bool,
+    /// What was done since it was started.
+    pub meter: Meter,
 }
 
 impl Domain {

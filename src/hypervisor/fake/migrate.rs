@@ -114,6 +114,7 @@ fn go_over(way: &Way<'_>, spec: &InstanceSpec, model: &Model, disks: &[Volume]) 
         ..before
     });
     domain.console.clear();
+    domain.meter.moved();
     there.last_step(Stage::Migrate, &format!("receive {name}"), |m| {
         m.domains.insert(name.clone(), domain);
         Ok(())

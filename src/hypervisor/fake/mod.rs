@@ -17,7 +17,9 @@ mod hands;
 mod health;
 mod host;
 mod images;
+mod load;
 mod machine;
+mod measure;
 mod migrate;
 mod observe;
 mod owned;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 
 pub use clock::Clock;
 pub use fault::{Failure, Fault};
+pub use load::{Load, Meter};
 pub use machine::{Content, Domain, FakeHost, ImageCopy, Volume};
 
 use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};

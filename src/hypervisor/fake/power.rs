@@ -119,6 +119,7 @@ fn boot(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
             domain.power = Power::Running;
             domain.started_at = now;
             domain.unhealthy = false;
+            domain.meter = Default::default();
             domain
                 .console
                 .push_str(&format!("{0} boots\n{0} is up\n", instance.name));

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::clock::Clock;
 use super::machine::Machine;
 use crate::hypervisor::{FaultKind, HypervisorError};
@@ -24,6 +26,10 @@ pub(super) struct State {
     pub balancers: BTreeMap<String, super::balancers::Machine>,
     /// Images whose guests never get healthy.
     pub broken: BTreeSet<ImageDigest>,
+    /// What instances are busy with.
+    pub loads: super::load::Loads,
+    /// Until when that was counted.
+    pub settled_at: Option<Timestamp>,
     /// Every call, as it began.
     pub log: Vec<String>,
     /// Every step, as it was done.
@@ -67,8 +73,11 @@ impl State {
 }
 
 impl Shared {
+    /// The state, with what was done until now counted.
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.settle(self.clock.now());
+        state
     }
 
     /// Changes the state from outside, and wakes who waits for such a change.
@@ -109,6 +118,7 @@ impl Shared {
                 return unreachable("connection refused");
             }
             if !machine.faults.hangs {
+                state.settle(self.clock.now());
                 return Ok(state);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

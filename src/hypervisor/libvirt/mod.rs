@@ -23,6 +23,7 @@ mod raw;
 mod rework;
 mod seeds;
 mod sets;
+mod stats;
 mod traits;
 mod transfer;
 mod users;
@@ -36,8 +37,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::{
-    ConsoleLog, FaultKind, Finding, HostFacts, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed,
-    Ran, Settled, StoredImage, Viewer,
+    ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
+    LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Viewer,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -268,6 +269,15 @@ impl Hypervisor for Libvirt {
     fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError> {
         let pulse = Pulse::silent();
         addresses::addresses(&self.look.session(&pulse)?, instance)
+    }
+
+    fn stats(
+        &self,
+        instances: &[InstanceRef],
+        groups: Groups,
+    ) -> Result<Vec<InstanceStats>, HypervisorError> {
+        let pulse = Pulse::silent();
+        stats::stats(&self.look.session(&pulse)?, instances, groups)
     }
 
     fn adopt(&self, set: &Label, from: StoreId, to: StoreId) -> Result<usize, HypervisorError> {

@@ -1,5 +1,6 @@
 //! What the `virt` crate lacks or does wrong, called directly. The only unsafe code of vmss.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -8,6 +9,8 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::ptr;
 
+use uuid::Uuid;
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
 use virt::stream::Stream;
@@ -153,6 +156,78 @@ unsafe fn read_card(card: sys::virDomainInterfacePtr) -> Card {
             addresses,
         }
     }
+}
+
+/// What libvirt measures of a domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// The domain's UUID.
+    pub uuid: Uuid,
+    /// Counters and sizes by libvirt's names for them: "cpu.time".
+    pub numbers: BTreeMap<String, u64>,
+    /// Names and paths, by libvirt's names for them: "block.0.path".
+    pub texts: BTreeMap<String, String>,
+}
+
+/// What libvirt measures of the domains that `flags` choose, in the groups `VIR_DOMAIN_STATS_…`; 0 would mean all of them.
+/// The crate's own call leaks the records and gives no way to read them.
+pub fn all_domain_stats(connect: &Connect, groups: u32, flags: u32) -> Result<Vec<Measured>, Error> {
+    let mut list: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    // SAFETY: the connection's pointer is valid for as long as `connect` is borrowed; libvirt sets `list` to an array of as
+    // many pointers as it returns, with a null behind them.
+    let count = unsafe { sys::virConnectGetAllDomainStats(connect.as_ptr(), groups, &mut list, flags) };
+    let Ok(count) = usize::try_from(count) else {
+        return Err(Error::last_error());
+    };
+    let mut all = Vec::with_capacity(count);
+    for n in 0..count {
+        // SAFETY: n is below the count returned; each entry is a valid record until the list is freed.
+        all.extend(unsafe { read_record(*list.add(n)) });
+    }
+    // SAFETY: the list is the caller's to free, once, with its records and their domains; nothing read from it points there.
+    unsafe { sys::virDomainStatsRecordListFree(list) };
+    Ok(all)
+}
+
+/// # Safety
+/// `record` is a valid record as libvirt returns it.
+unsafe fn read_record(record: sys::virDomainStatsRecordPtr) -> Option<Measured> {
+    let mut uuid = [0; 16];
+    // SAFETY: the caller's promise: its domain is valid, `params` is an array of `nparams` structures. A UUID is 16 bytes.
+    let (known, count) = unsafe {
+        let known = sys::virDomainGetUUID((*record).dom, uuid.as_mut_ptr());
+        (known, usize::try_from((*record).nparams).unwrap_or(0))
+    };
+    if known != 0 {
+        return None;
+    }
+    let mut measured = Measured {
+        uuid: Uuid::from_bytes(uuid),
+        ..Measured::default()
+    };
+    for n in 0..count {
+        // SAFETY: n is below the number of structures; a field's name ends in NUL, and `type_` tells which member of the
+        // union was written, a string's being one that ends in NUL or null.
+        unsafe {
+            let param = &*(*record).params.add(n);
+            let Some(name) = text(param.field.as_ptr()) else {
+                continue;
+            };
+            let number = match u32::try_from(param.type_).unwrap_or(0) {
+                sys::VIR_TYPED_PARAM_INT => u64::try_from(param.value.i).ok(),
+                sys::VIR_TYPED_PARAM_UINT => Some(param.value.ui.into()),
+                sys::VIR_TYPED_PARAM_LLONG => u64::try_from(param.value.l).ok(),
+                sys::VIR_TYPED_PARAM_ULLONG => Some(param.value.ul),
+                sys::VIR_TYPED_PARAM_STRING => {
+                    measured.texts.extend(text(param.value.s).map(|t| (name, t)));
+                    continue;
+                }
+                _ => None,
+            };
+            measured.numbers.extend(number.map(|number| (name, number)));
+        }
+    }
+    Some(measured)
 }
 
 /// # Safety
