@@ -33,6 +33,7 @@ pub mod scaleset;
 pub mod serve;
 pub mod store;
 pub mod terminal;
+pub mod timed;
 pub mod ui;
 pub mod units;
 pub mod vitals;

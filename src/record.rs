@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::autoscale;
 use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::load_balancer::Dropped;
@@ -16,6 +17,7 @@ use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
 use crate::rollout::Rollout;
 use crate::scaleset::{Health, Probe, ScaleSet};
+use crate::timed::Timed;
 
 /// Revisions kept though no instance has them.
 const KEPT_MODELS: usize = 10;
@@ -77,6 +79,12 @@ pub struct Record {
     /// Instances that were given up with their host, and have not been seen to be gone yet.
     #[serde(default)]
     pub written_off: BTreeMap<InstanceId, WrittenOff>,
+    /// What autoscaling remembers.
+    #[serde(default)]
+    pub autoscale: autoscale::State,
+    /// Capacities that were asked for from some time on.
+    #[serde(default)]
+    pub timed: Vec<Timed>,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
@@ -220,6 +228,8 @@ impl Record {
             repair: Repairs::default(),
             unseen: BTreeMap::new(),
             written_off: BTreeMap::new(),
+            autoscale: autoscale::State::default(),
+            timed: Vec::new(),
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,

@@ -1,15 +1,19 @@
 //! A store in memory: for scenarios on the fake, held to the same contract as the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::autoscale::{Decision, Readings, Sample};
 use crate::names::{Label, StoreId};
 use crate::record::Record;
 use crate::store::holder::{Liveness, expiry, local_processes, may_act};
-use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use crate::store::{
+    DECISIONS, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP, SAMPLES_WHOLE,
+    Store, StoreError, Version,
+};
 
 /// A store that lasts as long as its process.
 pub struct Memory {
@@ -25,8 +29,17 @@ struct Shelves {
     /// Records as JSON, so that what a file would lose or refuse is lost or refused here too.
     records: BTreeMap<Label, (String, Version)>,
     leases: BTreeMap<String, Taken>,
+    measured: BTreeMap<Label, Measured>,
     operations: BTreeMap<u64, PastOperation>,
     last_operation: u64,
+}
+
+/// What was measured and decided of a set, as JSON where a file has it so.
+#[derive(Default)]
+struct Measured {
+    samples: BTreeMap<(Timestamp, String), Sample>,
+    readings: Option<String>,
+    decisions: Vec<String>,
 }
 
 struct Taken {
@@ -75,6 +88,11 @@ impl Memory {
     }
 }
 
+/// A moment as exactly as a file keeps it.
+fn in_millis(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
 fn broken(doing: String, e: &serde_json::Error) -> StoreError {
     StoreError::Broken {
         doing,
@@ -119,6 +137,7 @@ impl Store for Memory {
             return Err(StoreError::Changed(set.clone()));
         }
         shelves.records.remove(set);
+        shelves.measured.remove(set);
         Ok(())
     }
 
@@ -202,6 +221,76 @@ impl Store for Memory {
             operation.to = to.or(operation.to);
         }
         Ok(())
+    }
+
+    fn measured(
+        &self,
+        set: &Label,
+        samples: &[Sample],
+        readings: &Readings,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let json = serde_json::to_string(readings)
+            .map_err(|e| broken(format!("keeping what was measured of {set}"), &e))?;
+        let mut shelves = self.shelves();
+        let kept = shelves.measured.entry(set.clone()).or_default();
+        kept.readings = Some(json);
+        for sample in samples {
+            let key = (in_millis(sample.at), sample.metric.clone());
+            let at = key.0;
+            kept.samples.insert(key, Sample { at, ..sample.clone() });
+        }
+        let back = |span: SignedDuration| now.checked_sub(span).unwrap_or(Timestamp::MIN);
+        let (last, whole) = (back(SAMPLES_LAST), back(SAMPLES_WHOLE));
+        let mut seen = BTreeSet::new();
+        kept.samples.retain(|(at, metric), _| {
+            let mut is_first = || seen.insert((metric.clone(), at.as_second().div_euclid(SAMPLES_STEP)));
+            *at >= last && (*at >= whole || is_first())
+        });
+        Ok(())
+    }
+
+    fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError> {
+        let shelves = self.shelves();
+        let kept = shelves.measured.get(set);
+        let all = kept.into_iter().flat_map(|m| m.samples.values());
+        Ok(all.filter(|s| s.at >= in_millis(since)).cloned().collect())
+    }
+
+    fn readings(&self, set: &Label) -> Result<Readings, StoreError> {
+        let shelves = self.shelves();
+        let Some(json) = shelves.measured.get(set).and_then(|m| m.readings.as_ref()) else {
+            return Ok(Readings::default());
+        };
+        serde_json::from_str(json).map_err(|e| broken(format!("reading what was measured of {set}"), &e))
+    }
+
+    fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError> {
+        let json = serde_json::to_string(decision)
+            .map_err(|e| broken(format!("keeping a decision on {set}"), &e))?;
+        let mut shelves = self.shelves();
+        let kept = shelves.measured.entry(set.clone()).or_default();
+        if !anew {
+            kept.decisions.pop();
+        }
+        kept.decisions.push(json);
+        let surplus = kept.decisions.len().saturating_sub(DECISIONS);
+        kept.decisions.drain(..surplus);
+        Ok(())
+    }
+
+    fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError> {
+        let shelves = self.shelves();
+        let kept = shelves.measured.get(set);
+        let newest = kept
+            .into_iter()
+            .flat_map(|m| m.decisions.iter().rev())
+            .take(limit);
+        let read = |json: &String| serde_json::from_str(json);
+        newest
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map_err(|e| broken(format!("reading decisions on {set}"), &e))
     }
 
     fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {

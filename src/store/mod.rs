@@ -5,14 +5,27 @@ pub mod location;
 pub mod memory;
 pub mod sqlite;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::autoscale::{Decision, Readings, Sample};
 use crate::names::{Label, StoreId};
 use crate::record::Record;
 
 /// Operations remembered per set: those of years, in a file that stays small.
 const HISTORY: usize = 1000;
+
+/// How long samples are kept: a pattern of weeks can be seen in them.
+pub const SAMPLES_LAST: SignedDuration = SignedDuration::from_hours(36 * 24);
+
+/// How long all of them are: longer than any window.
+pub const SAMPLES_WHOLE: SignedDuration = SignedDuration::from_hours(48);
+
+/// What of older ones is kept: one within so many seconds.
+const SAMPLES_STEP: i64 = 300;
+
+/// Decisions remembered per set.
+const DECISIONS: usize = 500;
 
 /// Where records live. All methods are transactions of their own.
 pub trait Store: Send + Sync {
@@ -31,7 +44,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Changed`] if someone else was faster.
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError>;
 
-    /// Forgets the set. Its history stays.
+    /// Forgets the set with its samples and decisions. Its history stays.
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError>;
 
     /// Names of all sets, sorted.
@@ -60,6 +73,28 @@ pub trait Store: Send + Sync {
 
     /// Notes how it ended, and the capacity that was wanted in the end if it is not the one it began with.
     fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError>;
+
+    /// Keeps what was measured of a set, and the counters that the next rates are taken against. Samples older than
+    /// [`SAMPLES_LAST`] are forgotten, and of those older than [`SAMPLES_WHOLE`] one in five minutes is kept.
+    fn measured(
+        &self,
+        set: &Label,
+        samples: &[Sample],
+        readings: &Readings,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Samples of a set from `since` on, of every metric, oldest first.
+    fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError>;
+
+    /// Counters as they were read last; none if nothing was measured yet.
+    fn readings(&self, set: &Label) -> Result<Readings, StoreError>;
+
+    /// Keeps a decision. `anew`: beside the last one; if not, in its place.
+    fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError>;
+
+    /// The newest decisions of a set, newest first.
+    fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError>;
 
     /// The newest operations of a set (or of all), newest first.
     fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError>;

@@ -1,5 +1,7 @@
 //! What every store must keep to: one suite over `&dyn Store`, run on each form of it.
 
+mod measured;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,10 @@ pub fn check(store: &dyn Store) {
     one_of_many_gets_the_lease(store);
     history_is_newest_first_and_by_set(store);
     history_is_pruned_by_set(store);
+    measured::what_was_measured_comes_back_by_set_and_time(store);
+    measured::old_samples_are_thinned_out_and_then_forgotten(store);
+    measured::a_decision_stands_beside_the_last_or_in_its_place(store);
+    measured::what_was_measured_goes_with_its_set(store);
 }
 
 fn a_record_comes_back_as_it_was_put(store: &dyn Store) {

@@ -21,7 +21,7 @@ const APPLICATION: i32 = 0x766d_7373;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What makes each layout of the one before it; the first makes it of nothing. Never changed, only added to.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE store (id TEXT NOT NULL);
      CREATE TABLE records (name TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
      CREATE TABLE leases (
@@ -34,6 +34,14 @@ const MIGRATIONS: [&str; 2] = [
      CREATE INDEX operations_by_set ON operations (name, number);",
     // Versions of records come from the same counter as tokens from here on: see `Sqlite::put`.
     "UPDATE tokens SET last = max(last, (SELECT coalesce(max(version), 0) FROM records));",
+    // Moments are milliseconds since 1970: samples are many, and found by ranges of them.
+    "CREATE TABLE samples (
+         name TEXT NOT NULL, metric TEXT NOT NULL, at INTEGER NOT NULL, instances INTEGER NOT NULL, missing INTEGER NOT NULL,
+         total REAL NOT NULL, least REAL NOT NULL, most REAL NOT NULL, PRIMARY KEY (name, at, metric)) WITHOUT ROWID;
+     CREATE TABLE readings (name TEXT PRIMARY KEY, readings TEXT NOT NULL);
+     CREATE TABLE decisions (
+         number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, decision TEXT NOT NULL);
+     CREATE INDEX decisions_by_set ON decisions (name, number);",
 ];
 
 /// Layout of a file that all migrations were done on; a file of a later layout is refused.

@@ -1,6 +1,7 @@
 //! The embedded store: one SQLite file, written ahead, durable at every commit, readable by its owner only.
 
 mod file;
+mod measured;
 mod trouble;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
+use crate::autoscale::{Decision, Readings, Sample};
 use crate::names::{Label, StoreId};
 use crate::record::Record;
 use crate::store::holder::{Liveness, expiry, local_processes, may_act};
@@ -152,10 +154,9 @@ impl Store for Sqlite {
                 params![set.as_str(), expected.0],
             )?;
             if gone == 0 {
-                Err(Trouble::Store(StoreError::Changed(set.clone())))
-            } else {
-                Ok(())
+                return Err(Trouble::Store(StoreError::Changed(set.clone())));
             }
+            measured::forget(t, set)
         })
     }
 
@@ -240,6 +241,42 @@ impl Store for Sqlite {
                 params![number, at.to_string(), outcome, to],
             )?;
             Ok(())
+        })
+    }
+
+    fn measured(
+        &self,
+        set: &Label,
+        samples: &[Sample],
+        readings: &Readings,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(&format!("keeping what was measured of {set}"), |t| {
+            measured::keep(t, set, samples, readings, now)
+        })
+    }
+
+    fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError> {
+        self.read(&format!("reading what was measured of {set}"), |c| {
+            measured::samples(c, set, since)
+        })
+    }
+
+    fn readings(&self, set: &Label) -> Result<Readings, StoreError> {
+        self.read(&format!("reading what was measured of {set}"), |c| {
+            measured::readings(c, set)
+        })
+    }
+
+    fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError> {
+        self.write(&format!("keeping a decision on {set}"), |t| {
+            measured::decided(t, set, decision, anew)
+        })
+    }
+
+    fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError> {
+        self.read(&format!("reading decisions on {set}"), |c| {
+            measured::decisions(c, set, limit)
         })
     }
 

@@ -1,0 +1,147 @@
+//! Counters as they were read last: what a rate is the difference to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::names::InstanceId;
+
+/// Longest time that a rate is taken over: over a longer one it tells nothing of now.
+const LONGEST: SignedDuration = SignedDuration::from_mins(15);
+
+/// Shortest time: over a shorter one it tells of the moment's noise.
+const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+
+/// Counters of a set's instances, by what they count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Readings(BTreeMap<String, BTreeMap<InstanceId, Counter>>);
+
+/// A counter as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    /// When.
+    pub at: Timestamp,
+    /// What it had counted.
+    pub value: f64,
+    /// What it is a share of, if of anything else than time in seconds.
+    #[serde(default)]
+    pub of: Option<f64>,
+}
+
+impl Readings {
+    /// Notes a counter.
+    pub fn note(&mut self, what: &str, id: InstanceId, counter: Counter) {
+        match self.0.get_mut(what) {
+            Some(counters) => {
+                counters.insert(id, counter);
+            }
+            None => {
+                self.0.insert(what.to_owned(), BTreeMap::from([(id, counter)]));
+            }
+        }
+    }
+
+    /// How fast a counter has grown since it was read last, per second or per whatever it is a share of. `None` if it was
+    /// not, or too long ago, or has begun anew since.
+    pub fn rate(&self, what: &str, id: InstanceId, now: &Counter) -> Option<f64> {
+        let before = self.0.get(what)?.get(&id)?;
+        let passed = now.at.duration_since(before.at);
+        if passed < SHORTEST || passed > LONGEST || now.value < before.value {
+            return None;
+        }
+        let of = match (now.of, before.of) {
+            (Some(now), Some(before)) => now - before,
+            (None, None) => Duration::try_from(passed).ok()?.as_secs_f64(),
+            _ => return None,
+        };
+        (of > 0.0).then(|| (now.value - before.value) / of)
+    }
+
+    /// What was read, and of the rest what was known before and is young enough to be of use: a look that comes too soon
+    /// after another does not begin anew.
+    #[must_use]
+    pub fn after(&self, read: Self, now: Timestamp) -> Self {
+        let mut next = read;
+        for (what, counters) in &self.0 {
+            for (id, counter) in counters {
+                let age = now.duration_since(counter.at);
+                let taken = next.0.entry(what.clone()).or_default();
+                let is_newer = taken.get(id).is_some_and(|read| read.value >= counter.value);
+                if age < SHORTEST && is_newer || !taken.contains_key(id) && age <= LONGEST {
+                    taken.insert(*id, *counter);
+                }
+            }
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: InstanceId = InstanceId(1);
+
+    fn counter(second: i64, value: f64) -> Counter {
+        Counter {
+            at: Timestamp::from_second(second).unwrap(),
+            value,
+            of: None,
+        }
+    }
+
+    fn read(second: i64, value: f64) -> Readings {
+        let mut readings = Readings::default();
+        readings.note("cpu", ONE, counter(second, value));
+        readings
+    }
+
+    #[test]
+    fn a_rate_is_the_difference_of_two_readings() {
+        let before = read(0, 10.0);
+        assert_eq!(before.rate("cpu", ONE, &counter(60, 40.0)), Some(0.5));
+        assert_eq!(
+            before.rate("cpu", ONE, &counter(60, 9.0)),
+            None,
+            "it has begun anew"
+        );
+        assert_eq!(
+            before.rate("cpu", ONE, &counter(1000, 40.0)),
+            None,
+            "that was long ago"
+        );
+        assert_eq!(before.rate("cpu", InstanceId(2), &counter(60, 40.0)), None);
+        let share = |value, of| Counter {
+            of: Some(of),
+            ..counter(0, value)
+        };
+        let mut before = Readings::default();
+        before.note("guest", ONE, share(50.0, 100.0));
+        let now = Counter {
+            at: Timestamp::from_second(30).unwrap(),
+            ..share(80.0, 200.0)
+        };
+        assert_eq!(before.rate("guest", ONE, &now), Some(0.3));
+    }
+
+    #[test]
+    fn a_look_right_after_another_does_not_begin_anew() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let known = read(100, 10.0);
+        assert_eq!(known.after(read(160, 40.0), at(160)), read(160, 40.0));
+        assert_eq!(
+            known.after(Readings::default(), at(160)),
+            known,
+            "it could not be read once"
+        );
+        assert_eq!(
+            known
+                .after(Readings::default(), at(2000))
+                .rate("cpu", ONE, &counter(2001, 90.0)),
+            None
+        );
+    }
+}
