@@ -1,11 +1,13 @@
 //! Membership: which instances the load balancers send clients to, as it is wanted and as it was seen.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::health::State;
 use crate::names::{InstanceId, Label};
+use crate::units::seconds_if_any;
 
 /// Every instance that may be a server, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,6 +87,11 @@ pub struct BalancerSeen {
     pub version: Option<String>,
     /// The set's servers in it, one for each frontend.
     pub servers: Vec<ServerSeen>,
+    /// Requests that wait now for whichever server is free first, on all of the set's frontends together; those that wait for
+    /// one server are counted there and not here. HAProxy lets requests wait only where servers may have so many
+    /// connections and no more (`maxconn`).
+    #[serde(default)]
+    pub queue: u64,
 }
 
 /// A server as a load balancer sees it.
@@ -104,10 +111,18 @@ pub struct ServerSeen {
     pub weight: u32,
     /// Connections now, those that wait for it among them.
     pub connections: u64,
-    /// Sessions (mode tcp) or requests (mode http) so far.
+    /// Requests that wait for this server now, because they belong to it and it has as many as it may.
+    #[serde(default)]
+    pub queue: u64,
+    /// Sessions (mode tcp) or requests (mode http) so far; a load balancer that is started anew or reloaded begins anew.
     pub requests: u64,
     /// Connections that failed, and answers that were none, so far.
     pub errors: u64,
+    /// How long the last 1,024 requests took on average, from the client's connection to the end of the answer: the client's
+    /// part is in it, one that is slow to ask or to take its answer. It stays as it is while nobody asks. `None`: it had no
+    /// request yet, or the frontend's mode is tcp, where a session's length says nothing.
+    #[serde(default, with = "seconds_if_any")]
+    pub latency: Option<Duration>,
     /// The last check's result in the balancer's words: "L7OK/200 in 2ms". Empty: none yet.
     pub last_check: String,
 }
@@ -124,5 +139,26 @@ impl BalancerView {
     /// What it knows of an instance, one for each frontend.
     pub fn servers_of(&self, id: InstanceId) -> impl Iterator<Item = &ServerSeen> {
         (self.seen().into_iter().flat_map(|seen| &seen.servers)).filter(move |server| server.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_before_queues_were_seen_is_read() {
+        let old = r#"{"version":"2.6","servers":[{"frontend":"http","id":1,"address":null,"is_in":true,"up":null,"weight":1,
+            "connections":2,"requests":3,"errors":4,"last_check":""}]}"#;
+        let mut seen: BalancerSeen = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            (seen.queue, seen.servers[0].queue, seen.servers[0].latency),
+            (0, 0, None)
+        );
+        seen.queue = 5;
+        seen.servers[0].latency = Some(Duration::from_millis(1500));
+        let text = serde_json::to_string(&seen).unwrap();
+        assert!(text.contains(r#""latency":1.5"#), "{text}");
+        assert_eq!(serde_json::from_str::<BalancerSeen>(&text).unwrap(), seen);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -80,6 +81,8 @@ struct BalancerLine {
     seen: bool,
     reason: Option<String>,
     version: Option<String>,
+    /// Requests that wait for any server.
+    queue: u64,
     servers: Vec<ServerLine>,
     differs: Vec<String>,
 }
@@ -95,8 +98,13 @@ struct ServerLine {
     state: Standing,
     weight: u32,
     connections: u64,
+    /// Requests that wait for it.
+    queue: u64,
     requests: u64,
     errors: u64,
+    /// Seconds that a request takes on average.
+    #[serde(with = "crate::units::seconds_if_any")]
+    latency: Option<Duration>,
     last_check: String,
 }
 
@@ -176,7 +184,17 @@ fn print(ctx: &Context<'_>, document: &Document<'_>) {
         match (&balancer.reason, &balancer.version) {
             (Some(reason), _) => ctx.print(format!("{}: not seen: {reason}", balancer.name)),
             (None, None) => ctx.print(format!("{}: HAProxy is not running", balancer.name)),
-            (None, Some(version)) => ctx.print(format!("{}: HAProxy {version}", balancer.name)),
+            (None, Some(version)) => {
+                let at_servers: u64 = balancer.servers.iter().map(|line| line.queue).sum();
+                let waiting = match balancer.queue.saturating_add(at_servers) {
+                    0 => String::new(),
+                    n => format!(
+                        ", {} waiting",
+                        count(usize::try_from(n).unwrap_or(usize::MAX), "request")
+                    ),
+                };
+                ctx.print(format!("{}: HAProxy {version}{waiting}", balancer.name));
+            }
         }
         if !balancer.servers.is_empty() {
             ctx.table(&table(balancer));
@@ -237,8 +255,10 @@ fn balancer_line(set: &ScaleSet, record: &Record, wanted: &Membership, view: &Ba
             state: Standing::of(seen),
             weight: seen.weight,
             connections: seen.connections,
+            queue: seen.queue,
             requests: seen.requests,
             errors: seen.errors,
+            latency: seen.latency,
             last_check: seen.last_check.clone(),
         }
     });
@@ -250,6 +270,7 @@ fn balancer_line(set: &ScaleSet, record: &Record, wanted: &Membership, view: &Ba
             Sight::Unseen { reason } => Some(reason.clone()),
         },
         version: view.seen().and_then(|seen| seen.version.clone()),
+        queue: view.seen().map_or(0, |seen| seen.queue),
         servers: servers.collect(),
         differs: differences(set, wanted, view),
     }

@@ -55,13 +55,16 @@ fn see(scene: &mut Scene, servers: &[(u64, bool, u64)]) {
         up: None,
         weight: 100,
         connections: *connections,
+        queue: 0,
         requests: 0,
         errors: 0,
+        latency: None,
         last_check: String::new(),
     };
     let seen = BalancerSeen {
         version: Some("2.6".into()),
         servers: servers.iter().map(server).collect(),
+        queue: 0,
     };
     scene.inventory.balancers = vec![BalancerView {
         name: "a".into(),

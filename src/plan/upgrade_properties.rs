@@ -277,8 +277,10 @@ impl Balancer {
             up: is_in.then_some(true),
             weight: 100,
             connections: *connections,
+            queue: 0,
             requests: 0,
             errors: 0,
+            latency: None,
             last_check: String::new(),
         };
         BalancerView {
@@ -292,6 +294,7 @@ impl Balancer {
                 Sight::Seen(BalancerSeen {
                     version: Some("2.6".into()),
                     servers,
+                    queue: 0,
                 })
             },
         }

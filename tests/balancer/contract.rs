@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vmss::balancer::Change;
-use vmss::membership::{BalancerSeen, Duty, Membership};
+use vmss::membership::{BalancerSeen, Duty, Membership, ServerSeen};
 
 use super::guests::home;
 use super::subject::{Subject, members, server, wait_for};
@@ -33,6 +33,10 @@ pub const SITUATIONS: &[(&str, Situation)] = &[
     (
         "after a crash it is brought level",
         after_a_crash_it_is_brought_level,
+    ),
+    (
+        "what waits and what was served is told",
+        what_waits_and_what_was_served_is_told,
     ),
     ("retired, it knows nothing of the set", retired_it_knows_nothing),
 ];
@@ -227,4 +231,33 @@ fn retired_it_knows_nothing(subject: &dyn Subject) {
     subject.open().retire().unwrap();
     assert_eq!(there(&subject.open().observe().unwrap()), [0; 0]);
     subject.open().retire().unwrap();
+}
+
+fn what_waits_and_what_was_served_is_told(subject: &dyn Subject) {
+    let balancer = subject.open();
+    balancer.bring(&members(&all_in())).unwrap();
+    let seen = balancer.observe().unwrap();
+    assert_eq!(seen.queue, 0);
+    for server in &seen.servers {
+        assert_eq!((server.queue, server.requests, server.latency), (0, 0, None));
+    }
+    subject.serve(30);
+    let served = || -> Vec<ServerSeen> {
+        let servers = balancer.observe().unwrap().servers;
+        servers
+            .into_iter()
+            .filter(|s| s.frontend.as_str() == "http")
+            .collect()
+    };
+    // A request is counted when its answer has ended, which the client may know first.
+    wait_for("the last answer's count", || {
+        served().iter().all(|s| s.requests == 10)
+    });
+    assert!(served().iter().all(|s| s.latency.is_some()));
+    let seen = balancer.observe().unwrap();
+    let mut raw = seen.servers.iter().filter(|s| s.frontend.as_str() == "raw");
+    assert!(
+        raw.all(|s| s.latency.is_none()),
+        "a session is no request: {seen:?}"
+    );
 }

@@ -1,7 +1,9 @@
 //! What only a real HAProxy can show.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -469,4 +471,24 @@ fn a_backend_that_is_missing_and_a_socket_over_tcp_are_told_apart() {
         Run::Sockets(vec![vmss::load_balancer::AdminSocket::Tcp(nobody)]);
     let error = open(&set).observe().unwrap_err();
     assert_eq!(error.kind, Trouble::Unreachable, "{error}");
+}
+
+#[test]
+fn clients_that_wait_for_a_free_server_are_counted_once() {
+    let elsewhere = Elsewhere::new();
+    let balancer = elsewhere.open();
+    balancer.bring(&members(&[(1, Duty::In), (2, Duty::In)])).unwrap();
+    let socket = UnixStream::connect(elsewhere.socket()).unwrap();
+    let limit = |id: u64| format!("set maxconn server vmss-web-raw/web-{id} 1");
+    // In one piece: HAProxy answers what it has read, and hangs up.
+    let limits = format!("{};{}\n", limit(1), limit(2));
+    (&socket).write_all(limits.as_bytes()).unwrap();
+    assert_eq!(std::io::read_to_string(&socket).unwrap().trim(), "");
+    let served: Vec<_> = (0..2).map(|_| elsewhere.connect("")).collect();
+    let waiting: Vec<_> = (0..3).map(|_| Client::to(elsewhere.binds[1]).unwrap()).collect();
+    wait_for("the queue", || balancer.observe().unwrap().queue == 3);
+    let seen = balancer.observe().unwrap();
+    assert!(seen.servers.iter().all(|s| s.queue == 0), "{seen:?}");
+    drop((served, waiting));
+    wait_for("the end of the queue", || balancer.observe().unwrap().queue == 0);
 }

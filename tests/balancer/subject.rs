@@ -23,6 +23,10 @@ pub trait Subject {
     fn port(&self) -> u16;
     /// Who answers clients of the first frontend, if there are real ones.
     fn answers(&self, times: usize) -> Option<Vec<String>>;
+    /// So many clients of the first frontend are served.
+    fn serve(&self, requests: u64) {
+        self.answers(usize::try_from(requests).unwrap());
+    }
     /// A connection through the second frontend, which stays until it is closed.
     fn connect(&self, server: &str) -> Box<dyn Connection>;
     /// It is gone and back as if by a crash, without what it was given while it ran. Whether vmss has to start it.
@@ -127,6 +131,11 @@ impl Subject for Fake {
     }
     fn answers(&self, _: usize) -> Option<Vec<String>> {
         None
+    }
+    fn serve(&self, requests: u64) {
+        self.fleet.set_requests("local", requests);
+        self.fleet.clock().sleep(Duration::from_secs(1));
+        self.fleet.set_requests("local", 0);
     }
     fn connect(&self, server: &str) -> Box<dyn Connection> {
         self.fleet.connect_clients(server, 1);

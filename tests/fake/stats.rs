@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use vmss::balancer::Balancers as _;
 use vmss::hypervisor::fake::{Fault, Fleet, Load};
 use vmss::hypervisor::{FaultKind, Groups, Hypervisor, InstanceStats, Pulse};
 use vmss::inventory::Power;
-use vmss::names::Label;
+use vmss::membership::{Duty, Membership, Server};
+use vmss::names::{InstanceId, Label};
 use vmss::units::Bytes;
 
 use crate::support::*;
@@ -212,4 +214,57 @@ fn a_moved_guest_counts_on_and_its_new_host_begins_anew() {
     assert_eq!(cpu(&*there, 1), Duration::from_secs(2));
     let (_, stat) = cat(&*there, &["/proc/stat"]);
     assert!(stat.starts_with("cpu  2200 0 0 0 "), "{stat}");
+}
+
+#[test]
+fn requests_are_shared_by_the_servers_that_take_clients_and_counted_over_time() {
+    let text = "name = \"web\"\n[image]\nsource = \"a\"\n[instance]\nmemory = \"1 GiB\"\n[[instance.networks]]\nbridge = \"br0\"\n\
+        [[fault_domains]]\nname = \"a\"\nhosts = [{ name = \"kvm1\", uri = \"test:///default\" }]\n[health]\nprobe = \"http\"\nport = 80\n\
+        [load_balancer]\nrun = \"local\"\n[[load_balancer.frontends]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\nport = 80\n";
+    let set = vmss::definition::parse(text, std::path::Path::new("/x.toml")).unwrap();
+    let fleet = Fleet::new();
+    let balancer = fleet.of(&set, std::path::Path::new("/")).remove(0);
+    let server = |id: u64, duty| Server {
+        id: InstanceId(id),
+        name: format!("web-{id}"),
+        fault_domain: label("a"),
+        host: label("kvm1"),
+        revision: Some(1),
+        address: "10.0.0.1".parse().unwrap(),
+        weight: 100,
+        state: vmss::health::State::Healthy,
+        duty,
+    };
+    let bring = |duties: [Duty; 2]| {
+        let servers = (1..).zip(duties).map(|(id, duty)| server(id, duty)).collect();
+        balancer.bring(&Membership { servers }).unwrap();
+    };
+    let requests = || -> Vec<u64> {
+        let servers = balancer.observe().unwrap().servers;
+        servers.iter().map(|s| s.requests).collect()
+    };
+    fleet.set_requests("local", 30);
+    fleet.set_latency("local", Duration::from_millis(40));
+    bring([Duty::In, Duty::In]);
+    assert_eq!(balancer.observe().unwrap().servers[0].latency, None);
+    for _ in 0..100 {
+        fleet.clock().sleep(Duration::from_millis(100));
+        requests();
+    }
+    assert_eq!(requests(), [150, 150]);
+    bring([Duty::In, Duty::Out]);
+    pass(&fleet, 10);
+    assert_eq!(requests(), [450, 150]);
+    fleet.set_waiting("local", 4);
+    fleet.set_waiting_for("web-1", 2);
+    let seen = balancer.observe().unwrap();
+    assert_eq!(
+        (seen.queue, seen.servers[0].queue, seen.servers[0].connections),
+        (4, 2, 2)
+    );
+    assert_eq!(seen.servers[0].latency, Some(Duration::from_millis(40)));
+    fleet.kill_balancer("local");
+    pass(&fleet, 10);
+    bring([Duty::In, Duty::In]);
+    assert_eq!(requests(), [0, 0], "it counts anew, and meanwhile nobody did");
 }

@@ -122,7 +122,11 @@ impl Haproxy {
             .flat_map(|lines| stat::servers(set, frontend, lines))
         {
             match servers.entry(id) {
-                Entry::Occupied(mut server) => server.get_mut().connections += old.connections,
+                Entry::Occupied(mut server) => {
+                    let server = server.get_mut();
+                    server.connections += old.connections;
+                    server.queue += old.queue;
+                }
                 Entry::Vacant(place) => {
                     place.insert(ServerSeen { is_in: false, ..old });
                 }
@@ -220,8 +224,10 @@ impl Haproxy {
             up: None,
             weight: server.weight,
             connections: 0,
+            queue: 0,
             requests: 0,
             errors: 0,
+            latency: None,
             last_check: String::new(),
         })
     }
@@ -316,13 +322,19 @@ impl Balancer for Haproxy {
         }
         let version = self.version()?;
         let now = self.statistics()?;
-        let mut servers = Vec::new();
+        let (mut servers, mut queue) = (Vec::new(), 0);
         for frontend in &self.source.balancer.frontends {
             servers.extend(self.servers(frontend, &now)?.into_values());
+            let backend = frontend.backend(&self.source.set);
+            queue += stat::queue(&backend, &now.present);
+            queue += (now.old.iter())
+                .map(|old| stat::queue(&backend, old))
+                .sum::<u64>();
         }
         Ok(BalancerSeen {
             version: Some(version),
             servers,
+            queue,
         })
     }
 

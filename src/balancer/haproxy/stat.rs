@@ -1,6 +1,7 @@
 //! HAProxy's statistics, as far as they tell of a set's servers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::balancer::BalancerError;
 use crate::load_balancer::{Frontend, Mode};
@@ -53,13 +54,23 @@ pub fn backend<'l>(backend: &str, lines: &'l [Line]) -> Option<&'l Line> {
         .find(|line| is_of(line, backend) && line.get("svname").is_some_and(|name| name == "BACKEND"))
 }
 
+/// Requests that wait in a backend for any of its servers. HAProxy counts those that wait for one server at that server alone.
+pub fn queue(name: &str, lines: &[Line]) -> u64 {
+    backend(name, lines).map_or(0, |line| number(line, "qcur"))
+}
+
+/// A field that is a number; 0 where it is empty.
+fn number(line: &Line, key: &str) -> u64 {
+    line.get(key).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 fn is_of(line: &Line, backend: &str) -> bool {
     line.get("pxname").is_some_and(|name| name == backend)
 }
 
 fn server(id: InstanceId, frontend: &Frontend, line: &Line) -> ServerSeen {
     let text = |key: &str| line.get(key).map_or("", String::as_str);
-    let number = |key: &str| text(key).parse::<u64>().unwrap_or(0);
+    let number = |key: &str| number(line, key);
     let status = text("status");
     let word = status.split(' ').next().unwrap_or_default();
     let (check, code) = (text("check_status"), text("check_code"));
@@ -92,8 +103,11 @@ fn server(id: InstanceId, frontend: &Frontend, line: &Line) -> ServerSeen {
         },
         weight: u32::try_from(number("uweight")).unwrap_or(0),
         connections: number("scur") + number("qcur"),
+        queue: number("qcur"),
         requests,
         errors: number("econ") + number("eresp"),
+        latency: (requests > 0 && frontend.mode == Mode::Http)
+            .then(|| Duration::from_millis(number("ttime"))),
         last_check,
     }
 }
@@ -150,19 +164,17 @@ pub fn sessions<'a>(answer: &'a str, backend: &str, server: &str) -> Vec<&'a str
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::plan::testing::load_balancer;
 
-    const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status,check_code,check_duration,addr,uweight,req_tot,last_chk,\n\
-        vmss-web-http,web-1,0,2,9,0,1,UP,40,L7OK,200,2,10.0.0.1:80,100,7,\"OK, \"\"fine\"\"\",\n\
-        vmss-web-http,web-2,1,0,0,0,0,MAINT,100,INI,,,[fd00::2]:80,100,0,,\n\
-        vmss-web-http,web-3,0,0,4,3,0,DOWN 1/2,100,L4CON,,0,10.0.0.3:80,50,3,,\n\
-        vmss-web-http,web-4,0,0,0,0,0,UP 1/2,100,INI,,,10.0.0.4:80,50,0,,\n\
-        other,web-5,0,0,0,0,0,UP,1,,,,10.0.0.9:80,1,0,,\n\
-        vmss-web-http,BACKEND,0,0,0,0,0,UP,1,,,,,1,0,,\n\
-        vmss-web-http,spare,0,0,0,0,0,no check,1,,,,10.0.0.9:80,1,0,,\n";
+    const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status,check_code,check_duration,addr,uweight,req_tot,ttime,last_chk,\n\
+        vmss-web-http,web-1,0,2,9,0,1,UP,40,L7OK,200,2,10.0.0.1:80,100,7,125,\"OK, \"\"fine\"\"\",\n\
+        vmss-web-http,web-2,1,0,0,0,0,MAINT,100,INI,,,[fd00::2]:80,100,0,0,,\n\
+        vmss-web-http,web-3,0,0,4,3,0,DOWN 1/2,100,L4CON,,0,10.0.0.3:80,50,3,9,,\n\
+        vmss-web-http,web-4,0,0,0,0,0,UP 1/2,100,INI,,,10.0.0.4:80,50,0,0,,\n\
+        other,web-5,0,0,0,0,0,UP,1,,,,10.0.0.9:80,1,0,0,,\n\
+        vmss-web-http,BACKEND,6,0,0,0,0,UP,1,,,,,1,0,0,,\n\
+        vmss-web-http,spare,0,0,0,0,0,no check,1,,,,10.0.0.9:80,1,0,0,,\n";
 
     #[test]
     fn statistics_tell_of_the_sets_servers_and_of_no_others() {
@@ -184,12 +196,16 @@ mod tests {
                 up: Some(true),
                 weight: 100,
                 connections: 2,
+                queue: 0,
                 requests: 7,
                 errors: 1,
+                latency: Some(Duration::from_millis(125)),
                 last_check: "L7OK/200 in 2 ms".into(),
             }
         );
         assert_eq!((of(2).is_in, of(2).up, of(2).connections), (false, None, 1));
+        assert_eq!((of(2).queue, of(2).latency), (1, None), "it had no request yet");
+        assert_eq!((queue("vmss-web-http", &lines), queue("other", &lines)), (6, 0));
         assert_eq!(of(2).address, "[fd00::2]:80".parse().ok());
         assert_eq!(
             (of(3).up, of(3).errors, of(3).last_check.as_str()),
@@ -201,7 +217,8 @@ mod tests {
             mode: Mode::Tcp,
             ..http
         };
-        assert_eq!(servers(&set, &tcp, &lines)[&InstanceId(1)].requests, 9);
+        let of_tcp = servers(&set, &tcp, &lines).remove(&InstanceId(1)).unwrap();
+        assert_eq!((of_tcp.requests, of_tcp.latency), (9, None));
     }
 
     #[test]

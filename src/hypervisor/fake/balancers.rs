@@ -10,7 +10,7 @@ use super::health;
 use super::shared::{Shared, State};
 use crate::balancer::{Balancer, BalancerError, Balancers, Change};
 use crate::hypervisor::Finding;
-use crate::load_balancer::{LoadBalancer, Run};
+use crate::load_balancer::{LoadBalancer, Mode, Run};
 use crate::membership::{BalancerSeen, Duty, Membership, Server, ServerSeen};
 use crate::names::{Label, parse_instance_name};
 use crate::scaleset::ScaleSet;
@@ -19,24 +19,35 @@ use crate::scaleset::ScaleSet;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Machine {
     /// Whether it answers nobody, vmss or clients.
-    down: bool,
+    pub down: bool,
     /// Why it takes no servers any more, if it does not.
     refuses: Option<String>,
     /// Whether it was started; one that runs elsewhere always was.
-    running: bool,
+    pub running: bool,
     /// Instances that can't be reached from where it is, by name.
     cut_off: BTreeSet<String>,
     /// By the instance's name.
-    servers: BTreeMap<String, Slot>,
+    pub servers: BTreeMap<String, Slot>,
 }
 
 /// A server in it, alike in all frontends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Slot {
+pub(super) struct Slot {
     addresses: BTreeMap<Label, SocketAddr>,
     weight: u32,
-    is_in: bool,
+    pub is_in: bool,
     connections: u64,
+    /// Requests that wait for it.
+    pub waiting: u64,
+    /// Requests so far, times nanoseconds.
+    pub served: u128,
+}
+
+impl Slot {
+    /// Requests so far.
+    fn requests(&self) -> u64 {
+        u64::try_from(self.served / 1_000_000_000).unwrap_or(u64::MAX)
+    }
 }
 
 impl Balancers for Fleet {
@@ -117,6 +128,13 @@ impl Handle {
         })
     }
 
+    fn is_http(&self, frontend: &Label) -> bool {
+        let frontends = &self.rules.frontends;
+        frontends
+            .iter()
+            .any(|f| f.name == *frontend && f.mode == Mode::Http)
+    }
+
     fn slot(&self, server: &Server) -> Slot {
         let addresses = self.rules.frontends.iter();
         Slot {
@@ -126,6 +144,8 @@ impl Handle {
             weight: server.weight,
             is_in: server.duty.is_in(),
             connections: 0,
+            waiting: 0,
+            served: 0,
         }
     }
 
@@ -133,10 +153,12 @@ impl Handle {
         let there = self.machine()?.servers.get(&server.name).cloned();
         let mut wanted = self.slot(server);
         let was_in = there.as_ref().is_some_and(|slot| slot.is_in);
-        wanted.connections = match (&there, server.duty) {
-            (Some(slot), Duty::In | Duty::Out) if slot.addresses == wanted.addresses => slot.connections,
-            _ => 0,
-        };
+        if let Some(slot) = there.as_ref().filter(|slot| slot.addresses == wanted.addresses) {
+            wanted.served = slot.served;
+            if server.duty != Duty::Cut {
+                (wanted.connections, wanted.waiting) = (slot.connections, slot.waiting);
+            }
+        }
         if there.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -153,6 +175,14 @@ impl Handle {
             (_, _) => ("set", None),
         };
         self.step(&format!("{what} {name}"), |machine| {
+            // It has served since it was looked at.
+            if let Some(slot) = machine
+                .servers
+                .get(&name)
+                .filter(|slot| slot.addresses == wanted.addresses)
+            {
+                wanted.served = slot.served;
+            }
             machine.servers.insert(name, wanted);
         })?;
         changes.extend(change);
@@ -172,6 +202,7 @@ impl Balancer for Handle {
                 return Ok(BalancerSeen::default());
             }
             let now = self.shared.clock.now();
+            let traffic = state.traffic.get(&self.name).copied().unwrap_or_default();
             let mut servers = Vec::new();
             for (name, slot) in &machine.servers {
                 let Some(id) = parse_instance_name(&self.set, name) else {
@@ -188,9 +219,11 @@ impl Balancer for Handle {
                     is_in: slot.is_in,
                     up: slot.is_in.then_some(answers.is_ok()),
                     weight: slot.weight,
-                    connections: slot.connections,
-                    requests: 0,
+                    connections: slot.connections + slot.waiting,
+                    queue: slot.waiting,
+                    requests: slot.requests(),
                     errors: 0,
+                    latency: (slot.requests() > 0 && self.is_http(frontend)).then_some(traffic.latency),
                     last_check: match &answers {
                         _ if !slot.is_in => String::new(),
                         Ok(()) => "L7OK/200 in 1 ms".to_owned(),
@@ -202,6 +235,7 @@ impl Balancer for Handle {
             Ok(BalancerSeen {
                 version: Some("2.6.12".to_owned()),
                 servers,
+                queue: traffic.waiting,
             })
         })
     }

@@ -192,6 +192,7 @@ impl State {
         if passed.is_zero() {
             return;
         }
+        self.serve(passed);
         let running = self.running();
         for machine in self.machines.values_mut().filter(|m| !m.faults.dead) {
             for domain in machine.domains.values_mut().filter(|d| d.power == Power::Running) {

@@ -26,6 +26,7 @@ mod owned;
 mod power;
 mod rework;
 mod shared;
+mod traffic;
 mod volumes;
 
 use std::sync::Arc;
