@@ -118,9 +118,9 @@ pub struct ServerSeen {
     pub requests: u64,
     /// Connections that failed, and answers that were none, so far.
     pub errors: u64,
-    /// How long the last 1,024 requests took on average, from the client's connection to the end of the answer: the client's
-    /// part is in it, one that is slow to ask or to take its answer. It stays as it is while nobody asks. `None`: it had no
-    /// request yet, or the frontend's mode is tcp, where a session's length says nothing.
+    /// How long it was on average until an answer began, of the last 1,024 requests: waiting for the server, connecting to it
+    /// and its own part. What a client takes to ask, or to take its answer, is not in it. It stays as it is while nobody
+    /// asks. `None`: it had no request yet, or the frontend's mode is tcp, where a session's length says nothing.
     #[serde(default, with = "seconds_if_any")]
     pub latency: Option<Duration>,
     /// The last check's result in the balancer's words: "L7OK/200 in 2ms". Empty: none yet.

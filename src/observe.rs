@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError};
+use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse};
 use crate::inventory::{Answer, HostView, Inventory, View};
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::action::InstanceRef;
@@ -88,6 +88,9 @@ pub fn observe(
     }
 }
 
+/// How long one guest may take for a command that only reads: so that others of its host have their turn.
+const OF_ONE_GUEST: Duration = Duration::from_secs(4);
+
 /// Instances of one host that are asked about at once: most of a question is waiting for its answer.
 const SIDE_BY_SIDE: usize = 3;
 
@@ -140,6 +143,41 @@ pub fn pings(
         });
     }
     answers
+}
+
+/// What a command prints in guests, as [`addresses`] asks: its standard output, or why there is none.
+pub fn outputs(
+    hosts: &dyn Hosts,
+    limits: &Limits,
+    ask: Vec<(&Host, Vec<InstanceRef>)>,
+    command: Vec<String>,
+    patience: Duration,
+) -> BTreeMap<InstanceId, Result<String, String>> {
+    let asked: Vec<InstanceId> = ask.iter().flat_map(|(_, i)| i.iter().map(|i| i.id)).collect();
+    let told: Arc<Mutex<BTreeMap<InstanceId, Result<String, String>>>> = Arc::default();
+    let sink = Arc::clone(&told);
+    let pulse = Arc::new(Pulse::silent());
+    let beat = Arc::clone(&pulse);
+    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
+        for instance in &instances {
+            let ran = host.exec(instance, &command, OF_ONE_GUEST, &beat);
+            let output = match ran {
+                Ok(ran) if ran.code == 0 => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
+                Ok(ran) => Err(format!("{} ended with {}", command.join(" "), ran.code)),
+                Err(e) => Err(e.message),
+            };
+            lock(&sink).insert(instance.id, output);
+        }
+        Ok(())
+    });
+    // Those that are left behind need not go on to the next guest.
+    pulse.cancel();
+    let mut outputs = std::mem::take(&mut *lock(&told));
+    for id in asked {
+        let late = || Err(format!("no answer within {} s", patience.as_secs_f64()));
+        outputs.entry(id).or_insert_with(late);
+    }
+    outputs
 }
 
 fn split(

@@ -86,7 +86,8 @@ pub fn ask(
     }
 }
 
-fn reference(set: &ScaleSet, instance: &Instance) -> InstanceRef {
+/// What names an instance to its host.
+pub fn reference(set: &ScaleSet, instance: &Instance) -> InstanceRef {
     InstanceRef {
         set: set.name.clone(),
         store: instance.meta.store,

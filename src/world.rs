@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::balancer::Balancers;
 use crate::balancer::haproxy::Haproxies;
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
+use crate::numbers::{NetworkNumbers, Numbers};
 use crate::probe::{NetworkProbes, Probes};
 use crate::store::location::Folders;
 use crate::store::sqlite::Sqlite;
@@ -34,6 +36,8 @@ pub struct World {
     pub balancers: Arc<dyn Balancers>,
     /// Asks instances over the network.
     pub probes: Arc<dyn Probes>,
+    /// Fetches numbers from elsewhere.
+    pub numbers: Arc<dyn Numbers>,
     /// Addresses of instances that were found out already.
     pub addresses: KnownAddresses,
     /// Opens the store at a path.
@@ -74,6 +78,7 @@ impl World {
             hosts: Arc::new(LibvirtHosts::default()),
             balancers: Arc::new(Haproxies),
             probes: Arc::new(NetworkProbes),
+            numbers: Arc::new(NetworkNumbers),
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock),
@@ -192,6 +197,8 @@ pub struct Env {
     pub stderr_is_terminal: bool,
     /// Columns of the terminal, if stdout is one.
     pub width: Option<u16>,
+    /// The time zone of whoever types: what a time of day means that names no other.
+    pub zone: TimeZone,
     /// Whether `NO_COLOR` is set and not empty.
     pub no_color: bool,
     /// This process, as the holder of leases and the author of operations.
@@ -234,6 +241,7 @@ impl Env {
             stdout_is_terminal: stdout,
             stderr_is_terminal: stderr,
             width: if stdout { columns() } else { None },
+            zone: TimeZone::system(),
             no_color: path("NO_COLOR").is_some(),
             me: Holder::me(user.unwrap_or_else(|_| {
                 if root {

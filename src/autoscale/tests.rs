@@ -486,3 +486,21 @@ fn several_targets_go_to_the_largest_they_need() {
         }
     ));
 }
+
+#[test]
+fn a_set_without_instances_is_woken_by_what_waits_for_it() {
+    for (rules, targets, expected) in [
+        (&["jobs > 0: out 2"][..], &[][..], 2),
+        (&[], &[("jobs", 100.0)], 4),
+    ] {
+        let mut policy = policy(rules, targets);
+        (policy.profiles[0].min, policy.profiles[0].default) = (0, 0);
+        let mut set = Stage::new(policy, 0);
+        set.samples.push(super::Sample::alone("jobs", set.now, 0.0));
+        assert_eq!(set.tick().to, 0);
+        set.wait(MINUTE);
+        set.samples.push(super::Sample::alone("jobs", set.now, 350.0));
+        let decision = set.tick();
+        assert_eq!(decision.to, expected, "{}", decision.reason);
+    }
+}

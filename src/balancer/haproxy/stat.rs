@@ -107,7 +107,7 @@ fn server(id: InstanceId, frontend: &Frontend, line: &Line) -> ServerSeen {
         requests,
         errors: number("econ") + number("eresp"),
         latency: (requests > 0 && frontend.mode == Mode::Http)
-            .then(|| Duration::from_millis(number("ttime"))),
+            .then(|| Duration::from_millis(number("qtime") + number("ctime") + number("rtime"))),
         last_check,
     }
 }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::plan::testing::load_balancer;
 
-    const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status,check_code,check_duration,addr,uweight,req_tot,ttime,last_chk,\n\
+    const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status,check_code,check_duration,addr,uweight,req_tot,rtime,last_chk,\n\
         vmss-web-http,web-1,0,2,9,0,1,UP,40,L7OK,200,2,10.0.0.1:80,100,7,125,\"OK, \"\"fine\"\"\",\n\
         vmss-web-http,web-2,1,0,0,0,0,MAINT,100,INI,,,[fd00::2]:80,100,0,0,,\n\
         vmss-web-http,web-3,0,0,4,3,0,DOWN 1/2,100,L4CON,,0,10.0.0.3:80,50,3,9,,\n\

@@ -1,0 +1,214 @@
+//! Scaling by the clock and by what is measured: what is due is noted in the record, as a request like any other. The loop
+//! carries it out.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::autoscale::{self, Decision, Move, Readings, Samples, decide, predict};
+use crate::converge::amend;
+use crate::error::Result;
+use crate::inventory::{Inventory, View};
+use crate::metrics::{Measurement, measure};
+use crate::names::Label;
+use crate::record::Record;
+use crate::store::Store;
+use crate::timed::{self, Turn};
+use crate::world::World;
+
+/// What became of a set's capacity at one look.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The record after it.
+    pub record: Record,
+    /// The capacity before it.
+    pub from: u32,
+    /// What the policy says; `None` if there is none, or it is switched off.
+    pub decision: Option<Decision>,
+    /// What the time has brought about.
+    pub turns: Vec<Turn>,
+    /// What could not be asked and was needed: hosts, load balancers, servers of metrics.
+    pub unreachable: Vec<String>,
+}
+
+impl Evaluation {
+    /// Whether the capacity is another one now.
+    pub const fn has_changed(&self) -> bool {
+        self.from != self.record.capacity
+    }
+}
+
+/// The policy in force: there is one, its definition has it enabled, and nobody has switched it off.
+pub fn in_force(record: &Record) -> Option<&autoscale::Autoscale> {
+    let policy = record.applied.autoscale.as_ref()?;
+    (policy.enabled && record.autoscale.disabled.is_none()).then_some(policy)
+}
+
+/// Whether evaluating the set can come to anything.
+pub fn is_scaled(record: &Record) -> bool {
+    in_force(record).is_some() || !record.timed.is_empty()
+}
+
+/// What a decision is made of, beside the record: measured once, though the record may be read again and again.
+struct Facts {
+    samples: Samples,
+    problems: BTreeMap<String, String>,
+    unseen: Vec<String>,
+    now: Timestamp,
+}
+
+impl Facts {
+    fn decide(&self, record: &Record) -> Option<Decision> {
+        let policy = in_force(record)?;
+        let outlook = predict::outlook(policy, &self.samples, self.now);
+        Some(decide(autoscale::Situation {
+            policy,
+            state: &record.autoscale,
+            samples: &self.samples,
+            problems: &self.problems,
+            capacity: record.capacity,
+            unseen: &self.unseen,
+            pin: timed::pin(&record.timed).as_ref(),
+            outlook: outlook.as_ref(),
+            now: self.now,
+        }))
+    }
+}
+
+/// Samples needed to decide at `now`: those of the longest window, and of days or weeks if the policy looks ahead.
+fn needed_since(policy: &autoscale::Autoscale, now: Timestamp) -> Timestamp {
+    let window = policy.longest_window().max(autoscale::sample::FRESH);
+    let span = match policy.predict {
+        Some(predict) => predict::history(predict.pattern).max(window),
+        None => window,
+    };
+    let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
+    now.checked_sub(span).unwrap_or(Timestamp::MIN)
+}
+
+/// Measures, decides, and notes in the record what is wanted from now on. The record must have taken in `inventory`.
+///
+/// Samples are kept before anything is decided: where they can't be, nothing is.
+///
+/// # Errors
+/// The store can't be read or written.
+pub fn evaluate(
+    world: &World,
+    store: &dyn Store,
+    name: &Label,
+    record: &Record,
+    inventory: &Inventory,
+) -> Result<Evaluation> {
+    let now = world.clock.now();
+    let (facts, unreachable) = match in_force(record) {
+        None => (Facts::none(now), Vec::new()),
+        Some(policy) => {
+            let before = store.readings(name)?;
+            let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
+            let readings = before.after(measured.readings.clone(), now);
+            store.measured(name, &measured.samples, &readings, now)?;
+            let samples = store.samples(name, needed_since(policy, now))?;
+            let unreachable = out_of_reach(inventory, &measured);
+            (
+                Facts::of(samples.into_iter().collect(), measured, inventory, now),
+                unreachable,
+            )
+        }
+    };
+    let mut turns = Vec::new();
+    let mut decision = None;
+    let mut from = record.capacity;
+    let (record, _) = amend(store, name, |record| {
+        let before = (record.capacity, record.timed.clone(), record.autoscale.clone());
+        from = record.capacity;
+        let scaled = in_force(record).is_some();
+        (record.capacity, record.timed, turns) = timed::due(&record.timed, record.capacity, scaled, now);
+        decision = facts.decide(record);
+        if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
+            record.autoscale = record.autoscale.after(&policy, decision);
+            record.capacity = decision.to;
+        }
+        (record.capacity, record.timed.clone(), record.autoscale.clone()) != before
+    })?;
+    if let Some(decision) = &decision {
+        let last = store.decisions(name, 1)?.into_iter().next();
+        let anew = last.is_none_or(|last| is_another(&last, decision));
+        store.decided(name, decision, anew)?;
+    }
+    Ok(Evaluation {
+        record,
+        from,
+        decision,
+        turns,
+        unreachable,
+    })
+}
+
+/// What the policy says now, changing nothing.
+///
+/// # Errors
+/// The store can't be read.
+pub fn consider(
+    world: &World,
+    store: &dyn Store,
+    name: &Label,
+    record: &Record,
+    inventory: &Inventory,
+) -> Result<Option<(Decision, Vec<String>)>> {
+    let now = world.clock.now();
+    let Some(policy) = in_force(record) else {
+        return Ok(None);
+    };
+    let before: Readings = store.readings(name)?;
+    let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
+    let known = store.samples(name, needed_since(policy, now))?;
+    let samples = known
+        .into_iter()
+        .chain(measured.samples.iter().cloned())
+        .collect();
+    let unreachable = out_of_reach(inventory, &measured);
+    let decision = Facts::of(samples, measured, inventory, now).decide(record);
+    Ok(decision.map(|decision| (decision, unreachable)))
+}
+
+impl Facts {
+    fn none(now: Timestamp) -> Self {
+        Self {
+            samples: Samples::default(),
+            problems: BTreeMap::new(),
+            unseen: Vec::new(),
+            now,
+        }
+    }
+
+    fn of(samples: Samples, measured: Measurement, inventory: &Inventory, now: Timestamp) -> Self {
+        let hidden = inventory.hosts.iter().filter(|h| h.seen().is_none());
+        Self {
+            samples,
+            problems: measured.problems,
+            unseen: hidden.map(|h| h.name.to_string()).collect(),
+            now,
+        }
+    }
+}
+
+/// Whether a decision says anything that the last one does not.
+fn is_another(last: &Decision, next: &Decision) -> bool {
+    last.to != next.to
+        || last.from != last.to
+        || next.moved != Move::None
+        || last.is_blind() != next.is_blind()
+}
+
+/// What could not be asked, though the policy needs it.
+fn out_of_reach(inventory: &Inventory, measured: &Measurement) -> Vec<String> {
+    let hosts = inventory.hosts.iter().filter_map(|h| match &h.view {
+        View::Seen(_) => None,
+        View::Unseen { reason } => Some(format!("host {} is out of sight: {reason}", h.name)),
+    });
+    let unanswered = measured.unanswered.iter().filter_map(|name| {
+        let why = measured.problems.get(name)?;
+        Some(format!("{name} could not be measured: {why}"))
+    });
+    hosts.chain(unanswered).collect()
+}
