@@ -187,6 +187,7 @@ impl Theatre {
         let fleet = Arc::clone(&self.stage.fleet);
         let world = World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
+            meter: vmss::hypervisor::meter::Meter::default(),
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
             addresses: vmss::vitals::KnownAddresses::default(),
