@@ -1,5 +1,6 @@
 //! The command line: what may be typed. No logic.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +66,11 @@ pub struct Global {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
     Duration::try_from(parsed).map_err(|_| "a duration may not be negative".to_owned())
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let bad = |_| "give an address and a port, such as 127.0.0.1:9750 or [::]:9750".to_owned();
+    text.parse().map_err(bad)
 }
 
 /// How data is printed.
@@ -140,6 +146,9 @@ pub enum Command {
         /// Time between two looks, such as 30s
         #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
         interval: Duration,
+        /// Serve metrics for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9750 or [::]:9750
+        #[arg(long, value_name = "ADDR", value_parser = socket_address)]
+        metrics: Option<SocketAddr>,
     },
     /// Wait until the set is healthy, has its capacity, or is upgraded: for scripts and CI
     Wait {
@@ -625,6 +634,24 @@ mod tests {
         assert_eq!(amount("10%"), Ok(Amount::Percent(10)));
         for bad in ["0", "0%", "101%", "-1", "x", ""] {
             assert!(amount(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_served_at_an_address_and_a_port() {
+        for good in ["127.0.0.1:9750", "[::]:9750", "0.0.0.0:0"] {
+            assert!(socket_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "9750",
+            ":9750",
+            "127.0.0.1",
+            "::1",
+            "localhost:9750",
+            "127.0.0.1:99999",
+        ] {
+            assert!(socket_address(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -59,7 +59,11 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Model(ModelCommand::List) => model::list(ctx),
         Command::Model(ModelCommand::Show { revision }) => model::show(ctx, *revision),
         Command::Model(ModelCommand::Diff { from, to }) => model::diff(ctx, *from, *to),
-        Command::Run { all, interval } => run::run(ctx, *all, *interval),
+        Command::Run {
+            all,
+            interval,
+            metrics,
+        } => run::run(ctx, *all, *interval, *metrics),
         Command::Wait { what, timeout } => wait::run(ctx, *what, *timeout),
         Command::Scale { capacity } => scale::run(ctx, *capacity),
         Command::Show => show::run(ctx),

@@ -2,13 +2,16 @@
 //! does nothing that the one-shot commands can't: whatever it would do, they would do as well.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::commands::Context;
 use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, Sight};
+use crate::exporter::server::{Patience, Server};
+use crate::exporter::{Exporter, Measured, Tick};
 use crate::health::later;
 use crate::names::Label;
 use crate::record::Life;
@@ -16,8 +19,8 @@ use crate::store::Store;
 use crate::ui::outcome::in_history;
 use crate::world::Notice;
 
-/// Runs until it is asked to stop.
-pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
+/// Runs until it is asked to stop, and serves metrics if that is asked for.
+pub fn run(ctx: &Context<'_>, all: bool, interval: Duration, metrics: Option<SocketAddr>) -> Result<Exit> {
     let store = if all {
         ctx.store(None)?
     } else {
@@ -31,6 +34,12 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
         })
     };
     let first = sets()?;
+    let exporter = metrics.map(|_| Arc::new(Exporter::new()));
+    // Dropped at the end, which stops it.
+    let _server = match (metrics, &exporter) {
+        (Some(address), Some(exporter)) => Some(serve(ctx, address, exporter)?),
+        _ => None,
+    };
     note(
         ctx,
         format!("tending {} every {} s", words(&first), interval.as_secs_f64()),
@@ -48,9 +57,9 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
                 // A set of its own thread, so that one that waits for its batch does not hold up the others.
                 let is_new = lock(&tended).insert(name.clone());
                 if is_new {
-                    let (store, tended) = (&store, &tended);
+                    let (store, tended, exporter) = (&store, &tended, exporter.as_ref());
                     scope.spawn(move || {
-                        tend(ctx, store, &name, interval);
+                        tend(ctx, store, &name, interval, exporter);
                         lock(tended).remove(&name);
                     });
                 }
@@ -65,6 +74,22 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
     });
     note(ctx, "stopped".to_owned());
     Ok(Exit::Converged)
+}
+
+/// Begins to serve metrics, and to measure what they tell of hosts.
+fn serve(ctx: &Context<'_>, address: SocketAddr, exporter: &Arc<Exporter>) -> Result<Server> {
+    ctx.world.meter.connect(exporter.calls());
+    let page = {
+        let exporter = Arc::clone(exporter);
+        Arc::new(move || exporter.text())
+    };
+    let server = Server::start(address, Patience::default(), page).map_err(|e| {
+        Error::new(Exit::Failed, e)
+            .context(format!("serving metrics at {address}"))
+            .hint("give --metrics an address of this machine and a port that is free there and may be used")
+    })?;
+    note(ctx, format!("metrics at http://{}/metrics", server.address()));
+    Ok(server)
 }
 
 /// How often new sets are looked for.
@@ -86,12 +111,34 @@ fn note(ctx: &Context<'_>, text: String) {
 }
 
 /// Tends one set until it is gone or the operator wants to stop.
-fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Duration) {
+fn tend(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    interval: Duration,
+    exporter: Option<&Arc<Exporter>>,
+) {
+    let terse: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
+    let listener = match exporter {
+        None => terse,
+        Some(exporter) => Arc::new(Measured {
+            exporter: Arc::clone(exporter),
+            set: name.clone(),
+            to: terse,
+        }),
+    };
     let mut said = String::new();
     while !ctx.world.interrupt.is_set() {
         let mut joining = None;
-        let text = match tick(ctx, store, name) {
+        let ended = tick(ctx, store, name, &listener, exporter);
+        if let (Some(exporter), Some(result)) = (exporter, result(&ended)) {
+            exporter.ticked(name, result, ctx.world.clock.now());
+        }
+        let text = match ended {
             Ok(None) => {
+                if let Some(exporter) = exporter {
+                    exporter.forget(name);
+                }
                 note(ctx, format!("{name}: the set is gone"));
                 return;
             }
@@ -121,6 +168,24 @@ fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Durat
     }
 }
 
+/// How a tick ended, for the metrics; `None` if it was cut short or there was nothing to tend.
+fn result(ended: &Result<Option<Ending>>) -> Option<Tick> {
+    let exit = match ended {
+        Ok(None) => return None,
+        Ok(Some(ending)) => ending.exit(),
+        Err(e) => e.exit,
+    };
+    Some(match exit {
+        Exit::Interrupted => return None,
+        Exit::Converged => Tick::Converged,
+        Exit::Blocked => Tick::Blocked,
+        Exit::Unreachable => Tick::Unreachable,
+        Exit::Locked => Tick::Locked,
+        Exit::Failed if ended.is_ok() => Tick::Failed,
+        _ => Tick::Error,
+    })
+}
+
 fn verdict(name: &Label, ending: &Ending) -> String {
     let waits: Vec<String> = ending.report.waits.iter().map(ToString::to_string).collect();
     let tail = if waits.is_empty() {
@@ -143,7 +208,13 @@ impl Listener for Terse {
 }
 
 /// One run of the loop. `None` if the set is gone.
-fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Option<Ending>> {
+fn tick(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    listener: &Arc<dyn Listener>,
+    exporter: Option<&Arc<Exporter>>,
+) -> Result<Option<Ending>> {
     match store.get(name)? {
         None => return Ok(None),
         Some((record, _)) if record.life == Life::Deleting => {
@@ -158,14 +229,23 @@ fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Optio
     let began = ctx.world.clock.now();
     // What instances answer is kept up at every look, whether this one needs it or not.
     let (record, _) = amend(&**store, name, |_| false)?;
+    let looking = Instant::now();
     let inventory = look(ctx.world, &record.applied, &record);
+    if let Some(exporter) = exporter {
+        exporter.looked(name, looking.elapsed());
+    }
     amend(&**store, name, |record| {
         let rules = record.applied.health.clone();
         record.absorb(&inventory) | record.heed(&inventory, &rules, began)
     })?;
-    let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
     let (asked, joining) = (Vec::new(), Joining::Left);
-    let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener, asked, joining)?;
+    let ending = converge::converge(ctx.world, &**store, &held.lease, name, listener, asked, joining)?;
+    // The last look was before the last plan, which may have changed the record: a rollout ended, say.
+    listener.looked(Sight {
+        record: &ending.record,
+        inventory: &ending.inventory,
+        now: ctx.world.clock.now(),
+    });
     if !ending.done.is_empty() || !ending.failed.is_empty() {
         let capacity = Some(ending.record.capacity);
         let mut operation = ctx.operation(name, "run", capacity, capacity);
