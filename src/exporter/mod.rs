@@ -6,6 +6,8 @@
 
 mod balancers;
 mod calls;
+#[cfg(test)]
+mod dashboard_tests;
 mod family;
 mod hosts;
 mod instances;
