@@ -1,5 +1,6 @@
 //! The command line: what may be typed. No logic.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +66,11 @@ pub struct Global {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
     Duration::try_from(parsed).map_err(|_| "a duration may not be negative".to_owned())
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let bad = |_| "give an address and a port, such as 127.0.0.1:9750 or [::]:9750".to_owned();
+    text.parse().map_err(bad)
 }
 
 /// How data is printed.
@@ -140,6 +146,9 @@ pub enum Command {
         /// Time between two looks, such as 30s
         #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
         interval: Duration,
+        /// Serve metrics for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9750 or [::]:9750
+        #[arg(long, value_name = "ADDR", value_parser = socket_address)]
+        metrics: Option<SocketAddr>,
     },
     /// Wait until the set is healthy, has its capacity, or is upgraded: for scripts and CI
     Wait {
@@ -151,11 +160,9 @@ pub enum Command {
         timeout: Duration,
     },
     /// Set the capacity: N, +N or -N; also finishes what was interrupted
-    Scale {
-        /// The capacity, or the change of it
-        #[arg(allow_hyphen_values = true, value_name = "N|+N|-N")]
-        capacity: Change,
-    },
+    Scale(ScaleArgs),
+    /// Scale as [autoscale] says: evaluate it once and act, for cron; `vmss run` does the same at its interval
+    Autoscale(AutoscaleArgs),
     /// Show how the set stands, and why
     Show,
     /// List the set's instances
@@ -202,6 +209,59 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// `vmss scale`.
+#[derive(Args, Clone, Debug)]
+pub struct ScaleArgs {
+    /// The capacity, or the change of it
+    #[arg(
+        allow_hyphen_values = true,
+        value_name = "N|+N|-N",
+        required_unless_present = "cancel",
+        conflicts_with = "cancel"
+    )]
+    pub capacity: Option<Change>,
+    /// Only for so long, such as 2h, whatever [autoscale] says; then back to what it was
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub span: Option<Duration>,
+    /// Not now but then: 18:00, "2026-12-24 18:00", or with an offset; carried out by `vmss run`, or `vmss autoscale` from cron
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Forget every --at and --for that is to come or holds; the capacity stays as it is
+    #[arg(long, conflicts_with_all = ["span", "at"])]
+    pub cancel: bool,
+}
+
+/// `vmss autoscale`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AutoscaleArgs {
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<AutoscaleCommand>,
+}
+
+/// `vmss autoscale ...`.
+#[derive(Subcommand, Debug)]
+pub enum AutoscaleCommand {
+    /// Show the last decision: what was measured, what each rule said, what was done, and why not more
+    Explain {
+        /// Measure and evaluate now, changing nothing
+        #[arg(long, conflicts_with = "limit")]
+        now: bool,
+        /// List so many decisions, the newest first
+        #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
+        limit: Option<usize>,
+    },
+    /// Show the policy and how it stands: bounds, rules, cooldowns, what comes next
+    Status,
+    /// List profiles, schedules and timed capacities, each with its last and next start
+    Schedule,
+    /// Let [autoscale] count again
+    Enable,
+    /// Leave the capacity alone until it is enabled again
+    Disable,
 }
 
 /// `vmss plan`.
@@ -625,6 +685,24 @@ mod tests {
         assert_eq!(amount("10%"), Ok(Amount::Percent(10)));
         for bad in ["0", "0%", "101%", "-1", "x", ""] {
             assert!(amount(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_served_at_an_address_and_a_port() {
+        for good in ["127.0.0.1:9750", "[::]:9750", "0.0.0.0:0"] {
+            assert!(socket_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "9750",
+            ":9750",
+            "127.0.0.1",
+            "::1",
+            "localhost:9750",
+            "127.0.0.1:99999",
+        ] {
+            assert!(socket_address(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::hypervisor::{FaultKind, News, Stage};
+use crate::inventory::Inventory;
 use crate::names::Label;
 use crate::plan::action::Step;
+use crate::record::Record;
 
 /// Number of an action within one run.
 pub type ActionNumber = u64;
@@ -135,8 +138,22 @@ impl Event {
     }
 }
 
+/// What one look at a set has shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// The set's record, which has taken in what was seen.
+    pub record: &'a Record,
+    /// What was seen.
+    pub inventory: &'a Inventory,
+    /// When.
+    pub now: Timestamp,
+}
+
 /// Who listens to events.
 pub trait Listener: Send + Sync {
     /// One event, in the order they happened.
     fn event(&self, event: &Event);
+
+    /// One look of the loop, before anything is planned on it. Of no concern to who only tells what happens.
+    fn looked(&self, _: Sight<'_>) {}
 }

@@ -11,6 +11,7 @@ pub mod download;
 pub mod error;
 pub mod event;
 pub mod execute;
+pub mod exporter;
 pub mod health;
 pub mod hosturi;
 pub mod hypervisor;

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::inventory::{Inventory, View};
 use crate::metrics::{Measurement, measure};
 use crate::names::Label;
+use crate::plan::{self, Experience, protected};
 use crate::record::Record;
 use crate::store::Store;
 use crate::timed::{self, Turn};
@@ -54,6 +55,7 @@ struct Facts {
     samples: Samples,
     problems: BTreeMap<String, String>,
     unseen: Vec<String>,
+    protected: u32,
     now: Timestamp,
 }
 
@@ -68,6 +70,7 @@ impl Facts {
             problems: &self.problems,
             capacity: record.capacity,
             unseen: &self.unseen,
+            protected: self.protected,
             pin: timed::pin(&record.timed).as_ref(),
             outlook: outlook.as_ref(),
             now: self.now,
@@ -110,7 +113,7 @@ pub fn evaluate(
             let samples = store.samples(name, needed_since(policy, now))?;
             let unreachable = out_of_reach(inventory, &measured);
             (
-                Facts::of(samples.into_iter().collect(), measured, inventory, now),
+                Facts::of(samples.into_iter().collect(), measured, record, inventory, now),
                 unreachable,
             )
         }
@@ -167,7 +170,7 @@ pub fn consider(
         .chain(measured.samples.iter().cloned())
         .collect();
     let unreachable = out_of_reach(inventory, &measured);
-    let decision = Facts::of(samples, measured, inventory, now).decide(record);
+    let decision = Facts::of(samples, measured, record, inventory, now).decide(record);
     Ok(decision.map(|decision| (decision, unreachable)))
 }
 
@@ -177,16 +180,31 @@ impl Facts {
             samples: Samples::default(),
             problems: BTreeMap::new(),
             unseen: Vec::new(),
+            protected: 0,
             now,
         }
     }
 
-    fn of(samples: Samples, measured: Measurement, inventory: &Inventory, now: Timestamp) -> Self {
+    fn of(
+        samples: Samples,
+        measured: Measurement,
+        record: &Record,
+        inventory: &Inventory,
+        now: Timestamp,
+    ) -> Self {
+        let protected = protected(plan::Situation {
+            set: &record.applied,
+            record,
+            inventory,
+            experience: &Experience::default(),
+            now,
+        });
         let hidden = inventory.hosts.iter().filter(|h| h.seen().is_none());
         Self {
             samples,
             problems: measured.problems,
             unseen: hidden.map(|h| h.name.to_string()).collect(),
+            protected: u32::try_from(protected.len()).unwrap_or(u32::MAX),
             now,
         }
     }

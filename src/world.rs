@@ -14,6 +14,7 @@ use crate::balancer::Balancers;
 use crate::balancer::haproxy::Haproxies;
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
+use crate::hypervisor::meter::Meter;
 use crate::numbers::{NetworkNumbers, Numbers};
 use crate::probe::{NetworkProbes, Probes};
 use crate::store::location::Folders;
@@ -32,6 +33,8 @@ pub type BecomeProgram = Box<dyn Fn(&str, &[String]) -> std::io::Error + Send + 
 pub struct World {
     /// The hosts.
     pub hosts: Arc<dyn Hosts>,
+    /// Measures calls of the hosts, once somebody is connected to it.
+    pub meter: Meter,
     /// The load balancers.
     pub balancers: Arc<dyn Balancers>,
     /// Asks instances over the network.
@@ -72,10 +75,11 @@ impl World {
     /// The real one: libvirt, SQLite, the system's clock and terminal, this process's environment and signals.
     pub fn real() -> Self {
         let env = Env::read();
-        let interrupt = Interrupt::default();
+        let (interrupt, meter) = (Interrupt::default(), Meter::default());
         listen_for_signals(&interrupt);
         Self {
-            hosts: Arc::new(LibvirtHosts::default()),
+            hosts: Arc::new(LibvirtHosts::new(meter.clone())),
+            meter,
             balancers: Arc::new(Haproxies),
             probes: Arc::new(NetworkProbes),
             numbers: Arc::new(NetworkNumbers),

@@ -16,8 +16,8 @@ fn ring(module: &str) -> usize {
         | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" | "load_balancer"
         | "membership" | "autoscale" | "timed" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
-        | "terminal" | "serve" | "balancer" | "discovery" | "store" | "images" | "image_file"
-        | "download" | "metrics" | "numbers" | "scaling" => 1,
+        | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
+        | "image_file" | "download" | "metrics" | "numbers" | "scaling" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

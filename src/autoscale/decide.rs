@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::autoscale::calendar::Period;
+use crate::autoscale::calendar::When;
 use crate::autoscale::decision::{Decision, Floor, Measured, Move};
 use crate::autoscale::judge::{Facts, Judged, judge};
 use crate::autoscale::policy::{Autoscale, Direction, PredictMode, Profile};
@@ -28,6 +28,8 @@ pub struct Situation<'a> {
     pub capacity: u32,
     /// Hosts that could not be seen just now: with them out of sight nobody knows how large the set is.
     pub unseen: &'a [String],
+    /// Instances that are protected from scale in: the capacity is never brought below their number.
+    pub protected: u32,
     /// An operator's wish for a while.
     pub pin: Option<&'a Pin>,
     /// What is expected of the load ahead, if the policy looks ahead and enough is known.
@@ -36,38 +38,32 @@ pub struct Situation<'a> {
     pub now: Timestamp,
 }
 
-/// The profile that holds at `now`: the first declared of those with a date, then of those that recur, then the default
-/// (Azure). `None` only for a policy without profiles.
-pub(super) fn profile_at(policy: &Autoscale, now: Timestamp) -> Option<(&Profile, Option<Period>)> {
-    use crate::autoscale::calendar::When;
-    let holds = |is_date: bool| {
-        (policy.profiles.iter()).find_map(|p| {
-            let when = p
-                .when
-                .as_ref()
-                .filter(|w| matches!(w, When::Dates { .. }) == is_date)?;
-            Some((p, Some(when.current(now)?)))
-        })
-    };
-    let default = || {
-        policy
-            .profiles
-            .iter()
-            .find(|p| p.when.is_none())
-            .map(|p| (p, None))
-    };
-    holds(true).or_else(|| holds(false)).or_else(default)
-}
+impl Autoscale {
+    /// The profile that holds at `now`: the first declared of those with a date, then of those that recur, then the
+    /// default (Azure). `None` only for a policy without profiles.
+    pub fn profile_at(&self, now: Timestamp) -> Option<&Profile> {
+        let holds = |is_date: bool| {
+            (self.profiles.iter()).find(|p| {
+                let when = p
+                    .when
+                    .as_ref()
+                    .filter(|w| matches!(w, When::Dates { .. }) == is_date);
+                when.is_some_and(|when| when.current(now).is_some())
+            })
+        };
+        let default = || self.profiles.iter().find(|p| p.when.is_none());
+        holds(true).or_else(|| holds(false)).or_else(default)
+    }
 
-/// The schedule with the largest minimum of those that hold at `now` (Google).
-fn floor_at(policy: &Autoscale, now: Timestamp) -> Option<Floor> {
-    let holding = (policy.schedules.iter()).filter(|s| s.start.current(s.duration, now).is_some());
-    let floors = holding.map(|s| Floor {
-        schedule: s.name.clone(),
-        min: s.min,
-    });
-    // Of equal ones the first declared.
-    floors.reduce(|a, b| if b.min > a.min { b } else { a })
+    /// The schedule with the largest minimum of those that hold at `now` (Google); of equal ones the first declared.
+    pub fn floor_at(&self, now: Timestamp) -> Option<Floor> {
+        let holding = (self.schedules.iter()).filter(|s| s.start.current(s.duration, now).is_some());
+        let floors = holding.map(|s| Floor {
+            schedule: s.name.clone(),
+            min: s.min,
+        });
+        floors.reduce(|a, b| if b.min > a.min { b } else { a })
+    }
 }
 
 /// Where the capacity may be.
@@ -98,8 +94,8 @@ pub fn decide(s: Situation<'_>) -> Decision {
         rules: Vec::new(),
         targets: Vec::new(),
     };
-    let (profile, _) = profile_at(s.policy, s.now).unwrap_or((&nothing, None));
-    let floor = floor_at(s.policy, s.now).filter(|f| f.min > profile.min);
+    let profile = s.policy.profile_at(s.now).unwrap_or(&nothing);
+    let floor = s.policy.floor_at(s.now).filter(|f| f.min > profile.min);
     let bounds = Bounds {
         min: floor.as_ref().map_or(profile.min, |f| f.min.min(profile.max)),
         max: profile.max,
@@ -341,6 +337,7 @@ fn follow(s: Situation<'_>, ask: &Ask, decision: &mut Decision) {
             to = stabilised(s, to, decision);
         }
         to = limited(s, to, decision);
+        to = unprotected(s, to, decision);
     }
     if to != s.capacity {
         decision.to = to;
@@ -421,6 +418,20 @@ fn limited(s: Situation<'_>, to: u32, decision: &mut Decision) -> u32 {
     lowest
 }
 
+/// Not below the number of those that may not be taken: no run could ever bring that about.
+fn unprotected(s: Situation<'_>, to: u32, decision: &mut Decision) -> u32 {
+    let fewest = s.protected.min(s.capacity);
+    if to >= fewest {
+        return to;
+    }
+    let text = format!(
+        "in to {to} is held back: {} instances are protected from scale in",
+        s.protected
+    );
+    decision.held.insert(0, text);
+    fewest
+}
+
 /// A minimum, a schedule's minimum and a prediction are not waited for.
 fn raise_to_bounds(
     s: Situation<'_>,
@@ -468,6 +479,7 @@ fn lower_to_maximum(s: Situation<'_>, bounds: &Bounds, decision: &mut Decision, 
         return;
     }
     let to = limited(s, bounds.max, decision);
+    let to = unprotected(s, to, decision);
     if to < decision.to {
         (decision.to, decision.moved) = (to, Move::Bound);
         *why = text;

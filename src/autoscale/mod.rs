@@ -26,4 +26,4 @@ pub use metric::Metric;
 pub use policy::Autoscale;
 pub use readings::{Counter, Readings};
 pub use sample::{Sample, Samples};
-pub use state::{Fired, Pin, State};
+pub use state::{Disabled, Fired, Peaks, Pin, State};

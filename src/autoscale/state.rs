@@ -122,12 +122,7 @@ impl State {
     }
 
     /// Until when nothing may go `direction`, if it may not now.
-    pub(super) fn cools_until(
-        &self,
-        policy: &Autoscale,
-        direction: Direction,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    pub fn cools_until(&self, policy: &Autoscale, direction: Direction, now: Timestamp) -> Option<Timestamp> {
         let fired = self.fired.as_ref()?;
         let own = match direction {
             Direction::Out => policy.cooldown_out,

@@ -504,3 +504,20 @@ fn a_set_without_instances_is_woken_by_what_waits_for_it() {
         assert_eq!(decision.to, expected, "{}", decision.reason);
     }
 }
+
+#[test]
+fn what_is_protected_from_scale_in_is_a_minimum() {
+    let mut set = Stage::new(policy(&["host.cpu < 30: in 4"], &[]), 6);
+    set.protected = 4;
+    let decision = set.each("host.cpu", 10.0).tick();
+    assert_eq!(decision.to, 4);
+    assert_eq!(
+        decision.held,
+        ["in to 2 is held back: 4 instances are protected from scale in"]
+    );
+    let decision = set.wait(10 * MINUTE).each("host.cpu", 10.0).tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 4: in to 1 is held back: 4 instances are protected from scale in"
+    );
+}

@@ -1,6 +1,7 @@
 //! One file per verb. This one holds what they share: which set is meant, its store, who listens.
 
 pub mod apply;
+pub mod autoscale;
 pub mod check;
 pub mod cordon;
 pub mod create;
@@ -59,9 +60,14 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::Model(ModelCommand::List) => model::list(ctx),
         Command::Model(ModelCommand::Show { revision }) => model::show(ctx, *revision),
         Command::Model(ModelCommand::Diff { from, to }) => model::diff(ctx, *from, *to),
-        Command::Run { all, interval } => run::run(ctx, *all, *interval),
+        Command::Run {
+            all,
+            interval,
+            metrics,
+        } => run::run(ctx, *all, *interval, *metrics),
         Command::Wait { what, timeout } => wait::run(ctx, *what, *timeout),
-        Command::Scale { capacity } => scale::run(ctx, *capacity),
+        Command::Scale(args) => scale::run(ctx, args),
+        Command::Autoscale(args) => autoscale::run(ctx, args),
         Command::Show => show::run(ctx),
         Command::Instances => instances::run(ctx),
         Command::Instance(command) => instance::run(ctx, command),

@@ -2,22 +2,32 @@
 //! does nothing that the one-shot commands can't: whatever it would do, they would do as well.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::commands::Context;
+use jiff::Timestamp;
+
+use crate::autoscale::Decision;
+use crate::commands::{Context, autoscale};
 use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, Sight};
+use crate::exporter::server::{Patience, Server};
+use crate::exporter::{Exporter, Measured, Tick};
 use crate::health::later;
+use crate::inventory::Inventory;
 use crate::names::Label;
-use crate::record::Life;
+use crate::record::{Life, Record};
+use crate::scaling::{self, Evaluation};
 use crate::store::Store;
+use crate::timed;
 use crate::ui::outcome::in_history;
 use crate::world::Notice;
 
-/// Runs until it is asked to stop.
-pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
+/// Runs until it is asked to stop, and serves metrics if that is asked for.
+pub fn run(ctx: &Context<'_>, all: bool, interval: Duration, metrics: Option<SocketAddr>) -> Result<Exit> {
     let store = if all {
         ctx.store(None)?
     } else {
@@ -31,6 +41,12 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
         })
     };
     let first = sets()?;
+    let exporter = metrics.map(|_| Arc::new(Exporter::new()));
+    // Dropped at the end, which stops it.
+    let _server = match (metrics, &exporter) {
+        (Some(address), Some(exporter)) => Some(serve(ctx, address, exporter)?),
+        _ => None,
+    };
     note(
         ctx,
         format!("tending {} every {} s", words(&first), interval.as_secs_f64()),
@@ -48,9 +64,9 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
                 // A set of its own thread, so that one that waits for its batch does not hold up the others.
                 let is_new = lock(&tended).insert(name.clone());
                 if is_new {
-                    let (store, tended) = (&store, &tended);
+                    let (store, tended, exporter) = (&store, &tended, exporter.as_ref());
                     scope.spawn(move || {
-                        tend(ctx, store, &name, interval);
+                        tend(ctx, store, &name, interval, exporter);
                         lock(tended).remove(&name);
                     });
                 }
@@ -65,6 +81,22 @@ pub fn run(ctx: &Context<'_>, all: bool, interval: Duration) -> Result<Exit> {
     });
     note(ctx, "stopped".to_owned());
     Ok(Exit::Converged)
+}
+
+/// Begins to serve metrics, and to measure what they tell of hosts.
+fn serve(ctx: &Context<'_>, address: SocketAddr, exporter: &Arc<Exporter>) -> Result<Server> {
+    ctx.world.meter.connect(exporter.calls());
+    let page = {
+        let exporter = Arc::clone(exporter);
+        Arc::new(move || exporter.text())
+    };
+    let server = Server::start(address, Patience::default(), page).map_err(|e| {
+        Error::new(Exit::Failed, e)
+            .context(format!("serving metrics at {address}"))
+            .hint("give --metrics an address of this machine and a port that is free there and may be used")
+    })?;
+    note(ctx, format!("metrics at http://{}/metrics", server.address()));
+    Ok(server)
 }
 
 /// How often new sets are looked for.
@@ -86,12 +118,50 @@ fn note(ctx: &Context<'_>, text: String) {
 }
 
 /// Tends one set until it is gone or the operator wants to stop.
-fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Duration) {
+fn tend(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    interval: Duration,
+    exporter: Option<&Arc<Exporter>>,
+) {
+    let terse: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
+    let listener = match exporter {
+        None => terse,
+        Some(exporter) => Arc::new(Measured {
+            exporter: Arc::clone(exporter),
+            set: name.clone(),
+            to: terse,
+        }),
+    };
+    let pace = Pace::new(ctx.world.clock.now());
+    std::thread::scope(|scope| {
+        scope.spawn(|| scale_meanwhile(ctx, store, name, interval, exporter, &pace));
+        tend_until_over(ctx, store, name, interval, (&listener, exporter), &pace);
+        pace.end();
+    });
+}
+
+fn tend_until_over(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    interval: Duration,
+    (listener, exporter): (&Arc<dyn Listener>, Option<&Arc<Exporter>>),
+    pace: &Pace,
+) {
     let mut said = String::new();
     while !ctx.world.interrupt.is_set() {
         let mut joining = None;
-        let text = match tick(ctx, store, name) {
+        let ended = tick(ctx, store, name, listener, exporter, pace);
+        if let (Some(exporter), Some(result)) = (exporter, result(&ended)) {
+            exporter.ticked(name, result, ctx.world.clock.now());
+        }
+        let text = match ended {
             Ok(None) => {
+                if let Some(exporter) = exporter {
+                    exporter.forget(name);
+                }
                 note(ctx, format!("{name}: the set is gone"));
                 return;
             }
@@ -111,7 +181,11 @@ fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Durat
         // New instances take clients as soon as they are healthy, and not only at the look after next.
         let until = later(ctx.world.clock.now(), interval);
         let until = joining.map_or(until, |at| until.min(at));
-        let version = store.get(name).ok().flatten().map(|(_, version)| version);
+        let known = store.get(name).ok().flatten();
+        // A capacity that was asked for from some time on begins then.
+        let due = known.as_ref().and_then(|(record, _)| timed::next(&record.timed));
+        let until = due.map_or(until, |at| until.min(at));
+        let version = known.map(|(_, version)| version);
         let waited = version.map_or(Ok(()), |version| {
             wait_for_change(ctx.world, &**store, name, version, until)
         });
@@ -119,6 +193,24 @@ fn tend(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, interval: Durat
             ctx.world.clock.wait(interval, &ctx.world.interrupt);
         }
     }
+}
+
+/// How a tick ended, for the metrics; `None` if it was cut short or there was nothing to tend.
+fn result(ended: &Result<Option<Ending>>) -> Option<Tick> {
+    let exit = match ended {
+        Ok(None) => return None,
+        Ok(Some(ending)) => ending.exit(),
+        Err(e) => e.exit,
+    };
+    Some(match exit {
+        Exit::Interrupted => return None,
+        Exit::Converged => Tick::Converged,
+        Exit::Blocked => Tick::Blocked,
+        Exit::Unreachable => Tick::Unreachable,
+        Exit::Locked => Tick::Locked,
+        Exit::Failed if ended.is_ok() => Tick::Failed,
+        _ => Tick::Error,
+    })
 }
 
 fn verdict(name: &Label, ending: &Ending) -> String {
@@ -143,7 +235,14 @@ impl Listener for Terse {
 }
 
 /// One run of the loop. `None` if the set is gone.
-fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Option<Ending>> {
+fn tick(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    listener: &Arc<dyn Listener>,
+    exporter: Option<&Arc<Exporter>>,
+    pace: &Pace,
+) -> Result<Option<Ending>> {
     match store.get(name)? {
         None => return Ok(None),
         Some((record, _)) if record.life == Life::Deleting => {
@@ -158,20 +257,131 @@ fn tick(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label) -> Result<Optio
     let began = ctx.world.clock.now();
     // What instances answer is kept up at every look, whether this one needs it or not.
     let (record, _) = amend(&**store, name, |_| false)?;
+    let looking = Instant::now();
     let inventory = look(ctx.world, &record.applied, &record);
-    amend(&**store, name, |record| {
+    if let Some(exporter) = exporter {
+        exporter.looked(name, looking.elapsed());
+    }
+    let (record, _) = amend(&**store, name, |record| {
         let rules = record.applied.health.clone();
         record.absorb(&inventory) | record.heed(&inventory, &rules, began)
     })?;
-    let listener: Arc<dyn Listener> = Arc::new(Terse(Arc::clone(&ctx.listener)));
+    let scaled = evaluate(ctx, store, name, &record, &inventory, exporter, pace)?;
     let (asked, joining) = (Vec::new(), Joining::Left);
-    let ending = converge::converge(ctx.world, &**store, &held.lease, name, &listener, asked, joining)?;
-    if !ending.done.is_empty() || !ending.failed.is_empty() {
-        let capacity = Some(ending.record.capacity);
-        let mut operation = ctx.operation(name, "run", capacity, capacity);
+    let ending = converge::converge(ctx.world, &**store, &held.lease, name, listener, asked, joining)?;
+    // The last look was before the last plan, which may have changed the record: a rollout ended, say.
+    listener.looked(Sight {
+        record: &ending.record,
+        inventory: &ending.inventory,
+        now: ctx.world.clock.now(),
+    });
+    let (from, to) = (scaled.unwrap_or(ending.record.capacity), ending.record.capacity);
+    if !ending.done.is_empty() || !ending.failed.is_empty() || from != to {
+        let capacity = Some(to);
+        let verb = if from == to { "run" } else { "autoscale" };
+        let mut operation = ctx.operation(name, verb, Some(from), capacity);
         operation.at = began;
         let number = store.begin(&operation)?;
         store.finish(number, ctx.world.clock.now(), &in_history(&ending), capacity)?;
     }
     Ok(Some(ending))
+}
+
+/// When a set was evaluated last, and what was said of it; for the two threads that do so.
+struct Pace {
+    last: Mutex<Said>,
+    over: AtomicBool,
+}
+
+struct Said {
+    at: Timestamp,
+    text: String,
+}
+
+impl Pace {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            last: Mutex::new(Said {
+                at: now,
+                text: String::new(),
+            }),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Evaluates the policy, if there is one to evaluate. Returns the capacity before it, if that is another now.
+fn evaluate(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    record: &Record,
+    inventory: &Inventory,
+    exporter: Option<&Arc<Exporter>>,
+    pace: &Pace,
+) -> Result<Option<u32>> {
+    if !scaling::is_scaled(record) {
+        return Ok(None);
+    }
+    let mut last = lock(&pace.last);
+    let evaluation = scaling::evaluate(ctx.world, &**store, name, record, inventory)?;
+    last.at = ctx.world.clock.now();
+    if let (Some(exporter), Some(decision)) = (exporter, &evaluation.decision) {
+        exporter.decided(name, decision);
+    }
+    // What changes the capacity is said each time; what keeps it, once.
+    let text = said(&evaluation);
+    if evaluation.has_changed() || !evaluation.turns.is_empty() || text != last.text {
+        for line in autoscale::lines(&evaluation) {
+            note(ctx, format!("{name}: {line}"));
+        }
+    }
+    last.text = text;
+    Ok(evaluation.has_changed().then_some(evaluation.from))
+}
+
+/// What is the matter with an evaluation, without the numbers that are others at every look.
+fn said(evaluation: &Evaluation) -> String {
+    let blind = evaluation.decision.as_ref().is_some_and(Decision::is_blind);
+    format!("{blind} {:?}", evaluation.unreachable)
+}
+
+/// Evaluates while a tick takes longer than the interval: a rollout that goes on for an hour is no reason to let a load
+/// wait. What is decided is a request; the loop that is running carries it out.
+fn scale_meanwhile(
+    ctx: &Context<'_>,
+    store: &Arc<dyn Store>,
+    name: &Label,
+    interval: Duration,
+    exporter: Option<&Arc<Exporter>>,
+    pace: &Pace,
+) {
+    while !ctx.world.interrupt.is_set() && !pace.over.load(Ordering::SeqCst) {
+        ctx.world.clock.wait(HEED.min(interval), &ctx.world.interrupt);
+        let due = later(lock(&pace.last).at, interval.saturating_mul(2));
+        if ctx.world.clock.now() < due || pace.over.load(Ordering::SeqCst) {
+            continue;
+        }
+        let Ok(Some((record, _))) = store.get(name) else {
+            continue;
+        };
+        if record.life == Life::Deleting || !scaling::is_scaled(&record) {
+            continue;
+        }
+        let inventory = look(ctx.world, &record.applied, &record);
+        let now = ctx.world.clock.now();
+        let evaluated = amend(&**store, name, |record| {
+            let rules = record.applied.health.clone();
+            record.absorb(&inventory) | record.heed(&inventory, &rules, now)
+        })
+        .and_then(|(record, _)| evaluate(ctx, store, name, &record, &inventory, exporter, pace));
+        if let Err(e) = evaluated {
+            note(ctx, format!("{name}: {e}"));
+            lock(&pace.last).at = now;
+        }
+    }
 }

@@ -1,14 +1,20 @@
-//! `vmss scale`: a request (one compare-and-swap on the record), then the loop.
+//! `vmss scale`: a request (one compare-and-swap on the record), then the loop. With a time of its own it is only noted.
 
-use crate::cli::Change;
+use crate::cli::{Change, ScaleArgs};
+use std::time::Duration;
+
 use crate::commands::Context;
 use crate::commands::delete::are_protected;
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
+use crate::health::later;
 use crate::lease::lease_key;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::{Experience, Situation, protected};
 use crate::record::Record;
+use crate::timed::Timed;
+
+mod timed;
 
 /// Instances that scale in may not take. Looked at before the capacity is recorded: one that can't be reached would make
 /// every later run end as blocked (AWS lowers it all the same, and never converges).
@@ -39,11 +45,23 @@ fn too_few(name: &Label, wanted: u32, protected: &[InstanceId]) -> Error {
     ))
 }
 
-/// Scales to `change`.
-pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
+/// Scales to a capacity: now or later, for good or for a while.
+pub fn run(ctx: &Context<'_>, args: &ScaleArgs) -> Result<Exit> {
+    let Some(change) = args.capacity else {
+        return timed::cancel(ctx);
+    };
+    match &args.at {
+        Some(at) => timed::later(ctx, change, at, args.span),
+        None => now(ctx, change, args.span),
+    }
+}
+
+/// Scales now, for `span` or for good.
+fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit> {
     let target = ctx.wanted()?;
     let name = target.name.clone();
     ctx.mention_drift(&target);
+    let until = span.map(|span| later(ctx.world.clock.now(), span));
     let now = target.record.capacity;
     let wanted = change.of(now).map_err(|e| Error::message(Exit::Usage, e))?;
     let protected = if wanted < now {
@@ -73,11 +91,13 @@ pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
         }
     }
     let verb = format!("scale {name} to {wanted}");
+    let now_at = ctx.world.clock.now();
     // Asking needs no lease: whoever is acting on the set reads the record before every batch and carries it out. A
     // relative change counts from what the record says at this very moment, so that two of them add up.
     let mut from = now;
     let mut to = wanted;
     let mut refused = None;
+    let mut freed = Vec::new();
     amend(&*target.store, &name, |record| {
         from = record.capacity;
         match change.of(record.capacity) {
@@ -91,13 +111,28 @@ pub fn run(ctx: &Context<'_>, change: Change) -> Result<Exit> {
                 return false;
             }
         }
-        let differs = record.capacity != to;
+        let before = (record.capacity, record.timed.clone());
+        // Whoever says how many from now on has said it for one that held until now as well.
+        let held: Vec<Timed>;
+        (held, record.timed) = record.timed.iter().cloned().partition(Timed::holds);
+        if let Some(until) = until {
+            let back = held.first().and_then(|t| t.before).unwrap_or(record.capacity);
+            record.timed.push(Timed {
+                capacity: to,
+                from: now_at,
+                until: Some(until),
+                by: ctx.world.env.who(),
+                before: Some(back),
+            });
+        }
+        freed = held;
         record.capacity = to;
-        differs
+        (record.capacity, record.timed.clone()) != before
     })?;
     if let Some(e) = refused {
         return Err(e);
     }
+    timed::say(ctx, &target, &freed, until);
     let held = match ctx.hold(&target.store, &name, &verb) {
         Ok(held) => held,
         Err(e) if e.exit == Exit::Locked && from != to => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::error::{Error, Exit, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, Sight};
 use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage};
 use crate::inventory::Inventory;
@@ -226,6 +226,11 @@ pub fn converge(
             // Both, whatever the first says.
             record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
         })?;
+        listener.looked(Sight {
+            record: &record,
+            inventory: &inventory,
+            now,
+        });
         let situation = Situation {
             set: &scale_set,
             record: &record,

@@ -7,6 +7,7 @@
 pub mod domain_xml;
 pub mod fake;
 pub mod libvirt;
+pub mod meter;
 mod pulse;
 pub mod seed;
 mod stats;

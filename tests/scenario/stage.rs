@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmss::hypervisor::FaultKind;
-use vmss::hypervisor::fake::{Failure, FakeHost, Fault, Fleet};
+use vmss::hypervisor::fake::{Failure, FakeHost, Fault, Fleet, Load};
 use vmss::inventory::Power;
 use vmss::names::{InstanceId, Label};
 use vmss::units::Bytes;
@@ -39,6 +39,9 @@ balancer NAME accepts       it does again
 balancer NAME loses INSTANCE  it can't reach an instance, whose name need not be there yet
 balancer NAME reaches INSTANCE  it can again
 clients INSTANCE N          so many clients are connected to an instance through every load balancer that has it in
+load INSTANCE PERCENT        an instance's CPUs are that busy
+share PERCENT                the set's instances share a load of that many percent of one instance's CPUs
+requests BALANCER N          so many requests come per second, to each frontend
 boots HOST SECONDS           its guests answer that long after their start
 kill-vmss after N            the next commands' process is killed right after N more steps
 kill-vmss before N           the same, at the last moment before the next step
@@ -95,6 +98,15 @@ impl Stage {
             ("balancer", [name, "reaches", instance]) => fleet.cut_balancer_off(name, instance, false),
             ("balancer", [name, "accepts"]) => fleet.set_balancer_refuses(name, None),
             ("clients", [instance, n]) => fleet.connect_clients(instance, number(n)?),
+            ("load", [instance, percent]) => {
+                let load = Load {
+                    cpu_percent: number(percent)?,
+                    ..Load::default()
+                };
+                fleet.set_load(instance, load);
+            }
+            ("share", [percent]) => fleet.share_load(&web(), number(percent)?),
+            ("requests", [balancer, n]) => fleet.set_requests(balancer, number(n)?),
             ("sleep", [seconds]) => fleet.clock().sleep(Duration::from_secs(number(seconds)?)),
             (_, [host, rest @ ..]) if self.hosts.iter().any(|(_, h)| h.as_str() == *host) => {
                 return self.meddle(verb, host, rest);
@@ -102,7 +114,15 @@ impl Stage {
             (_, [host, ..])
                 if !matches!(
                     verb,
-                    "host" | "kill-vmss" | "revive" | "sleep" | "balancer" | "clients"
+                    "host"
+                        | "kill-vmss"
+                        | "revive"
+                        | "sleep"
+                        | "balancer"
+                        | "clients"
+                        | "load"
+                        | "share"
+                        | "requests"
                 ) =>
             {
                 return Err(format!("there is no host {host}"));
@@ -205,6 +225,11 @@ impl Stage {
         self.hosts.push((domain, name));
         Ok(())
     }
+}
+
+/// The set of every scenario.
+fn web() -> Label {
+    Label::new("web").unwrap()
 }
 
 fn usage(verb: &str) -> String {

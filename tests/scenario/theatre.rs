@@ -1,12 +1,16 @@
 //! A whole command on the fake fleet: a world made of it, with a store, a definition and captured output.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use vmss::autoscale::metric::External;
+use vmss::autoscale::{Decision, Readings, Sample};
 use vmss::hypervisor::fake::{Clock, Fleet};
 use vmss::inventory::Answer;
 use vmss::names::{Label, StoreId};
+use vmss::numbers::{Numbers, Range};
 use vmss::probe::{Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
@@ -40,6 +44,20 @@ impl Probes for FleetProbes {
             Err(said) => (false, said),
         };
         Answer { good, said }
+    }
+}
+
+/// Numbers from elsewhere, as a scenario has set them, by the metric's name.
+#[derive(Default)]
+struct Told(Mutex<BTreeMap<String, Result<f64, String>>>);
+
+impl Numbers for Told {
+    fn now(&self, metric: &External) -> Result<f64, String> {
+        let told = self.0.lock().unwrap().get(&metric.name).cloned();
+        told.unwrap_or_else(|| Err("connection refused".to_owned()))
+    }
+    fn range(&self, _: &Range<'_>) -> Result<Vec<(Timestamp, f64)>, String> {
+        Err("connection refused".to_owned())
     }
 }
 
@@ -98,6 +116,27 @@ impl Store for Mortal {
     fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError> {
         self.alive()?.finish(number, at, outcome, to)
     }
+    fn measured(
+        &self,
+        set: &Label,
+        samples: &[Sample],
+        readings: &Readings,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.alive()?.measured(set, samples, readings, now)
+    }
+    fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError> {
+        self.store.samples(set, since)
+    }
+    fn readings(&self, set: &Label) -> Result<Readings, StoreError> {
+        self.store.readings(set)
+    }
+    fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError> {
+        self.alive()?.decided(set, decision, anew)
+    }
+    fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError> {
+        self.store.decisions(set, limit)
+    }
     fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
         self.store.history(set, limit)
     }
@@ -130,6 +169,7 @@ pub struct Theatre {
     folder: tempfile::TempDir,
     store: String,
     more: String,
+    numbers: Arc<Told>,
 }
 
 impl Theatre {
@@ -147,6 +187,7 @@ impl Theatre {
         Self {
             stage: Stage::default(),
             folder,
+            numbers: Arc::default(),
             store: "state.db".into(),
             more: String::new(),
         }
@@ -187,8 +228,10 @@ impl Theatre {
         let fleet = Arc::clone(&self.stage.fleet);
         let world = World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
+            meter: vmss::hypervisor::meter::Meter::default(),
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
+            numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
             addresses: vmss::vitals::KnownAddresses::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
@@ -208,6 +251,7 @@ impl Theatre {
                 stdout_is_terminal: false,
                 stderr_is_terminal: false,
                 width: None,
+                zone: jiff::tz::TimeZone::UTC,
                 no_color: true,
                 // A process of another boot: its leases die with it, as those of a killed one do.
                 me: Holder {
@@ -266,6 +310,15 @@ impl Theatre {
                     self.stage.fleet.break_image(&digest(&bytes));
                 }
                 std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
+            // What somebody else says of a metric from now on.
+            Some((verb, [name, rest @ ..])) if verb == "number" => {
+                let told = match rest {
+                    [value] => Ok(value.parse().unwrap()),
+                    words => Err(words.join(" ")),
+                };
+                self.numbers.0.lock().unwrap().insert(name.clone(), told);
                 return (0, String::new(), String::new());
             }
             Some((verb, [name])) if verb == "store" => {

@@ -14,12 +14,17 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use super::fault::Fault;
+use super::kind::kind;
 use super::traits::Traits;
 use crate::hosturi;
+use crate::hypervisor::meter::{HostMeter, Meter};
 use crate::hypervisor::{FaultKind, HypervisorError, Pulse};
 
 /// Calls a connection carries at once: libvirtd serves 5 of one client, and keepalive needs one of them.
 pub const MOST_CALLS: u32 = 4;
+
+/// The kind of call that opens a connection.
+const CONNECT: &str = "connect";
 
 /// An open connection. Closed on a thread of its own, because closing is a call too and the daemon may hang.
 pub struct Open {
@@ -28,6 +33,7 @@ pub struct Open {
     traits: OnceLock<Traits>,
     /// Pools that were looked up on this connection, by name.
     pools: Mutex<HashMap<String, StoragePool>>,
+    meter: HostMeter,
 }
 
 impl Open {
@@ -62,6 +68,7 @@ pub struct Line {
     uri: String,
     timeout: Duration,
     calls: u32,
+    meter: HostMeter,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -81,9 +88,15 @@ impl Line {
             uri: uri.to_owned(),
             timeout,
             calls: calls.clamp(1, MOST_CALLS),
+            meter: Meter::default().of(""),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
+    }
+
+    /// The same line, its calls measured.
+    pub fn measured(self, meter: HostMeter) -> Self {
+        Self { meter, ..self }
     }
 
     /// A session on the open connection; opens it if need be. Who comes while another opens it waits for that one's
@@ -111,7 +124,12 @@ impl Line {
         }
         state.opening = true;
         drop(state);
+        let measure = self.meter.begin(|| CONNECT);
         let outcome = self.dial();
+        drop(measure);
+        if outcome.is_err() {
+            self.meter.failed(|| CONNECT);
+        }
         let mut state = lock(&self.state);
         state.opening = false;
         state.attempts += 1;
@@ -149,6 +167,7 @@ impl Line {
                 permits: Permits::new(self.calls),
                 traits: OnceLock::new(),
                 pools: Mutex::default(),
+                meter: self.meter.clone(),
             })),
             Ok(Err(fault)) => {
                 let kind = match fault.error.kind {
@@ -209,8 +228,9 @@ impl Session<'_> {
         call: impl FnOnce(&Connect) -> Result<T, Error>,
     ) -> Result<T, Fault> {
         let turn = self.open.permits.take();
+        let measure = self.open.meter.begin(|| kind(&doing.to_string()));
         let result = call(self.open.connect());
-        drop(turn);
+        drop((measure, turn));
         self.pulse.beat();
         result.map_err(|e| self.fault(doing, &e))
     }
@@ -229,10 +249,15 @@ impl Session<'_> {
             (other, self)
         };
         let turns = (first.open.permits.take(), second.open.permits.take());
+        let measure = self.open.meter.begin(|| kind(&doing.to_string()));
         let result = call(self.open.connect(), other.open.connect());
-        drop(turns);
+        drop((measure, turns));
         self.pulse.beat();
-        result.map_err(|e| Fault::new(doing, &e, self.open.is_alive() && other.open.is_alive()))
+        result.map_err(|e| {
+            let fault = Fault::new(doing, &e, self.open.is_alive() && other.open.is_alive());
+            self.note(&fault);
+            fault
+        })
     }
 
     /// What libvirt said while `doing`; anything it says on a connection that broke means that it broke.
@@ -242,7 +267,15 @@ impl Session<'_> {
             // A pool that was undefined and defined again has another identity behind its name.
             lock(&self.open.pools).clear();
         }
+        self.note(&fault);
         fault
+    }
+
+    /// Has a fault counted, unless it is the answer to the question whether something is there.
+    fn note(&self, fault: &Fault) {
+        if !fault.is_absence() {
+            self.open.meter.failed(|| kind(&fault.error.doing));
+        }
     }
 
     /// The pool of that name, looked up once per connection: every method needs it.
@@ -294,13 +327,16 @@ impl Session<'_> {
         let (send, receive) = mpsc::channel();
         let (begin, begun) = mpsc::channel();
         let open = Arc::clone(&self.open);
+        // Measured there, until its end, which may be after it is left behind.
+        let kind = (self.open.meter.is_heard()).then(|| kind(&doing.to_string()));
         let spawned = thread::Builder::new()
             .name("vmss-call".to_owned())
             .spawn(move || {
                 let turn = open.permits.take();
                 let _ = begin.send(());
+                let measure = kind.and_then(|kind| open.meter.begin(|| kind));
                 let result = call(open.connect());
-                drop(turn);
+                drop((measure, turn));
                 // Nobody listens any more if it was left behind.
                 let _ = send.send(result);
             });
@@ -390,6 +426,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hypervisor::meter::Hears;
 
     #[test]
     fn ssh_never_asks_on_a_terminal() {
@@ -432,6 +469,54 @@ mod tests {
         let error = line.session(&Pulse::silent()).err().map(|e| e.kind);
         assert_eq!(error, Some(FaultKind::TimedOut));
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+
+    /// Notes what it hears: the end of a call as `host kind`, a failure with an exclamation mark.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<String>>>);
+
+    impl Hears for Notes {
+        fn ended(&self, host: &str, kind: &'static str, _: Duration) {
+            lock(&self.0).push(format!("{host} {kind}"));
+        }
+        fn failed(&self, host: &str, kind: &'static str) {
+            lock(&self.0).push(format!("{host} {kind}!"));
+        }
+    }
+
+    #[test]
+    fn calls_are_measured_once_somebody_listens_and_what_is_not_there_is_no_failure() {
+        let (meter, notes, pulse) = (Meter::default(), Notes::default(), Pulse::silent());
+        let line = Line::new("test:///default", Duration::from_secs(5), 4).measured(meter.of("kvm1"));
+        let session = line.session(&pulse).unwrap();
+        assert!(session.call("listing domains", |c| c.list_all_domains(0)).is_ok());
+        meter.connect(Box::new(notes.clone()));
+        assert!(session.call("listing domains", |c| c.list_all_domains(0)).is_ok());
+        let absent = session.call("looking up domain nobody", |c| c.lookup_domain_by_name("nobody"));
+        assert!(absent.is_err_and(|fault| fault.is_absence()));
+        assert!(
+            session
+                .call("defining domain nobody", |c| c.define_domain_xml("<domain/>"))
+                .is_err()
+        );
+        let left = session.call_within("shutting down nobody", Duration::from_secs(5), |_| Ok(()));
+        assert!(matches!(left, Some(Ok(()))));
+        let heard = lock(&notes.0).clone();
+        let wanted = [
+            "list-domains",
+            "read-domain",
+            "write-domain",
+            "write-domain!",
+            "stop-domain",
+        ];
+        assert_eq!(heard, wanted.map(|kind| format!("kvm1 {kind}")));
+        let nowhere = Line::new(
+            "qemu+unix:///system?socket=/nonexistent/sock",
+            Duration::from_secs(5),
+            4,
+        );
+        assert!(nowhere.measured(meter.of("kvm2")).session(&pulse).is_err());
+        assert!(lock(&notes.0).ends_with(&["kvm2 connect".to_owned(), "kvm2 connect!".to_owned()]));
     }
 
     #[test]

@@ -43,6 +43,18 @@ impl Fault {
         self.code == code
     }
 
+    /// Whether it only says that something isn't there.
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self.code,
+            sys::VIR_ERR_NO_DOMAIN
+                | sys::VIR_ERR_NO_DOMAIN_METADATA
+                | sys::VIR_ERR_NO_NETWORK
+                | sys::VIR_ERR_NO_STORAGE_POOL
+                | sys::VIR_ERR_NO_STORAGE_VOL
+        )
+    }
+
     /// Whether this driver or version lacks the call or one of its flags.
     pub fn unsupported(&self) -> bool {
         matches!(

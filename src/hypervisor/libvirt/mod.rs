@@ -14,6 +14,7 @@ mod domains;
 mod exec;
 mod fault;
 mod images;
+mod kind;
 mod logs;
 mod migrate;
 mod observe;
@@ -36,6 +37,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{
     ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
     LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Viewer,
@@ -53,15 +55,24 @@ use volumes::Pool;
 #[derive(Default)]
 pub struct LibvirtHosts {
     open: Mutex<HashMap<(String, String), Arc<Libvirt>>>,
+    meter: Meter,
 }
 
 impl LibvirtHosts {
+    /// None is open yet; their calls are measured by `meter`.
+    pub fn new(meter: Meter) -> Self {
+        Self {
+            open: Mutex::default(),
+            meter,
+        }
+    }
+
     fn open(&self, host: &Host, limits: &Limits) -> Arc<Libvirt> {
         let key = (host.uri.clone(), host.pool.clone());
         let mut open = connection::lock(&self.open);
         let known = open
             .entry(key)
-            .or_insert_with(|| Arc::new(Libvirt::new(host, limits)));
+            .or_insert_with(|| Arc::new(Libvirt::measured(host, limits, &self.meter)));
         Arc::clone(known)
     }
 }
@@ -114,7 +125,16 @@ pub struct Libvirt {
 impl Libvirt {
     /// The host; nothing is opened yet.
     pub fn new(host: &Host, limits: &Limits) -> Self {
-        let line = || Line::new(&host.uri, limits.call_timeout, limits.calls_per_host);
+        Self::measured(host, limits, &Meter::default())
+    }
+
+    /// As [`Self::new`], its calls measured.
+    pub fn measured(host: &Host, limits: &Limits, meter: &Meter) -> Self {
+        let meter = meter.of(host.name.as_str());
+        let line = || {
+            let line = Line::new(&host.uri, limits.call_timeout, limits.calls_per_host);
+            line.measured(meter.clone())
+        };
         Self {
             pool: host.pool.clone(),
             work: line(),

@@ -1,0 +1,211 @@
+//! `vmss autoscale`: the policy, evaluated once.
+
+mod explain;
+mod schedule;
+mod status;
+
+use crate::autoscale::Decision;
+use crate::cli::{AutoscaleArgs, AutoscaleCommand};
+use crate::commands::{Context, Target};
+use crate::converge::{amend, look};
+use crate::error::{Error, Exit, Result};
+use crate::inventory::Inventory;
+use crate::lease::lease_key;
+use crate::plan::report::Verdict;
+use crate::plan::{Experience, Situation, plan};
+use crate::record::Record;
+use crate::scaling::{self, Evaluation};
+use crate::timed::Turn;
+
+/// Runs one of its commands.
+pub fn run(ctx: &Context<'_>, args: &AutoscaleArgs) -> Result<Exit> {
+    match &args.command {
+        None => once(ctx),
+        Some(AutoscaleCommand::Explain { now, limit }) => explain::run(ctx, *now, *limit),
+        Some(AutoscaleCommand::Status) => status::run(ctx),
+        Some(AutoscaleCommand::Schedule) => schedule::run(ctx),
+        Some(AutoscaleCommand::Enable) => switch(ctx, true),
+        Some(AutoscaleCommand::Disable) => switch(ctx, false),
+    }
+}
+
+/// That a set has no policy.
+fn no_policy(target: &Target) -> Error {
+    Error::message(
+        Exit::Definition,
+        format!("the set {} has no [autoscale] in its definition", target.name),
+    )
+    .hint("add it and run vmss apply; vmss init shows one, vmss scale N --for 2h needs none")
+}
+
+/// Looks at the set, and takes in what was seen. What is known of its health counts at once.
+fn seen(ctx: &Context<'_>, target: &Target) -> Result<(Record, Inventory)> {
+    let inventory = look(ctx.world, &target.record.applied, &target.record);
+    let now = ctx.world.clock.now();
+    let (record, _) = amend(&*target.store, &target.name, |record| {
+        let rules = record.applied.health.clone();
+        record.absorb(&inventory) | record.heed(&inventory, &rules, now)
+    })?;
+    Ok((record, inventory))
+}
+
+/// Evaluates once and acts.
+fn once(ctx: &Context<'_>) -> Result<Exit> {
+    let target = ctx.wanted()?;
+    let name = target.name.clone();
+    ctx.mention_drift(&target);
+    let policy = target.record.applied.autoscale.as_ref();
+    if policy.is_none() && target.record.timed.is_empty() {
+        return Err(no_policy(&target));
+    }
+    let (record, inventory) = seen(ctx, &target)?;
+    let evaluation = scaling::evaluate(ctx.world, &*target.store, &name, &record, &inventory)?;
+    tell(ctx, &target, &evaluation);
+    let (from, to) = (evaluation.from, evaluation.record.capacity);
+    let left = plan(Situation {
+        set: &evaluation.record.applied,
+        record: &evaluation.record,
+        inventory: &inventory,
+        experience: &Experience::default(),
+        now: ctx.world.clock.now(),
+    });
+    let is_done = left.steps.is_empty()
+        && left.held.is_empty()
+        && left.again.is_none()
+        && left.rollout.is_none()
+        && left.lost.is_empty();
+    let unsure = |exit: Exit| match exit {
+        Exit::Converged if !evaluation.unreachable.is_empty() => Exit::Unreachable,
+        exit => exit,
+    };
+    if is_done && !evaluation.has_changed() {
+        // Nothing is to be done, and so nobody need be kept from doing anything.
+        return Ok(unsure(match left.report.verdict() {
+            Verdict::Converged => Exit::Converged,
+            Verdict::Unseen => Exit::Unreachable,
+            Verdict::Blocked => Exit::Blocked,
+            Verdict::Failed => Exit::Failed,
+        }));
+    }
+    let held = match ctx.hold(&target.store, &name, &format!("autoscale {name} to {to}")) {
+        Ok(held) => held,
+        Err(e) if e.exit == Exit::Locked && from != to => {
+            let busy = target.store.holder(&lease_key(&name), ctx.world.clock.now())?;
+            let who = busy.map_or_else(String::new, |h| format!(" by pid {} ({})", h.pid, h.doing));
+            return Err(e.hint(format!(
+                "the capacity of {to} is recorded: it will be carried out{who}, or by the next command"
+            )));
+        }
+        Err(e) => return Err(e),
+    };
+    let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
+    let ending = ctx.converge(&target.store, &held, &operation)?;
+    Ok(ctx.conclude_as(&name, "autoscale", &ending, unsure(ending.exit())))
+}
+
+/// What was decided, in the order in which it matters.
+fn tell(ctx: &Context<'_>, target: &Target, evaluation: &Evaluation) {
+    if ctx.is_json() {
+        ctx.json(&serde_json::json!({
+            "set": target.name,
+            "from": evaluation.from,
+            "to": evaluation.record.capacity,
+            "decision": evaluation.decision,
+            "unreachable": evaluation.unreachable,
+        }));
+    }
+    for line in lines(evaluation) {
+        ctx.say(format!("{}: {line}", target.name));
+    }
+    let policy = evaluation.record.applied.autoscale.as_ref();
+    if let (None, Some(policy)) = (&evaluation.decision, policy) {
+        let why = match &evaluation.record.autoscale.disabled {
+            _ if !policy.enabled => "the definition has enabled = false".to_owned(),
+            Some(off) => format!("{} has switched it off: vmss autoscale enable", off.by),
+            None => return,
+        };
+        ctx.say(format!("{}: [autoscale] is not in force: {why}", target.name));
+    }
+}
+
+/// An evaluation in sentences.
+pub fn lines(evaluation: &Evaluation) -> Vec<String> {
+    let mut lines: Vec<String> = evaluation.turns.iter().map(turn).collect();
+    if let Some(decision) = &evaluation.decision {
+        lines.push(decision.reason.clone());
+        lines.extend(unsaid(decision).map(|held| format!("  {held}")));
+    }
+    lines.extend(evaluation.unreachable.iter().map(|what| format!("! {what}")));
+    lines
+}
+
+/// What keeps the set from more, as far as the reason does not say it already.
+fn unsaid(decision: &Decision) -> impl Iterator<Item = &String> {
+    decision
+        .held
+        .iter()
+        .filter(|held| !decision.reason.contains(*held))
+}
+
+/// What the time has brought about, as a sentence.
+pub fn turn(turn: &Turn) -> String {
+    match turn {
+        Turn::Began { timed, from } => {
+            format!(
+                "from {from} to {}, as {} wanted at this time",
+                timed.capacity, timed.by
+            )
+        }
+        Turn::Ended { timed, to: Some(to) } => {
+            format!(
+                "the time of {} that {} wanted is over: back to {to}",
+                timed.capacity, timed.by
+            )
+        }
+        Turn::Ended { timed, to: None } => {
+            format!("the time of {} that {} wanted is over", timed.capacity, timed.by)
+        }
+        Turn::Missed { timed } => format!(
+            "{} that {} wanted is left out: its time had passed before anybody looked",
+            timed.capacity, timed.by
+        ),
+    }
+}
+
+/// Switches the policy on or off.
+fn switch(ctx: &Context<'_>, on: bool) -> Result<Exit> {
+    let target = ctx.wanted()?;
+    let Some(policy) = &target.record.applied.autoscale else {
+        return Err(no_policy(&target));
+    };
+    if on && !policy.enabled {
+        return Err(Error::message(
+            Exit::Blocked,
+            format!("the definition of {} has autoscale.enabled = false", target.name),
+        )
+        .hint("set it to true and run vmss apply"));
+    }
+    let (who, now) = (ctx.world.env.who(), ctx.world.clock.now());
+    let mut changed = false;
+    amend(&*target.store, &target.name, |record| {
+        let disabled = &mut record.autoscale.disabled;
+        changed = disabled.is_some() == on;
+        if changed {
+            *disabled = (!on).then(|| crate::autoscale::Disabled {
+                by: who.clone(),
+                at: now,
+            });
+            // What was recommended before says nothing of what is there after it.
+            record.autoscale.recommended = crate::autoscale::Peaks::default();
+        }
+        changed
+    })?;
+    let state = if on { "in force" } else { "switched off" };
+    let already = if changed { "" } else { " already" };
+    ctx.say(format!(
+        "{} {}: autoscaling is {state}{already}",
+        ctx.style.good("ok"),
+        target.name
+    ));
+    Ok(Exit::Converged)
+}

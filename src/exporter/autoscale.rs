@@ -1,0 +1,80 @@
+//! Metrics of autoscaling.
+
+use super::family::{Families, PerSet};
+use super::{Area, View, flag};
+use crate::autoscale::{Autoscale, Decision};
+use crate::names::Label;
+
+/// The metrics.
+pub struct Scaling {
+    in_force: PerSet,
+    wanted: PerSet,
+    min: PerSet,
+    max: PerSet,
+    metric: PerSet,
+    missing: PerSet,
+    decisions: PerSet,
+}
+
+impl Area for Scaling {
+    fn register(families: &mut Families) -> Self {
+        Self {
+            in_force: families.gauge(
+                "vmss_autoscale_in_force",
+                "Whether the set has an autoscaling policy that counts now",
+            ),
+            wanted: families.gauge(
+                "vmss_autoscale_wanted",
+                "Instances that metrics, schedules and defaults ask for, before cooldowns, stabilisation and limits",
+            ),
+            min: families.gauge("vmss_autoscale_capacity_min", "Fewest instances that the policy allows now"),
+            max: families.gauge("vmss_autoscale_capacity_max", "Most instances that the policy allows now"),
+            metric: families.gauge(
+                "vmss_autoscale_metric",
+                "A metric of the policy as its rules have it: over instances and over its window",
+            ),
+            missing: families.gauge(
+                "vmss_autoscale_metric_missing",
+                "Whether a metric of the policy could not be measured",
+            ),
+            decisions: families.counter(
+                "vmss_autoscale_decisions_total",
+                "Evaluations of the policy by what came of them: out, in or stay",
+            ),
+        }
+    }
+
+    fn take(&self, view: &View<'_>) {
+        let policy = view.record.applied.autoscale.as_ref();
+        let counts = |p: &Autoscale| p.enabled && view.record.autoscale.disabled.is_none();
+        self.in_force.put_one(view.set, flag(policy.is_some_and(counts)));
+    }
+}
+
+impl Scaling {
+    /// A policy was evaluated.
+    pub fn decided(&self, set: &Label, decision: &Decision) {
+        self.wanted.put_one(set, f64::from(decision.recommended));
+        self.min.put_one(set, f64::from(decision.min));
+        self.max.put_one(set, f64::from(decision.max));
+        let labels = |metric: &str| vec![("metric", metric.to_owned())];
+        let values = decision
+            .measured
+            .iter()
+            .filter_map(|m| Some((labels(&m.metric), m.value?)));
+        self.metric.put(set, values);
+        let missing = decision
+            .measured
+            .iter()
+            .map(|m| (labels(&m.metric), flag(m.value.is_none())));
+        self.missing.put(set, missing);
+        for (direction, is_so) in [
+            ("out", decision.to > decision.from),
+            ("in", decision.to < decision.from),
+            ("stay", decision.to == decision.from),
+        ] {
+            self.decisions
+                .add(set, vec![("direction", direction.to_owned())], flag(is_so));
+        }
+    }
+}
