@@ -2,6 +2,7 @@
 //! carries it out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -80,7 +81,8 @@ impl Facts {
 
 /// Samples needed to decide at `now`: those of the longest window, and of days or weeks if the policy looks ahead.
 fn needed_since(policy: &autoscale::Autoscale, now: Timestamp) -> Timestamp {
-    let window = policy.longest_window().max(autoscale::sample::FRESH);
+    // An hour more, to tell how long ago it was that something was measured last.
+    let window = policy.longest_window() + Duration::from_secs(3600);
     let span = match policy.predict {
         Some(predict) => predict::history(predict.pattern).max(window),
         None => window,

@@ -12,6 +12,10 @@ use crate::autoscale::policy::{Over, Statistic};
 /// is another look.
 pub const FRESH: Duration = Duration::from_secs(60);
 
+/// How long before a window its first sample may have been taken: who measures every minute or every five does so a little
+/// early or late.
+const SLACK: Duration = Duration::from_secs(90);
+
 /// One metric of one set at one moment, over its instances.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -255,6 +259,26 @@ mod tests {
                 .read("cpu", Over::Average, Statistic::Average, FIVE, minute(4))
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn who_measures_as_seldom_as_the_window_is_long_may_be_a_little_late() {
+        let taken = |seconds: &[i64]| -> Samples {
+            let at = |s: &i64| minute(0).checked_add(SignedDuration::from_secs(*s)).unwrap();
+            seconds
+                .iter()
+                .filter_map(|s| Sample::each("cpu", at(s), 1.0, 3))
+                .collect()
+        };
+        let now = minute(0).checked_add(SignedDuration::from_secs(303)).unwrap();
+        let read = |samples: &Samples, window| {
+            samples
+                .read("cpu", Over::Average, Statistic::Average, window, now)
+                .map(|r| r.samples)
+        };
+        assert_eq!(read(&taken(&[0, 303]), FIVE), Ok(1));
+        assert_eq!(read(&taken(&[240, 303]), Duration::from_secs(60)), Ok(1));
+        assert!(read(&taken(&[-120, 303]), FIVE).is_err(), "that was another time");
     }
 
     #[test]

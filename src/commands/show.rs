@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::commands::{Context, upgrade};
+use crate::commands::{Context, Target, upgrade};
 use crate::converge::look_closely;
 use crate::error::{Exit, Result};
 use crate::health::State;
@@ -19,8 +19,10 @@ use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
 use crate::scaleset::{Probe, ScaleSet};
+use crate::scaling;
+use crate::timed::Timed;
 use crate::ui::table::Table;
-use crate::ui::words::{ago, count, list, ranges};
+use crate::ui::words::{ago, count, list, moment, ranges};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -38,6 +40,8 @@ struct Document<'a> {
     rollout: Option<&'a Rollout>,
     fault_domains: BTreeMap<&'a Label, usize>,
     hosts: Vec<HostLine>,
+    autoscaling: bool,
+    timed: &'a [Timed],
     acting: Option<crate::store::Holder>,
     definition: &'a std::path::Path,
     store: String,
@@ -91,6 +95,29 @@ fn health(
     (counts, ailing)
 }
 
+/// How autoscaling stands, if the set has a policy.
+fn scaled(ctx: &Context<'_>, target: &Target) -> Result<Option<String>> {
+    let Some(policy) = &target.record.applied.autoscale else {
+        return Ok(None);
+    };
+    let now = ctx.world.clock.now();
+    if scaling::in_force(&target.record).is_none() {
+        return Ok(Some("not in force (vmss autoscale status tells why)".to_owned()));
+    }
+    let bounds = policy.profile_at(now).map_or_else(String::new, |profile| {
+        let min = policy
+            .floor_at(now)
+            .map_or(profile.min, |f| f.min.clamp(profile.min, profile.max));
+        format!("{min} to {} (profile {})", profile.max, profile.name)
+    });
+    let last = target.store.decisions(&target.name, 1)?.into_iter().next();
+    let last = last.map_or_else(
+        || "nothing was decided yet".to_owned(),
+        |last| format!("{}, {}", last.reason, ago(last.at, now)),
+    );
+    Ok(Some(format!("{bounds}: {last}")))
+}
+
 /// Shows the set.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
@@ -141,6 +168,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         rollout: record.rollout.as_ref(),
         fault_domains: per_domain(record, &inventory),
         hosts: hosts(record, &inventory),
+        autoscaling: scaling::in_force(record).is_some(),
+        timed: &record.timed,
         acting,
         definition: &record.definition,
         store: target.store.location(),
@@ -205,6 +234,22 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             "  rollout     to revision {}: {} (vmss upgrade status tells more)",
             rollout.target,
             upgrade::in_words(&rollout.state)
+        ));
+    }
+    if let Some(text) = scaled(ctx, &target)? {
+        ctx.print(format!("  autoscale   {text}"));
+    }
+    for timed in record.timed.iter() {
+        let until = timed
+            .until
+            .map_or_else(String::new, |until| format!(" until {}", moment(until)));
+        let from = match timed.holds() {
+            true => String::new(),
+            false => format!(" from {}", moment(timed.from)),
+        };
+        ctx.print(format!(
+            "  timed       {}{from}{until}, asked for by {}",
+            timed.capacity, timed.by
         ));
     }
     for line in served(&set, &inventory) {

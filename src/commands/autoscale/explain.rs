@@ -8,7 +8,7 @@ use crate::error::{Error, Exit, Result};
 use crate::names::Label;
 use crate::scaling;
 use crate::ui::table::Table;
-use crate::ui::words::{ago, moment};
+use crate::ui::words::{ago, count, moment};
 
 /// Explains the last decision, or evaluates now without acting, or lists decisions.
 pub fn run(ctx: &Context<'_>, now: bool, limit: Option<usize>) -> Result<Exit> {
@@ -110,10 +110,7 @@ fn show(ctx: &Context<'_>, name: &Label, decision: &Decision, now: bool) {
             0 => String::new(),
             n => format!(", {n} not measured"),
         };
-        let of = match measured.value {
-            Some(_) => format!(" of {} instances{missing}", measured.instances),
-            None => String::new(),
-        };
+        let of = format!(" of {}{missing}", count(measured.instances as usize, "instance"));
         let problem = measured
             .problem
             .as_ref()
@@ -128,7 +125,7 @@ fn show(ctx: &Context<'_>, name: &Label, decision: &Decision, now: bool) {
         let sign = if verdict.wants.is_some() { "*" } else { " " };
         ctx.print(format!("  rule    {sign} {} -> {}", verdict.rule, verdict.said));
     }
-    if decision.recommended != decision.to {
+    if decision.recommended != decision.to && !decision.is_blind() {
         ctx.print(format!("  asked for {}", decision.recommended));
     }
     for held in unsaid(decision) {

@@ -56,7 +56,11 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     ctx.mention_drift(&target);
     let policy = target.record.applied.autoscale.as_ref();
     if policy.is_none() && target.record.timed.is_empty() {
-        return Err(no_policy(&target));
+        // A cron that carries out what was timed has nothing to complain of when nothing is.
+        ctx.say(format!(
+            "{name}: nothing to do: the definition has no [autoscale], and no capacity is asked for at a time"
+        ));
+        return Ok(Exit::Converged);
     }
     let (record, inventory) = seen(ctx, &target)?;
     let evaluation = scaling::evaluate(ctx.world, &*target.store, &name, &record, &inventory)?;
@@ -100,7 +104,7 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     };
     let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
     let ending = ctx.converge(&target.store, &held, &operation)?;
-    Ok(ctx.conclude_as(&name, "autoscale", &ending, unsure(ending.exit())))
+    Ok(unsure(ctx.conclude(&name, "autoscale", &ending)))
 }
 
 /// What was decided, in the order in which it matters.
@@ -115,7 +119,10 @@ fn tell(ctx: &Context<'_>, target: &Target, evaluation: &Evaluation) {
         }));
     }
     for line in lines(evaluation) {
-        ctx.say(format!("{}: {line}", target.name));
+        ctx.say(match line.starts_with(['!', ' ']) {
+            true => line,
+            false => format!("{}: {line}", target.name),
+        });
     }
     let policy = evaluation.record.applied.autoscale.as_ref();
     if let (None, Some(policy)) = (&evaluation.decision, policy) {
@@ -135,7 +142,10 @@ pub fn lines(evaluation: &Evaluation) -> Vec<String> {
         lines.push(decision.reason.clone());
         lines.extend(unsaid(decision).map(|held| format!("  {held}")));
     }
-    lines.extend(evaluation.unreachable.iter().map(|what| format!("! {what}")));
+    let said = lines.join("\n");
+    let unsaid = |what: &&String| what.split_once(": ").is_none_or(|(_, why)| !said.contains(why));
+    let unreachable = evaluation.unreachable.iter().filter(unsaid);
+    lines.extend(unreachable.map(|what| format!("! {what}")));
     lines
 }
 
