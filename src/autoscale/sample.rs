@@ -173,8 +173,9 @@ impl Samples {
             false => &known[known.partition_point(|s| s.at < begin)..],
         };
         // What covers less than half of a window is no measure of it.
-        let covered = samples
-            .first()
+        let earliest = known.partition_point(|s| s.at < back(window + SLACK));
+        let covered = known
+            .get(earliest)
             .map_or(SignedDuration::ZERO, |s| now.duration_since(s.at));
         if covered < SignedDuration::try_from(window / 2).unwrap_or(SignedDuration::MAX) {
             return Err(format!(

@@ -1,6 +1,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::autoscale::{Decision, Measured, Move};
+
 use super::*;
 use crate::health::{Sign, Vital};
 use crate::inventory::{HostView, Power};
@@ -99,6 +101,38 @@ fn busy() -> Scene {
     scene
 }
 
+/// A set that is to grow by a metric, while another could not be measured.
+fn decision() -> Decision {
+    let measured = |metric: &str, value| Measured {
+        metric: metric.to_owned(),
+        value,
+        shown: String::new(),
+        instances: 4,
+        missing: 0,
+        problem: None,
+    };
+    Decision {
+        at: at(1_700_000_001),
+        from: 6,
+        to: 7,
+        reason: "out from 6 to 7: host.cpu is 82 % (> 75 %)".to_owned(),
+        held: Vec::new(),
+        profile: "default".to_owned(),
+        min: 2,
+        max: 20,
+        default: 6,
+        floor: None,
+        recommended: 8,
+        moved: Move::Bound,
+        measured: vec![
+            measured("host.cpu", Some(82.5)),
+            measured("sum(jobs{a=\"b\"})", None),
+        ],
+        verdicts: Vec::new(),
+        outlook: None,
+    }
+}
+
 /// All metrics, each with a value.
 fn whole() -> (Exporter, String) {
     let (exporter, scene) = (Exporter::new(), busy());
@@ -107,6 +141,7 @@ fn whole() -> (Exporter, String) {
     exporter.looked(set, Duration::from_millis(30));
     exporter.run.stepped(set, "push image", true);
     exporter.run.stepped(set, "create", false);
+    exporter.decided(set, &decision());
     exporter.ticked(set, Tick::Failed, at(1_700_000_001));
     let calls = exporter.calls();
     calls.ended("d0h0", "list-domains", Duration::from_micros(700));

@@ -17,6 +17,7 @@ const KINDS: &[(&str, &str)] = &[
     ("following the console", "console"),
     ("deleting the console", "console"),
     ("looking up domain", "read-domain"),
+    ("measuring domains", "measure-domains"),
     ("looking at domain", "read-domain"),
     ("reading domain", "read-domain"),
     ("reading metadata", "read-domain"),
