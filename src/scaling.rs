@@ -83,7 +83,7 @@ impl Facts {
 fn needed_since(policy: &autoscale::Autoscale, now: Timestamp) -> Timestamp {
     // An hour more, to tell how long ago it was that something was measured last.
     let window = policy.longest_window() + Duration::from_secs(3600);
-    let span = match policy.predict {
+    let span = match &policy.predict {
         Some(predict) => predict::history(predict.pattern).max(window),
         None => window,
     };

@@ -448,7 +448,7 @@ fn raise_to_bounds(
         (decision.to, decision.moved) = (bounds.min, Move::Bound);
     }
     let Some(outlook) = s.outlook else { return };
-    let acts = s.policy.predict.is_some_and(|p| p.mode == PredictMode::Scale);
+    let acts = (s.policy.predict.as_ref()).is_some_and(|p| p.mode == PredictMode::Scale);
     let wanted = outlook.capacity.min(bounds.max);
     if acts && wanted > decision.to {
         if decision.to < s.capacity && wanted >= s.capacity {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::autoscale::calendar::{Cron, When};
+use crate::autoscale::calendar::{Cron, When, Zone};
 use crate::autoscale::metric::Metric;
 use crate::scaleset::Amount;
 
@@ -228,7 +228,7 @@ pub struct Schedule {
 }
 
 /// Looking ahead: raise the capacity before a load that comes back every day or week.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Predict {
     /// Whether it acts, or only says what it would do.
     pub mode: PredictMode,
@@ -236,6 +236,8 @@ pub struct Predict {
     pub pattern: Pattern,
     /// How far ahead it looks: as long as an instance takes from its creation until it serves.
     pub lead: Duration,
+    /// By whose clocks a day is one.
+    pub zone: Zone,
 }
 
 /// Whether a prediction acts.
@@ -256,17 +258,6 @@ pub enum Pattern {
     Daily,
     /// Every week.
     Weekly,
-}
-
-impl Pattern {
-    /// How long that is.
-    pub const fn period(self) -> Duration {
-        const DAY: u64 = 24 * 3600;
-        match self {
-            Self::Daily => Duration::from_secs(DAY),
-            Self::Weekly => Duration::from_secs(7 * DAY),
-        }
-    }
 }
 
 impl Autoscale {

@@ -54,7 +54,7 @@ pub(super) fn autoscale(
         cooldown_out: duration(r, &s, "cooldown_out", Duration::ZERO, DAY),
         cooldown_in: duration(r, &s, "cooldown_in", Duration::ZERO, DAY),
         max_scale_in: max_scale_in(r, &s),
-        predict: predict(r, &s, &profiles),
+        predict: predict(r, &s, &profiles, &context.zone),
         profiles,
         schedules,
     };
@@ -253,7 +253,7 @@ fn max_scale_in(r: &mut Reader<'_>, s: &Section<'_, '_>) -> Option<MaxScaleIn> {
     })
 }
 
-fn predict(r: &mut Reader<'_>, s: &Section<'_, '_>, profiles: &[Profile]) -> Option<Predict> {
+fn predict(r: &mut Reader<'_>, s: &Section<'_, '_>, profiles: &[Profile], zone: &Zone) -> Option<Predict> {
     let table = r.table(s, "predict", "Predict")?;
     let modes = [
         ("forecast-only", PredictMode::ForecastOnly),
@@ -274,5 +274,10 @@ fn predict(r: &mut Reader<'_>, s: &Section<'_, '_>, profiles: &[Profile]) -> Opt
             Some("add target = { metric = \"host.cpu\", value = 60 }".into()),
         );
     }
-    Some(Predict { mode, pattern, lead })
+    Some(Predict {
+        mode,
+        pattern,
+        lead,
+        zone: zone.clone(),
+    })
 }
