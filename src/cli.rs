@@ -258,10 +258,50 @@ pub enum AutoscaleCommand {
     Status,
     /// List profiles, schedules and timed capacities, each with its last and next start
     Schedule,
+    /// Try the definition's policy on a load of the past: what it would have done, what it would have cost
+    Simulate(Box<SimulateArgs>),
     /// Let [autoscale] count again
     Enable,
     /// Leave the capacity alone until it is enabled again
     Disable,
+}
+
+/// `vmss autoscale simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// A CSV file: a column time, and one for each metric with what the whole set had to do [default: the store's samples]
+    #[arg(long, value_name = "FILE", conflicts_with = "prometheus")]
+    pub trace: Option<PathBuf>,
+    /// Ask a Prometheus server instead: METRIC=QUERY, the query giving what the whole set had to do; several times
+    #[arg(long, value_name = "METRIC=QUERY", requires = "from")]
+    pub prometheus: Vec<String>,
+    /// That server, if it is not autoscale.prometheus
+    #[arg(long, value_name = "URL", requires = "prometheus")]
+    pub url: Option<String>,
+    /// Begin there: a date, a time, or how long ago, such as 7d
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// End there [default: now, or the end of the trace]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Another definition, to compare its policy with; several times
+    #[arg(long, value_name = "FILE")]
+    pub against: Vec<PathBuf>,
+    /// How long an instance takes until it serves
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2m")]
+    pub start_up: Duration,
+    /// Time between two evaluations
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub interval: Duration,
+    /// Instances at the beginning [default: as many as the first load needs]
+    #[arg(long, value_name = "N")]
+    pub capacity: Option<u32>,
+    /// Draw it: an SVG file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write it as a page: an HTML file that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 /// `vmss plan`.

@@ -44,6 +44,13 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The reason without what is done.
+    pub fn why(&self) -> &str {
+        self.reason
+            .split_once(": ")
+            .map_or(self.reason.as_str(), |(_, why)| why)
+    }
+
     /// Whether some metric that the profile needs is missing.
     pub fn is_blind(&self) -> bool {
         self.measured.iter().any(|m| m.value.is_none())

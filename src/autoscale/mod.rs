@@ -10,8 +10,10 @@ pub mod policy;
 pub mod predict;
 pub mod readings;
 pub mod sample;
+pub mod simulate;
 pub mod spelling;
 mod state;
+pub mod trace;
 
 #[cfg(test)]
 mod properties;
@@ -27,3 +29,4 @@ pub use policy::Autoscale;
 pub use readings::{Counter, Readings};
 pub use sample::{Sample, Samples};
 pub use state::{Disabled, Fired, Peaks, Pin, State};
+pub use trace::Trace;

@@ -5,6 +5,8 @@ mod in_flight;
 pub mod json_events;
 pub mod lines;
 pub mod outcome;
+pub mod page;
+pub mod picture;
 pub mod plan_view;
 pub mod style;
 pub mod table;

@@ -24,15 +24,11 @@ pub fn run(ctx: &Context<'_>, now: bool, limit: Option<usize>) -> Result<Exit> {
         }
         let mut table = Table::new(["WHEN", "FROM", "TO", "WHY"]).right(1).right(2);
         for decision in &decisions {
-            let why = decision
-                .reason
-                .split_once(": ")
-                .map_or(decision.reason.as_str(), |(_, why)| why);
             table.row([
                 moment(decision.at),
                 decision.from.to_string(),
                 decision.to.to_string(),
-                why.to_owned(),
+                decision.why().to_owned(),
             ]);
         }
         ctx.table(&table);

@@ -2,6 +2,7 @@
 
 mod explain;
 mod schedule;
+mod simulate;
 mod status;
 
 use crate::autoscale::Decision;
@@ -24,6 +25,7 @@ pub fn run(ctx: &Context<'_>, args: &AutoscaleArgs) -> Result<Exit> {
         Some(AutoscaleCommand::Explain { now, limit }) => explain::run(ctx, *now, *limit),
         Some(AutoscaleCommand::Status) => status::run(ctx),
         Some(AutoscaleCommand::Schedule) => schedule::run(ctx),
+        Some(AutoscaleCommand::Simulate(args)) => simulate::run(ctx, args),
         Some(AutoscaleCommand::Enable) => switch(ctx, true),
         Some(AutoscaleCommand::Disable) => switch(ctx, false),
     }
