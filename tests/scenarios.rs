@@ -43,6 +43,101 @@ fn every_output_in_the_readme_is_what_the_program_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// The README's picture, and the figures beside it.
+#[test]
+fn the_picture_in_the_readme_is_what_simulate_draws() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let examples = root.join("examples/autoscale");
+    let theatre = Theatre::new();
+    let of = |name: &str| examples.join(name).display().to_string();
+    let mut args = words("autoscale simulate --svg week.svg --html week.html");
+    args.extend(["-f".to_owned(), of("target.toml")]);
+    args.extend([
+        "--trace".to_owned(),
+        of("week.csv"),
+        "--against".to_owned(),
+        of("rules.toml"),
+    ]);
+    let (exit, stdout, stderr) = theatre.vmss(&args);
+    assert_eq!(exit, 0, "{stderr}");
+    let drawn = std::fs::read_to_string(theatre.folder().join("week.svg")).unwrap();
+    if is_update() {
+        std::fs::write(examples.join("week.svg"), &drawn).unwrap();
+    }
+    let committed = std::fs::read_to_string(examples.join("week.svg")).unwrap();
+    assert!(
+        drawn == committed,
+        "run the tests with UPDATE=1 if that is how it should be"
+    );
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let lines = |text: &str| -> BTreeSet<String> {
+        text.lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let written = lines(&readme);
+    for line in lines(&stdout)
+        .iter()
+        .filter(|l| l.starts_with("target ") || l.starts_with("rules "))
+    {
+        assert!(written.contains(line), "the README does not say: {line}");
+    }
+    let page = std::fs::read_to_string(theatre.folder().join("week.html")).unwrap();
+    assert!(
+        page.contains("lb.requests is") && page.contains("<svg"),
+        "the page is not whole"
+    );
+    assert!(
+        !page.contains("<script") && !page.contains("src="),
+        "the page needs something else"
+    );
+}
+
+/// The process is killed right after, and right before, every step of what autoscaling has decided. The next evaluation, of
+/// the same load, finishes that and no more.
+#[test]
+fn killed_at_every_step_autoscaling_is_finished_by_the_next_evaluation() {
+    let policy = [
+        "definition [autoscale]",
+        "definition min = 1",
+        "definition max = 9",
+        "definition warm_up = \"0s\"",
+        "definition stabilization = \"0s\"",
+        "definition target = { metric = { http = \"http://127.0.0.1/\", of = \"set\" }, value = 10, window = \"0s\" }",
+    ];
+    for (load, there) in [("60", 6), ("20", 2)] {
+        let mut tried = 0;
+        for step in 0.. {
+            let mut theatre = Theatre::new();
+            let number = format!("number http://127.0.0.1/ {load}");
+            let lines = ["host rack-a kvm1", "host rack-b kvm2"];
+            for line in lines
+                .iter()
+                .chain(&policy)
+                .chain(&["define 4", "vmss create", &number])
+            {
+                assert_eq!(theatre.command(line).0, 0, "{line}");
+            }
+            let fleet = Arc::clone(&theatre.stage.fleet);
+            fleet.kill_after(step);
+            theatre.vmss(&words("autoscale"));
+            let killed = fleet.is_killed();
+            fleet.revive();
+            let again = theatre.vmss(&words("autoscale"));
+            let at = format!("to {there}, killed after step {step}: {}", again.2);
+            assert_eq!(again.0, 0, "{at}");
+            assert_eq!(audit(&theatre), Vec::<String>::new(), "{at}");
+            let found: usize = ["kvm1", "kvm2"].iter().map(|h| fleet.domains(h).len()).sum();
+            assert_eq!(found, there, "{at}");
+            tried += 1;
+            if !killed {
+                break;
+            }
+        }
+        assert!(tried > 5, "to {there} has only {tried} steps to be killed at");
+    }
+}
+
 #[test]
 fn the_contract_holds_on_the_fake() {
     let fleet = Fleet::new();

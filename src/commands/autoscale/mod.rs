@@ -121,10 +121,15 @@ fn tell(ctx: &Context<'_>, target: &Target, evaluation: &Evaluation) {
         }));
     }
     for line in lines(evaluation) {
-        ctx.say(match line.starts_with(['!', ' ']) {
+        let text = match line.starts_with(['!', ' ']) {
             true => line,
             false => format!("{}: {line}", target.name),
-        });
+        };
+        // What is wrong is said to whoever wants to hear of nothing else, too: a cron's mail is read for that.
+        match evaluation.unreachable.is_empty() {
+            true => ctx.say(text),
+            false => ctx.world.stderr.line(text),
+        }
     }
     let policy = evaluation.record.applied.autoscale.as_ref();
     if let (None, Some(policy)) = (&evaluation.decision, policy) {
