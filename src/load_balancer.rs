@@ -72,6 +72,10 @@ pub struct Frontend {
     pub certificate: Option<PathBuf>,
     /// Whether a client comes back to the instance it had.
     pub stickiness: Stickiness,
+    /// Most connections (requests, in mode http) that one instance serves at a time; the others wait in HAProxy. `None`: as
+    /// many as come.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
     /// Name of the HAProxy backend with `sockets`, if it is not the usual one ([`Frontend::backend`]).
     pub backend: Option<String>,
 }

@@ -111,6 +111,9 @@ pub struct ServerSeen {
     pub weight: u32,
     /// Connections now, those that wait for it among them.
     pub connections: u64,
+    /// Most that it serves at a time; 0: as many as come.
+    #[serde(default)]
+    pub limit: u32,
     /// Requests that wait for this server now, because they belong to it and it has as many as it may.
     #[serde(default)]
     pub queue: u64,

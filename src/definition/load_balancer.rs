@@ -220,6 +220,7 @@ fn frontend(r: &mut Reader<'_>, s: &Section<'_, '_>, around: Around<'_>, is_loca
             Some("write stickiness = \"source\", or mode = \"http\"".into()),
         );
     }
+    let max_connections = r.integer(s, "max_connections", 1..1_000_001).map(|at| at.value);
     let backend = parsed(r, s, "backend", |t| values::proxy_name(t).map(|()| t.to_owned()));
     if is_local && let Some(at) = &backend {
         r.bad(
@@ -236,6 +237,7 @@ fn frontend(r: &mut Reader<'_>, s: &Section<'_, '_>, around: Around<'_>, is_loca
         balance: balance?,
         certificate,
         stickiness: stickiness?,
+        max_connections,
         backend: backend.map(|at| at.value),
     })
 }

@@ -413,6 +413,9 @@ section! {
         /// Whether a client comes back to the instance it had: by a cookie (mode http), or by its address.
         #[schemars(extend("enum" = ["none", "cookie", "source"], "default" = "none"))]
         stickiness: Option<String>,
+        /// Most requests (mode tcp: connections) that one instance serves at a time; others wait in HAProxy (lb.queue). Without, as many as come.
+        #[schemars(range(min = 1, max = 1_000_000))]
+        max_connections: Option<u32>,
         /// With sockets: the backend's name there. The default is vmss-<set>-<frontend>.
         #[schemars(regex(pattern = r"^[A-Za-z0-9._:-]{1,128}$"))]
         backend: Option<String>,

@@ -45,6 +45,7 @@ fn server(id: u64, up: Option<bool>) -> ServerSeen {
         connections: id,
         requests: 100 * id,
         errors: 0,
+        limit: 0,
         queue: 0,
         latency: None,
         last_check: String::new(),

@@ -55,6 +55,7 @@ fn see(scene: &mut Scene, servers: &[(u64, bool, u64)]) {
         up: None,
         weight: 100,
         connections: *connections,
+        limit: 0,
         queue: 0,
         requests: 0,
         errors: 0,

@@ -244,6 +244,7 @@ pub fn load_balancer(drain: Duration) -> LoadBalancer {
             balance: Balance::Roundrobin,
             certificate: None,
             stickiness: Stickiness::None,
+            max_connections: None,
             backend: None,
         }],
     }

@@ -277,6 +277,7 @@ impl Balancer {
             up: is_in.then_some(true),
             weight: 100,
             connections: *connections,
+            limit: 0,
             queue: 0,
             requests: 0,
             errors: 0,

@@ -1,9 +1,7 @@
 //! What only a real HAProxy can show.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -473,22 +471,50 @@ fn a_backend_that_is_missing_and_a_socket_over_tcp_are_told_apart() {
     assert_eq!(error.kind, Trouble::Unreachable, "{error}");
 }
 
-#[test]
-fn clients_that_wait_for_a_free_server_are_counted_once() {
-    let elsewhere = Elsewhere::new();
-    let balancer = elsewhere.open();
-    balancer.bring(&members(&[(1, Duty::In), (2, Duty::In)])).unwrap();
-    let socket = UnixStream::connect(elsewhere.socket()).unwrap();
-    let limit = |id: u64| format!("set maxconn server vmss-web-raw/web-{id} 1");
-    // In one piece: HAProxy answers what it has read, and hangs up.
-    let limits = format!("{};{}\n", limit(1), limit(2));
-    (&socket).write_all(limits.as_bytes()).unwrap();
-    assert_eq!(std::io::read_to_string(&socket).unwrap().trim(), "");
-    let served: Vec<_> = (0..2).map(|_| elsewhere.connect("")).collect();
-    let waiting: Vec<_> = (0..3).map(|_| Client::to(elsewhere.binds[1]).unwrap()).collect();
+/// Both instances serve one connection at a time, as the definition has it from some moment on; then as many as come again.
+fn clients_wait_and_are_counted_once(
+    open: impl Fn(Option<u32>) -> std::sync::Arc<dyn vmss::balancer::Balancer>,
+    connect: impl Fn() -> Client,
+) {
+    let wanted = members(&[(1, Duty::In), (2, Duty::In)]);
+    open(None).bring(&wanted).unwrap();
+    let balancer = open(Some(1));
+    balancer.bring(&wanted).unwrap();
+    let limits = |balancer: &dyn vmss::balancer::Balancer| -> Vec<u32> {
+        let seen = balancer.observe().unwrap();
+        let raw = seen.servers.iter().filter(|s| s.frontend.as_str() == "raw");
+        raw.map(|s| s.limit).collect()
+    };
+    assert_eq!(limits(&*balancer), [1, 1]);
+    let clients: Vec<_> = (0..5).map(|_| connect()).collect();
     wait_for("the queue", || balancer.observe().unwrap().queue == 3);
     let seen = balancer.observe().unwrap();
     assert!(seen.servers.iter().all(|s| s.queue == 0), "{seen:?}");
-    drop((served, waiting));
+    drop(clients);
     wait_for("the end of the queue", || balancer.observe().unwrap().queue == 0);
+    let balancer = open(None);
+    balancer.bring(&wanted).unwrap();
+    assert_eq!(limits(&*balancer), [0, 0]);
+}
+
+#[test]
+fn clients_wait_for_a_free_server_of_one_that_runs_already() {
+    let elsewhere = Elsewhere::new();
+    let open = |limit| {
+        let mut set = elsewhere.set();
+        set.load_balancer.as_mut().unwrap().frontends[1].max_connections = limit;
+        vmss::balancer::Balancers::of(&vmss::balancer::haproxy::Haproxies, &set, Path::new("/")).remove(0)
+    };
+    clients_wait_and_are_counted_once(open, || Client::to(elsewhere.binds[1]).unwrap());
+}
+
+#[test]
+fn clients_wait_for_a_free_server_of_one_that_vmss_runs() {
+    let local = Local::new();
+    let open = |limit| {
+        let mut set = local.set();
+        set.load_balancer.as_mut().unwrap().frontends[1].max_connections = limit;
+        local.of(&set)
+    };
+    clients_wait_and_are_counted_once(open, || Client::to(local.binds[1]).unwrap());
 }

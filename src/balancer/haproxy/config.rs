@@ -39,7 +39,7 @@ impl Source {
     }
 
     /// How servers are checked, as words that follow a server's address.
-    pub fn check(&self) -> Vec<String> {
+    fn check(&self) -> Vec<String> {
         let health = &self.health;
         let mut words = vec![
             "check".to_owned(),
@@ -65,6 +65,15 @@ impl Source {
         }
         if !self.balancer.slow_start.is_zero() {
             words.extend(["slowstart".to_owned(), span(self.balancer.slow_start)]);
+        }
+        words
+    }
+
+    /// What follows a server's address and weight: how it is checked, and how much it serves at a time.
+    pub fn words(&self, frontend: &Frontend) -> Vec<String> {
+        let mut words = self.check();
+        if let Some(most) = frontend.max_connections {
+            words.extend(["maxconn".to_owned(), most.to_string()]);
         }
         words
     }
@@ -206,7 +215,7 @@ impl Source {
             server.name,
             address(server.address, frontend.port),
             server.weight,
-            self.check().join(" ")
+            self.words(frontend).join(" ")
         );
         if !server.duty.is_in() {
             line.push_str(" disabled");

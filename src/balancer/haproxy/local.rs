@@ -95,7 +95,8 @@ impl Local {
     fn identity(&self, source: &Source) -> String {
         let mut hash = Sha256::new();
         hash.update(self.whole(source, "", &Membership::default()));
-        for word in source.check() {
+        // Servers themselves are left out, but not how they are treated.
+        for word in source.balancer.frontends.iter().flat_map(|f| source.words(f)) {
             hash.update(word);
         }
         let certificates = source

@@ -189,7 +189,7 @@ impl Haproxy {
         for going in [false, true] {
             for server in wanted.servers.iter().filter(|s| s.duty.is_in() != going) {
                 if let Some(seen) = there.get(&server.id) {
-                    self.adjust(backend, server, seen, changes)?;
+                    self.adjust((backend, frontend), server, seen, changes)?;
                 }
             }
         }
@@ -209,9 +209,9 @@ impl Haproxy {
             address(server.address, frontend.port),
         );
         let weight = server.weight.to_string();
-        let check = self.source.check();
+        let treated = self.source.words(frontend);
         let words = ["add", "server", &path, &address, "weight", &weight];
-        let words = words.into_iter().chain(check.iter().map(String::as_str));
+        let words = words.into_iter().chain(treated.iter().map(String::as_str));
         self.runtime
             .order(&Command::new(words), &["New server registered."])?;
         self.runtime
@@ -223,6 +223,7 @@ impl Haproxy {
             is_in: false,
             up: None,
             weight: server.weight,
+            limit: frontend.max_connections.unwrap_or(0),
             connections: 0,
             queue: 0,
             requests: 0,
@@ -234,7 +235,7 @@ impl Haproxy {
 
     fn adjust(
         &self,
-        backend: &str,
+        (backend, frontend): (&str, &Frontend),
         server: &Server,
         seen: &ServerSeen,
         changes: &mut BTreeSet<Change>,
@@ -244,6 +245,12 @@ impl Haproxy {
             let weight = server.weight.to_string();
             self.runtime
                 .order(&Command::new(["set", "server", &path, "weight", &weight]), &[])?;
+        }
+        let limit = frontend.max_connections.unwrap_or(0);
+        if seen.limit != limit {
+            let limit = limit.to_string();
+            self.runtime
+                .order(&Command::new(["set", "maxconn", "server", &path, &limit]), &[])?;
         }
         let state = |state| Command::new(["set", "server", &path, "state", state]);
         match (server.duty, seen.is_in) {

@@ -135,6 +135,11 @@ impl Handle {
             .any(|f| f.name == *frontend && f.mode == Mode::Http)
     }
 
+    fn limit(&self, frontend: &Label) -> u32 {
+        let found = self.rules.frontends.iter().find(|f| f.name == *frontend);
+        found.and_then(|f| f.max_connections).unwrap_or(0)
+    }
+
     fn slot(&self, server: &Server) -> Slot {
         let addresses = self.rules.frontends.iter();
         Slot {
@@ -220,6 +225,7 @@ impl Balancer for Handle {
                     up: slot.is_in.then_some(answers.is_ok()),
                     weight: slot.weight,
                     connections: slot.connections + slot.waiting,
+                    limit: self.limit(frontend),
                     queue: slot.waiting,
                     requests: slot.requests(),
                     errors: 0,
