@@ -272,3 +272,48 @@ fn a_rollout_shows_batch_by_batch_and_not_only_at_its_end() {
         None
     );
 }
+
+/// The circle closed: the controller tells Prometheus of the set, and a rule of the set asks Prometheus.
+#[test]
+fn what_prometheus_answers_feeds_a_rule_until_it_is_gone() {
+    let stage = Stage::new(&[1, 1]);
+    stage.expect(0, "create");
+    let (vmss, address) = controller(&stage, "");
+    let (prometheus, url) = prometheus(&stage, address);
+    let policy = format!(
+        "[autoscale]\nmin = 2\nmax = 9\nprometheus = \"{url}\"\nwarm_up = \"0s\"\nstabilization = \"0s\"\n\
+         [autoscale.metrics.size]\nprometheus = \"max(vmss_instances{{set=\\\"web\\\",state=\\\"healthy\\\"}})\"\n\
+         [[autoscale.rules]]\nwhen = \"size < 8 last 0s\"\nscale = \"out 1\"\ncooldown = \"0s\"\n\
+         [[autoscale.rules]]\nwhen = \"size > 100 last 0s\"\nscale = \"in 1\"\n"
+    );
+    stage.define(&[1, 1], 6, &policy);
+    stage.expect(0, "apply --wait-lock 60s");
+    let sees = |what: &str, query: &str, wanted: &str| {
+        wait_for(what, || ask(&url, query).as_deref() == Some(wanted));
+    };
+    sees("eight or more", "vmss_capacity{set=\"web\"} >= bool 8", "1");
+    sees("the policy", "vmss_autoscale_in_force{set=\"web\"}", "1");
+    let outs = "vmss_autoscale_decisions_total{set=\"web\",direction=\"out\"} >= bool 2";
+    sees("the decisions", outs, "1");
+    // What Prometheus remembers of it is a load to try the policy on.
+    let tried = stage.expect(
+        0,
+        "autoscale simulate -o json --prometheus size=max(vmss_capacity) --from 10m",
+    );
+    let tried: Value = serde_json::from_str(&tried.stdout).unwrap();
+    assert_eq!(tried[0]["metric"], "size", "{tried}");
+    drop(vmss);
+    drop(prometheus);
+    let capacity = || {
+        let shown: Value = serde_json::from_str(&stage.expect(0, "show -o json").stdout).unwrap();
+        shown["report"]["wanted"].as_u64().unwrap()
+    };
+    let before = capacity();
+    let blind = stage.expect(4, "autoscale --quiet");
+    assert!(
+        blind.stderr.contains("connection refused") && blind.stderr.contains(&url),
+        "{}",
+        blind.stderr
+    );
+    assert_eq!(capacity(), before);
+}

@@ -219,6 +219,9 @@ fn ask(
             judged.measured(s.problems).metric
         ));
     }
+    if let Some(stale) = judged.iter().find(|j| j.stale.is_some()) {
+        return stay(stale.value());
+    }
     // All that speak of scaling in must want it, and the smallest cut wins (Azure).
     let speakers: Vec<&Judged<'_>> = judged.iter().filter(|j| j.by.speaks_of_in()).collect();
     let cut = |j: &Judged<'_>| j.wants.filter(|(d, _)| *d == Direction::In).map(|(_, to)| to);

@@ -24,6 +24,8 @@ pub(super) struct Facts<'a> {
 pub(super) struct Judged<'p> {
     pub by: By<'p>,
     pub reading: Result<Reading, String>,
+    /// Why there is no newer value, if it is not of just now. What was acted on once is not acted on again.
+    pub stale: Option<String>,
     /// Which way it wants to go, and to which capacity.
     pub wants: Option<(Direction, u32)>,
 }
@@ -96,14 +98,22 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
             None => missing,
         }
     });
-    let wants = reading.as_ref().ok().and_then(|reading| match by {
+    let is_old = reading.as_ref().is_ok_and(|reading| reading.at < facts.now);
+    let stale = facts.problems.get(name).filter(|_| is_old).cloned();
+    let current = reading.as_ref().ok().filter(|_| stale.is_none());
+    let wants = current.and_then(|reading| match by {
         By::Rule(rule) => {
             let to = rule.apply(facts.capacity);
             (rule.fires(reading.value) && to != facts.capacity).then(|| (rule.direction(), to))
         }
         By::Target(target) => desired(target, reading, facts.capacity),
     });
-    Judged { by, reading, wants }
+    Judged {
+        by,
+        reading,
+        stale,
+        wants,
+    }
 }
 
 /// What a target wants: as many instances as bring its metric to its value, within a tenth nothing.
@@ -198,6 +208,12 @@ impl Judged<'_> {
     pub fn verdict(&self) -> Verdict {
         let said = match (&self.reading, self.wants) {
             (Err(missing), _) => missing.clone(),
+            (Ok(reading), None) if self.stale.is_some() => {
+                format!(
+                    "{} a moment ago, and not known now: nothing",
+                    self.by.unit().show(reading.value)
+                )
+            }
             (Ok(reading), None) => format!("{}: nothing", self.by.unit().show(reading.value)),
             (Ok(reading), Some((direction, to))) => {
                 format!(
@@ -220,6 +236,10 @@ impl Judged<'_> {
     pub fn value(&self) -> String {
         let metric = self.by.metric();
         match (&self.reading, self.by) {
+            (Ok(_), _) if self.stale.is_some() => {
+                let why = self.stale.as_deref().unwrap_or_default();
+                format!("{metric} could not be measured just now ({why})")
+            }
             (Err(missing), _) => format!("{metric} {missing}"),
             (Ok(reading), By::Rule(_)) => format!("{metric} is {}", self.by.unit().show(reading.value)),
             (Ok(_), By::Target(_)) => self.why(),

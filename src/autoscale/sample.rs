@@ -121,6 +121,8 @@ pub struct Reading {
     pub missing: u32,
     /// Samples it is of.
     pub samples: usize,
+    /// When the newest of them was taken.
+    pub at: Timestamp,
 }
 
 impl Samples {
@@ -200,6 +202,7 @@ impl Samples {
             instances: newest.instances,
             missing: newest.missing,
             samples: samples.len(),
+            at: newest.at,
         })
     }
 }

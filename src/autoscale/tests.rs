@@ -521,3 +521,20 @@ fn what_is_protected_from_scale_in_is_a_minimum() {
         "stays at 4: in to 1 is held back: 4 instances are protected from scale in"
     );
 }
+
+#[test]
+fn what_was_measured_once_is_not_acted_on_twice() {
+    let mut policy = policy(&["jobs > 5: out 1"], &[]);
+    policy.profiles[0].rules[0].cooldown = Duration::ZERO;
+    let mut set = Stage::new(policy, 6);
+    assert_eq!(set.all("jobs", 100.0).tick().to, 7);
+    // Whoever told is gone; what was told is not old yet, and no reason to think that metrics are missing.
+    set.problems
+        .insert("jobs".to_owned(), "connection refused".to_owned());
+    let decision = set.wait(MINUTE / 2).tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 7: jobs could not be measured just now (connection refused)"
+    );
+    assert!(!decision.is_blind());
+}
