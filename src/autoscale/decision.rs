@@ -76,7 +76,8 @@ pub enum Move {
     By {
         /// Which way.
         direction: Direction,
-        /// How long it keeps others from firing.
+        /// How long it keeps others from firing, in seconds.
+        #[serde(with = "crate::units::in_seconds")]
         cooldown: Duration,
     },
     /// A bound, a default, a schedule, a prediction or an operator has moved it.

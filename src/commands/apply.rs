@@ -186,6 +186,7 @@ pub fn changed_keys(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<&'static str> 
     note(applied.repair != wanted.repair, "repair");
     note(applied.load_balancer != wanted.load_balancer, "load_balancer");
     note(applied.discovery != wanted.discovery, "discovery");
+    note(applied.autoscale != wanted.autoscale, "autoscale");
     note(applied.state != wanted.state, "state");
     keys
 }

@@ -25,23 +25,28 @@ pub fn in_history(ending: &Ending) -> String {
     }
 }
 
+/// How the run of `verb` on `name` ended, for programs.
+pub fn document(name: &Label, verb: &str, ending: &Ending, exit: Exit) -> serde_json::Value {
+    json!({
+        "set": name,
+        "command": verb,
+        "verdict": ending.report.verdict(),
+        "interrupted": ending.interrupted,
+        "exit_code": exit.code(),
+        "rollout": ending.record.rollout,
+        "report": ending.report,
+        "done": ending.done,
+        "left": ending.left,
+        "failed": ending.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect::<Vec<_>>(),
+    })
+}
+
 /// Says how the run of `verb` on `name` ended, which makes the exit code `exit`.
 pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: Exit) {
     let report = &ending.report;
     let verdict = report.verdict();
     if ctx.is_json() {
-        ctx.json(&json!({
-            "set": name,
-            "command": verb,
-            "verdict": verdict,
-            "interrupted": ending.interrupted,
-            "exit_code": exit.code(),
-            "rollout": ending.record.rollout,
-            "report": report,
-            "done": ending.done,
-            "left": ending.left,
-            "failed": ending.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect::<Vec<_>>(),
-        }));
+        ctx.json(&document(name, verb, ending, exit));
         return;
     }
     let style = ctx.style;

@@ -17,6 +17,7 @@ use crate::plan::{Experience, Situation, plan};
 use crate::record::Record;
 use crate::scaling::{self, Evaluation};
 use crate::timed::Turn;
+use crate::ui::outcome;
 
 /// Runs one of its commands.
 pub fn run(ctx: &Context<'_>, args: &AutoscaleArgs) -> Result<Exit> {
@@ -62,6 +63,11 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         ctx.say(format!(
             "{name}: nothing to do: the definition has no [autoscale], and no capacity is asked for at a time"
         ));
+        if ctx.is_json() {
+            ctx.json(
+                &serde_json::json!({ "set": name, "command": "autoscale", "decision": null, "exit_code": 0 }),
+            );
+        }
         return Ok(Exit::Converged);
     }
     let (record, inventory) = seen(ctx, &target)?;
@@ -86,12 +92,14 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     };
     if is_done && !evaluation.has_changed() {
         // Nothing is to be done, and so nobody need be kept from doing anything.
-        return Ok(unsure(match left.report.verdict() {
+        let exit = unsure(match left.report.verdict() {
             Verdict::Converged => Exit::Converged,
             Verdict::Unseen => Exit::Unreachable,
             Verdict::Blocked => Exit::Blocked,
             Verdict::Failed => Exit::Failed,
-        }));
+        });
+        document(ctx, &target, &evaluation, exit, None);
+        return Ok(exit);
     }
     let held = match ctx.hold(&target.store, &name, &format!("autoscale {name} to {to}")) {
         Ok(held) => held,
@@ -106,20 +114,39 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     };
     let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
     let ending = ctx.converge(&target.store, &held, &operation)?;
+    if ctx.is_json() {
+        let exit = unsure(ending.exit());
+        let run = outcome::document(&name, "autoscale", &ending, exit);
+        document(ctx, &target, &evaluation, exit, Some(run));
+        return Ok(exit);
+    }
     Ok(unsure(ctx.conclude(&name, "autoscale", &ending)))
 }
 
-/// What was decided, in the order in which it matters.
-fn tell(ctx: &Context<'_>, target: &Target, evaluation: &Evaluation) {
+/// The evaluation and what was done about it, in one document.
+fn document(
+    ctx: &Context<'_>,
+    target: &Target,
+    evaluation: &Evaluation,
+    exit: Exit,
+    run: Option<serde_json::Value>,
+) {
     if ctx.is_json() {
         ctx.json(&serde_json::json!({
             "set": target.name,
+            "command": "autoscale",
             "from": evaluation.from,
             "to": evaluation.record.capacity,
             "decision": evaluation.decision,
             "unreachable": evaluation.unreachable,
+            "exit_code": exit.code(),
+            "run": run,
         }));
     }
+}
+
+/// What was decided, in the order in which it matters.
+fn tell(ctx: &Context<'_>, target: &Target, evaluation: &Evaluation) {
     for line in lines(evaluation) {
         let text = match line.starts_with(['!', ' ']) {
             true => line,
