@@ -30,6 +30,9 @@ pub struct Autoscale {
     pub profiles: Vec<Profile>,
     /// Minimums for a while, in declared order.
     pub schedules: Vec<Schedule>,
+    /// The Prometheus server that metrics ask where they name none.
+    #[serde(default)]
+    pub prometheus: Option<String>,
     /// Whether it looks ahead.
     pub predict: Option<Predict>,
 }

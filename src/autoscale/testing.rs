@@ -31,6 +31,7 @@ pub fn policy(rules: &[&str], targets: &[(&str, f64)]) -> Autoscale {
             targets: targets.iter().map(|(name, value)| target(name, *value)).collect(),
         }],
         schedules: Vec::new(),
+        prometheus: None,
         predict: None,
     }
 }

@@ -83,6 +83,16 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             findings: balancer.check(),
         });
     }
+    if let Some(policy) = &set.autoscale {
+        let findings = crate::metrics::check(&ctx.world.numbers, policy);
+        unreachable |= findings.iter().any(|f| f.result.is_err());
+        if !findings.is_empty() {
+            groups.push(Group {
+                on: "numbers from elsewhere".to_owned(),
+                findings,
+            });
+        }
+    }
     let failures = groups
         .iter()
         .flat_map(|g| &g.findings)

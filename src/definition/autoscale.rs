@@ -54,6 +54,7 @@ pub(super) fn autoscale(
         cooldown_out: duration(r, &s, "cooldown_out", Duration::ZERO, DAY),
         cooldown_in: duration(r, &s, "cooldown_in", Duration::ZERO, DAY),
         max_scale_in: max_scale_in(r, &s),
+        prometheus: context.metrics.prometheus().map(str::to_owned),
         predict: predict(r, &s, &profiles, &context.zone),
         profiles,
         schedules,

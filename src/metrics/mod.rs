@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::autoscale::metric::{External, Of};
 use crate::autoscale::{Autoscale, Metric, Readings, Sample};
 use crate::health::{State, later};
+use crate::hypervisor::{Finding, Problem};
 use crate::inventory::{Instance, Inventory};
 use crate::names::InstanceId;
 use crate::numbers::{Numbers, PATIENCE};
@@ -196,6 +197,23 @@ fn guest_answers(world: &World, set: &ScaleSet, roster: &Roster<'_>, metrics: &[
             BTreeMap::new()
         },
     }
+}
+
+/// Asks for every number from elsewhere that `policy` needs, for `vmss check`.
+pub fn check(numbers: &Arc<dyn Numbers>, policy: &Autoscale) -> Vec<Finding> {
+    let finding = |(external, number): (External, Result<f64, String>)| Finding {
+        what: external.name,
+        result: number
+            .map(crate::autoscale::metric::number)
+            .map_err(|problem| Problem {
+                problem,
+                remedy: "mend the query, or what is asked; until then the set is not made smaller".to_owned(),
+            }),
+    };
+    externals(numbers, &policy.metrics())
+        .into_iter()
+        .map(finding)
+        .collect()
 }
 
 /// Asks for every number from elsewhere at once; what has not come in time is left behind.

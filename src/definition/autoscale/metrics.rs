@@ -62,6 +62,11 @@ impl<'f> Metrics<'f> {
         metrics
     }
 
+    /// The server that metrics ask where they name none.
+    pub fn prometheus(&self) -> Option<&str> {
+        self.prometheus.as_deref()
+    }
+
     fn external(&self, r: &mut Reader<'_>, s: &Section<'_, '_>, name: Option<String>) -> Option<External> {
         let of = r.choice(s, "of", &[("instance", Of::Instance), ("set", Of::Set)]);
         let token_file = r.string(s, "token_file").map(|at| self.folder.join(at.value));

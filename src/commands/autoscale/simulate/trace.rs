@@ -172,10 +172,15 @@ fn asked(
         },
         _ => None,
     });
-    let url = args.url.clone().or(usual).ok_or_else(|| {
-        Error::message(Exit::Usage, "no Prometheus server is known")
-            .hint("name it: --url http://127.0.0.1:9090")
-    })?;
+    let url = args
+        .url
+        .clone()
+        .or_else(|| policy.prometheus.clone())
+        .or(usual)
+        .ok_or_else(|| {
+            Error::message(Exit::Usage, "no Prometheus server is known")
+                .hint("name it: --url http://127.0.0.1:9090")
+        })?;
     let seconds = to.duration_since(from).as_secs();
     let step = SignedDuration::from_secs((seconds / MOST_POINTS + 1).max(60));
     let mut trace = Trace::default();
