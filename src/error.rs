@@ -13,7 +13,7 @@ pub enum Exit {
     Usage,
     /// The definition is wrong.
     Definition,
-    /// A host or the store can't be reached, and what was asked for can't be shown to hold without it.
+    /// A host, a load balancer, a server of metrics or the store can't be reached, and what was asked for can't be shown to hold without it.
     Unreachable,
     /// Nothing can be done as things are: no room, strict spread, another store's set.
     Blocked,
