@@ -172,7 +172,7 @@ pub enum Spread {
 /// `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Calls in flight per host, 1 to 4 (libvirtd serves 5 of one client at once, and keepalive needs one).
+    /// Calls in flight per host, 1 to 4, each on a connection of its own.
     pub calls_per_host: u32,
     /// Instances being created or started at once per host; 1 to `calls_per_host`.
     pub starts_per_host: u32,

@@ -222,7 +222,7 @@ section! {
 section! {
     /// How much is asked of a host at once, and how long it may take.
     Limits {
-        /// Calls in flight per host; libvirtd serves no more than 4 of one client well.
+        /// Calls in flight per host, each on a connection of its own.
         #[schemars(range(min = 1, max = 4), extend("default" = 4))]
         calls_per_host: Option<u32>,
         /// Instances made or started at once per host; not more than calls_per_host.

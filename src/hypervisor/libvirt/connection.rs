@@ -1,5 +1,11 @@
-//! One line to a host's libvirt: opened when first needed, opened again when it broke, never waited for longer than
-//! the deadline, and never given more calls at once than libvirtd serves of one client.
+//! A line to a host's libvirt: a few connections, each opened when first needed, opened again when it broke, never
+//! waited for longer than the deadline, and never used by two calls at once.
+//!
+//! libvirt allows many threads on one connection, but where CVE-2024-4418 is not mended (Debian 12) its client does not
+//! live through a connection that breaks under several calls. Keepalive ends only the first of them, which leaves a
+//! pointer into its stack behind; the others wait on, and when the host says something after all, that pointer is
+//! followed. A single call that keepalive ends leaves a connection on which nobody waits any more. So calls side by
+//! side are calls on connections side by side.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -16,12 +22,13 @@ use virt::sys;
 use super::fault::Fault;
 use super::kind::kind;
 use super::traits::Traits;
+use super::turn::{Turn, Turns};
 use crate::hosturi;
 use crate::hypervisor::meter::{HostMeter, Meter};
 use crate::hypervisor::{FaultKind, HypervisorError, Pulse};
 
-/// Calls a connection carries at once: libvirtd serves 5 of one client, and keepalive needs one of them.
-pub const MOST_CALLS: u32 = 4;
+/// Most connections that sessions are spread over: so many calls of one line are on their way at once.
+const MOST_CALLS: usize = 4;
 
 /// The kind of call that opens a connection.
 const CONNECT: &str = "connect";
@@ -29,7 +36,7 @@ const CONNECT: &str = "connect";
 /// An open connection. Closed on a thread of its own, because closing is a call too and the daemon may hang.
 pub struct Open {
     connect: Option<Connect>,
-    permits: Permits,
+    turns: Turns,
     traits: OnceLock<Traits>,
     /// Pools that were looked up on this connection, by name.
     pools: Mutex<HashMap<String, StoragePool>>,
@@ -47,6 +54,12 @@ impl Open {
         // Answered by the client library alone.
         self.connect().is_alive().unwrap_or(false)
     }
+
+    /// Whether it serves nobody: no session, and no call that was left behind. Only for who holds the line's state,
+    /// from where connections are given out.
+    fn is_free(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+    }
 }
 
 impl Drop for Open {
@@ -63,11 +76,11 @@ impl Drop for Open {
     }
 }
 
-/// A host's connection and how it is made.
+/// A host's connections and how they are made.
 pub struct Line {
     uri: String,
     timeout: Duration,
-    calls: u32,
+    width: usize,
     meter: HostMeter,
     state: Mutex<State>,
     changed: Condvar,
@@ -75,19 +88,37 @@ pub struct Line {
 
 #[derive(Default)]
 struct State {
-    open: Option<Arc<Open>>,
+    /// Those that sessions may have. One that broke, or has a call that was left behind, is not among them any more: it
+    /// is closed when its last user is gone.
+    open: Vec<Arc<Open>>,
     opening: bool,
     attempts: u64,
     failure: Option<HypervisorError>,
 }
 
+impl State {
+    fn least_used(&self) -> Option<Arc<Open>> {
+        let least = self.open.iter().min_by_key(|open| Arc::strong_count(open));
+        least.cloned()
+    }
+
+    /// What there is instead of another connection: a daemon that takes no more of them serves those it has. One that
+    /// did not answer does not answer those either.
+    fn instead(&self, failure: HypervisorError) -> Result<Arc<Open>, HypervisorError> {
+        match self.least_used() {
+            Some(open) if failure.kind != FaultKind::TimedOut && open.is_alive() => Ok(open),
+            _ => Err(failure),
+        }
+    }
+}
+
 impl Line {
-    /// A line that nobody has used yet.
+    /// A line that nobody has used yet, for so many calls at once.
     pub fn new(uri: &str, timeout: Duration, calls: u32) -> Self {
         Self {
             uri: uri.to_owned(),
             timeout,
-            calls: calls.clamp(1, MOST_CALLS),
+            width: usize::try_from(calls).map_or(MOST_CALLS, |n| n.clamp(1, MOST_CALLS)),
             meter: Meter::default().of(""),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -99,17 +130,39 @@ impl Line {
         Self { meter, ..self }
     }
 
-    /// A session on the open connection; opens it if need be. Who comes while another opens it waits for that one's
-    /// outcome, so that a hung host costs one deadline and not one each.
-    pub fn session<'p>(&self, pulse: &'p Pulse) -> Result<Session<'p>, HypervisorError> {
-        let open = self.open()?;
+    /// A session on a connection of its own; opens one if need be. Beyond the line's width sessions share connections,
+    /// whose calls then wait for each other. Who comes while another opens one waits for that one's outcome, so that a
+    /// hung host costs one deadline and not one each.
+    pub fn session<'p>(&'p self, pulse: &'p Pulse) -> Result<Session<'p>, HypervisorError> {
+        let open = self
+            .open(self.width)
+            .or_else(|failure| lock(&self.state).instead(failure))?;
         pulse.beat();
-        Ok(Session { open, pulse })
+        Ok(Session {
+            line: self,
+            open,
+            pulse,
+        })
     }
 
-    fn open(&self) -> Result<Arc<Open>, HypervisorError> {
+    /// A connection that nobody uses, or the one that fewest use once there are `most`.
+    fn open(&self, most: usize) -> Result<Arc<Open>, HypervisorError> {
         let mut state = lock(&self.state);
-        while state.opening {
+        loop {
+            // A call is given up after the deadline: whoever has one on its way for longer may have been left behind,
+            // and if not, nobody need wait for it.
+            (state.open).retain(|open| open.is_alive() && !open.turns.is_taken_for(self.timeout));
+            if let Some(free) = state.open.iter().find(|open| open.is_free()) {
+                return Ok(Arc::clone(free));
+            }
+            if state.open.len() >= most
+                && let Some(shared) = state.least_used()
+            {
+                return Ok(shared);
+            }
+            if !state.opening {
+                break;
+            }
             let attempt = state.attempts;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             if state.attempts != attempt
@@ -117,10 +170,6 @@ impl Line {
             {
                 return Err(failure.clone());
             }
-        }
-        match &state.open {
-            Some(open) if open.is_alive() => return Ok(Arc::clone(open)),
-            _ => state.open = None,
         }
         state.opening = true;
         drop(state);
@@ -134,7 +183,7 @@ impl Line {
         state.opening = false;
         state.attempts += 1;
         state.failure = outcome.as_ref().err().cloned();
-        state.open = outcome.as_ref().ok().cloned();
+        state.open.extend(outcome.as_ref().ok().cloned());
         self.changed.notify_all();
         outcome
     }
@@ -164,7 +213,7 @@ impl Line {
         match receive.recv_timeout(self.timeout.mul_f64(0.8)) {
             Ok(Ok(connect)) => Ok(Arc::new(Open {
                 connect: Some(connect),
-                permits: Permits::new(self.calls),
+                turns: Turns::default(),
                 traits: OnceLock::new(),
                 pools: Mutex::default(),
                 meter: self.meter.clone(),
@@ -214,8 +263,10 @@ fn start_event_loop() {
     });
 }
 
-/// One method's use of a connection.
+/// One method's use of a connection. What is looked up on it (domains, pools, volumes) belongs to it: it is used within
+/// this session's calls and nowhere else.
 pub struct Session<'p> {
+    line: &'p Line,
     open: Arc<Open>,
     pulse: &'p Pulse,
 }
@@ -227,12 +278,17 @@ impl Session<'_> {
         doing: impl Display,
         call: impl FnOnce(&Connect) -> Result<T, Error>,
     ) -> Result<T, Fault> {
-        let turn = self.open.permits.take();
+        let turn = self.turn();
         let measure = self.open.meter.begin(|| kind(&doing.to_string()));
         let result = call(self.open.connect());
         drop((measure, turn));
         self.pulse.beat();
         result.map_err(|e| self.fault(doing, &e))
+    }
+
+    /// The connection to oneself, for what waits on it without being a call: a stream that is sent to, or read.
+    pub fn turn(&self) -> Turn<'_> {
+        self.open.turns.take()
     }
 
     /// One call that two hosts take part in. Anything said once either connection broke means that it broke.
@@ -248,7 +304,8 @@ impl Session<'_> {
         } else {
             (other, self)
         };
-        let turns = (first.open.permits.take(), second.open.permits.take());
+        let is_one = Arc::ptr_eq(&first.open, &second.open);
+        let turns = (first.turn(), (!is_one).then(|| second.turn()));
         let measure = self.open.meter.begin(|| kind(&doing.to_string()));
         let result = call(self.open.connect(), other.open.connect());
         drop((measure, turns));
@@ -315,9 +372,8 @@ impl Session<'_> {
     }
 
     /// One call that may never return though the daemon is well, for it waits for a QEMU that hangs. It is made on a
-    /// thread that is left behind after `patience`, with the place that it has among the connection's calls; it ends
-    /// when that QEMU does. Waiting for that place does not count: a busy host is not one that hangs. `None` if it is
-    /// left behind.
+    /// thread that is left behind after `patience`, and on a connection of its own, which is handed to it: this session
+    /// goes on without it. It ends when that QEMU does. `None` if it is left behind.
     pub fn call_within<T: Send + 'static>(
         &self,
         doing: impl Display,
@@ -326,17 +382,20 @@ impl Session<'_> {
     ) -> Option<Result<T, Fault>> {
         let (send, receive) = mpsc::channel();
         let (begin, begun) = mpsc::channel();
-        let open = Arc::clone(&self.open);
+        // If there is none, then on this one: better that a hang costs the session than that nobody asks.
+        let open = (self.line.open(usize::MAX)).unwrap_or_else(|_| Arc::clone(&self.open));
         // Measured there, until its end, which may be after it is left behind.
-        let kind = (self.open.meter.is_heard()).then(|| kind(&doing.to_string()));
+        let kind = (open.meter.is_heard()).then(|| kind(&doing.to_string()));
         let spawned = thread::Builder::new()
             .name("vmss-call".to_owned())
             .spawn(move || {
-                let turn = open.permits.take();
+                let turn = open.turns.take();
                 let _ = begin.send(());
                 let measure = kind.and_then(|kind| open.meter.begin(|| kind));
                 let result = call(open.connect());
                 drop((measure, turn));
+                // Free again before who waits goes on.
+                drop(open);
                 // Nobody listens any more if it was left behind.
                 let _ = send.send(result);
             });
@@ -383,39 +442,6 @@ impl Session<'_> {
 /// Stopped because the operator asked.
 pub fn cancelled(doing: impl Display) -> HypervisorError {
     HypervisorError::new(FaultKind::Cancelled, doing.to_string(), "stopped on request")
-}
-
-/// A counting semaphore.
-struct Permits {
-    free: Mutex<u32>,
-    returned: Condvar,
-}
-
-impl Permits {
-    fn new(free: u32) -> Self {
-        Self {
-            free: Mutex::new(free),
-            returned: Condvar::new(),
-        }
-    }
-
-    fn take(&self) -> Turn<'_> {
-        let mut free = lock(&self.free);
-        while *free == 0 {
-            free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-        *free -= 1;
-        Turn(self)
-    }
-}
-
-struct Turn<'a>(&'a Permits);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.free) += 1;
-        self.0.returned.notify_one();
-    }
 }
 
 /// Locks, whatever a thread that panicked left: no invariant of ours spans a lock.
@@ -507,6 +533,8 @@ mod tests {
             "read-domain",
             "write-domain",
             "write-domain!",
+            // What may hang has a connection of its own.
+            "connect",
             "stop-domain",
         ];
         assert_eq!(heard, wanted.map(|kind| format!("kvm1 {kind}")));
@@ -519,23 +547,62 @@ mod tests {
         assert!(lock(&notes.0).ends_with(&["kvm2 connect".to_owned(), "kvm2 connect!".to_owned()]));
     }
 
-    #[test]
-    fn no_more_calls_at_once_than_permits() {
-        let permits = Arc::new(Permits::new(2));
-        let (one, two) = (permits.take(), permits.take());
-        let third = Arc::clone(&permits);
-        let waiting = thread::spawn(move || drop(third.take()));
-        thread::sleep(Duration::from_millis(30));
-        assert!(!waiting.is_finished(), "the third must wait");
-        drop(one);
-        waiting.join().unwrap();
-        drop(two);
+    fn in_process(width: u32) -> Line {
+        Line::new("test:///default", Duration::from_secs(5), width)
+    }
+
+    fn same(one: &Session<'_>, other: &Session<'_>) -> bool {
+        Arc::ptr_eq(&one.open, &other.open)
     }
 
     #[test]
-    fn a_call_that_hangs_is_left_behind_and_one_that_waits_its_turn_is_not() {
-        let line = Line::new("test:///default", Duration::from_secs(5), 1);
+    fn sessions_side_by_side_have_connections_of_their_own_up_to_the_width_and_leave_them_to_the_next() {
+        let (line, pulse) = (in_process(2), Pulse::silent());
+        let session = || line.session(&pulse).unwrap();
+        let (one, two) = (session(), session());
+        assert!(!same(&one, &two), "they are side by side");
+        let third = session();
+        assert!(same(&one, &third) || same(&two, &third), "the third shares one");
+        let first = Arc::as_ptr(&one.open);
+        drop((one, two, third));
+        assert_eq!(
+            Arc::as_ptr(&session().open),
+            first,
+            "one after the other have one"
+        );
+        assert_eq!(lock(&line.state).open.len(), 2);
+    }
+
+    #[test]
+    fn a_connection_whose_call_was_left_behind_is_given_to_nobody_any_more() {
         let pulse = Pulse::silent();
+        let line = Line::new("test:///default", Duration::from_millis(50), 1);
+        let hung = loop {
+            // In so little time a busy machine may not open one.
+            if let Ok(session) = line.session(&pulse) {
+                break session;
+            }
+        };
+        let turn = hung.turn();
+        thread::sleep(Duration::from_millis(60));
+        let fresh = loop {
+            if let Ok(session) = line.session(&pulse) {
+                break session;
+            }
+        };
+        assert!(!same(&hung, &fresh));
+        assert!(fresh.call("listing domains", |c| c.list_all_domains(0)).is_ok());
+        drop(turn);
+        drop(fresh);
+        assert!(
+            !same(&hung, &line.session(&pulse).unwrap()),
+            "not even when it has come back"
+        );
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_behind_and_holds_up_nobody() {
+        let (line, pulse) = (in_process(1), Pulse::silent());
         let session = line.session(&pulse).unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let hangs = session.call_within("hanging", Duration::from_millis(10), move |_| {
@@ -543,16 +610,9 @@ mod tests {
             Ok(())
         });
         assert!(hangs.is_none(), "it is left behind");
-        // Its place is taken until it ends, which is longer than the next one's patience.
-        let ends = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(1500));
-            drop(release);
-        });
-        let waits = session.call_within("waiting", Duration::from_secs(1), |_| Ok(7));
-        assert!(
-            matches!(waits, Some(Ok(7))),
-            "it has its own time once it has its turn"
-        );
-        ends.join().unwrap();
+        assert!(session.call("listing domains", |c| c.list_all_domains(0)).is_ok());
+        let next = session.call_within("next", Duration::from_secs(60), |_| Ok(7));
+        assert!(matches!(next, Some(Ok(7))));
+        drop(release);
     }
 }

@@ -37,7 +37,9 @@ pub fn console(
     })?;
     let seen = watch(session, &stream, viewer, name);
     // The guest goes on either way; a stream that is not ended keeps others from the console.
+    let turn = session.turn();
     let _ = stream.abort();
+    drop(turn);
     seen
 }
 
@@ -70,7 +72,10 @@ fn watch(
             None => return Ok(()),
         }
         if !typed.is_empty() {
-            let sent = stream.send(&typed).map_err(|e| session.fault(&doing, &e))?;
+            let turn = session.turn();
+            let sent = stream.send(&typed);
+            drop(turn);
+            let sent = sent.map_err(|e| session.fault(&doing, &e))?;
             typed.drain(..usize::try_from(sent).unwrap_or(0).min(typed.len()));
         }
     }

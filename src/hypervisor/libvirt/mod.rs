@@ -27,6 +27,7 @@ mod sets;
 mod stats;
 mod traits;
 mod transfer;
+mod turn;
 mod users;
 mod volume_xml;
 mod volumes;
@@ -110,8 +111,8 @@ impl Hosts for LibvirtHosts {
     }
 }
 
-/// One libvirt host, with two connections: one for work and one for looking, so that a host that is busy creating
-/// still answers what it has.
+/// One libvirt host, with two lines: one for work and one for looking, so that a host that is busy creating still
+/// answers what it has.
 pub struct Libvirt {
     pool: String,
     work: Line,

@@ -13,7 +13,7 @@ use super::images;
 use super::traits::version;
 use super::volumes::Pool;
 use crate::hypervisor::seed::parse_shared_name;
-use crate::hypervisor::{FaultKind, HostFacts, HypervisorError};
+use crate::hypervisor::{HostFacts, HypervisorError};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
 use crate::units::Bytes;
@@ -33,12 +33,6 @@ impl Promised {
         self.running += other.running;
     }
 }
-
-/// Calls in flight while looking: one less than a connection carries, so that a second look isn't kept waiting.
-const WORKERS: usize = 3;
-
-/// Fewer domains than this are looked at by one thread.
-const WORTH_A_THREAD: usize = 16;
 
 /// See [`crate::hypervisor::Hypervisor::observe`].
 pub fn observe(
@@ -81,7 +75,8 @@ pub fn observe(
     };
     let mut promised = Promised::default();
     let mut taken = BTreeSet::new();
-    for sight in side_by_side(&all(session)?, |domain| sight(session, set, domain))? {
+    for domain in all(session)? {
+        let sight = sight(session, set, &domain)?;
         promised.add(&sight.promised);
         taken.extend(sight.id);
         match (sight.id, sight.instance) {
@@ -99,7 +94,7 @@ pub fn observe(
             id.is_some_and(|id| !taken.contains(&id))
         })
         .collect();
-    // Threads answer in any order; whoever reads an inventory shall not see that.
+    // libvirt lists them in any order; whoever reads an inventory shall not see that.
     seen.instances.sort_by_key(|i| i.id);
     seen.foreign.sort();
     (seen.used_vcpus, seen.used_memory) = (promised.vcpus, promised.memory);
@@ -109,32 +104,6 @@ pub fn observe(
 /// Domains of every kind; their names, UUIDs and whether they run come with the list.
 pub fn all(session: &Session<'_>) -> Result<Vec<Domain>, HypervisorError> {
     Ok(session.call("listing domains", |c| c.list_all_domains(0))?)
-}
-
-/// Looks at domains with several calls in flight: most of a call is waiting for its answer. Results in any order.
-fn side_by_side<T: Send>(
-    domains: &[Domain],
-    look: impl Fn(&Domain) -> Result<T, HypervisorError> + Sync,
-) -> Result<Vec<T>, HypervisorError> {
-    let share = domains.len().div_ceil(WORKERS).max(WORTH_A_THREAD);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = domains
-            .chunks(share)
-            .map(|part| scope.spawn(|| part.iter().map(&look).collect::<Result<Vec<T>, _>>()))
-            .collect();
-        let mut all = Vec::with_capacity(domains.len());
-        for worker in workers {
-            let part = worker.join().unwrap_or_else(|_| {
-                Err(HypervisorError::new(
-                    FaultKind::Other,
-                    "looking at domains",
-                    "a thread of vmss panicked",
-                ))
-            })?;
-            all.extend(part);
-        }
-        Ok(all)
-    })
 }
 
 /// One domain as far as it matters to a set.
@@ -242,11 +211,10 @@ pub fn facts(session: &Session<'_>, pool: &str) -> Result<HostFacts, HypervisorE
     let mut running = all(session)?;
     running.retain(|d| d.id().is_some());
     let mut promised = Promised::default();
-    for (_, of_one) in side_by_side(&running, |d| look(session, d, &d.name().unwrap_or_default()))?
-        .into_iter()
-        .flatten()
-    {
-        promised.add(&of_one);
+    for domain in &running {
+        if let Some((_, of_one)) = look(session, domain, &domain.name().unwrap_or_default())? {
+            promised.add(&of_one);
+        }
     }
     Ok(HostFacts {
         hostname,

@@ -90,8 +90,11 @@ fn shut_down(
 
 /// libvirt passes it on to QEMU and waits for its word, for ever if that hangs.
 fn press_button(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
-    let its = domain.clone();
-    let acpi = session.call_within(doing, HEARS, move |_| {
+    let Ok(uuid) = domain.uuid_string() else {
+        return false;
+    };
+    let acpi = session.call_within(doing, HEARS, move |c| {
+        let its = c.lookup_domain_by_uuid_string(&uuid)?;
         its.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     });
     match acpi {

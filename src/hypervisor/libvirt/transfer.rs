@@ -38,8 +38,11 @@ impl<'s, 'p> Channel<'s, 'p> {
             .stream
             .as_ref()
             .expect("it is taken only by finish and drop, which consume the channel");
-        // Not a call of its own that waits for an answer, so it takes no turn.
-        call(stream).map_err(|e| self.session.fault(&self.doing, &e).error)
+        // Not a call of its own that is measured, but it may wait for the host.
+        let turn = self.session.turn();
+        let result = call(stream);
+        drop(turn);
+        result.map_err(|e| self.session.fault(&self.doing, &e).error)
     }
 
     fn finish(mut self) -> Result<(), HypervisorError> {
@@ -53,6 +56,7 @@ impl<'s, 'p> Channel<'s, 'p> {
 impl Drop for Channel<'_, '_> {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
+            let _turn = self.session.turn();
             let _ = stream.abort();
         }
     }
