@@ -9,22 +9,12 @@ mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::process::Stdio;
 use std::thread;
 
 use serde_json::Value;
+use support::prometheus::{Prometheus, Running, free_port, get};
 use support::{Runs as _, Stage, wait_for};
-
-/// A process that is killed, by its pid, when the test is over.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// `vmss run` with these arguments and `--metrics` at a port that the system chooses; and where that is, as vmss says it.
 fn controller(stage: &Stage, args: &str) -> (Running, SocketAddr) {
@@ -49,11 +39,6 @@ fn controller(stage: &Stage, args: &str) -> (Running, SocketAddr) {
     (child, address)
 }
 
-/// What is answered there.
-fn get(url: &str) -> Option<String> {
-    ureq::get(url).call().ok()?.body_mut().read_to_string().ok()
-}
-
 fn page(address: SocketAddr) -> String {
     get(&format!("http://{address}/metrics")).expect("the metrics are there as long as vmss runs")
 }
@@ -64,67 +49,13 @@ fn value<'p>(page: &'p str, sample: &str) -> Option<&'p str> {
         .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))
 }
 
-/// A port that nobody uses, below those that the system gives out by itself.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let begin = u16::try_from(std::process::id() % 64).unwrap() * 32;
-        let port = 30_000 + begin + NEXT.fetch_add(1, Ordering::SeqCst) % 1_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// A real Prometheus in the stage's folder, with the configuration of `examples/`, that scrapes `target`; and its URL.
-fn prometheus(stage: &Stage, target: SocketAddr) -> (Running, String) {
-    let example = include_str!("../examples/grafana/prometheus.yml");
-    assert!(example.contains("[\"127.0.0.1:9750\"]") && example.contains("scrape_interval: 15s"));
-    let config = example
-        .replace("[\"127.0.0.1:9750\"]", &format!("[\"{target}\"]"))
-        .replace("scrape_interval: 15s", "scrape_interval: 1s");
-    std::fs::write(stage.path("prometheus.yml"), config).unwrap();
-    let address = format!("127.0.0.1:{}", free_port());
-    let child = Command::new("prometheus")
-        .arg(format!(
-            "--config.file={}",
-            stage.path("prometheus.yml").display()
-        ))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            stage.path("prometheus").display()
-        ))
-        .arg(format!("--web.listen-address={address}"))
-        .current_dir(stage.folder.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("tests/run installs prometheus");
-    let child = Running(child);
-    let url = format!("http://{address}");
-    wait_for("Prometheus", || get(&format!("{url}/-/ready")).is_some());
-    (child, url)
-}
-
-/// What Prometheus answers to a query that has one sample or none: its value.
-fn ask(prometheus: &str, query: &str) -> Option<String> {
-    let url = format!("{prometheus}/api/v1/query");
-    let mut answer = ureq::get(&url).query("query", query).call().ok()?;
-    let answer: Value = serde_json::from_str(&answer.body_mut().read_to_string().ok()?).unwrap();
-    assert_eq!(answer["status"], "success", "{query}: {answer}");
-    let value = answer["data"]["result"].get(0)?["value"].get(1)?;
-    value.as_str().map(str::to_owned)
-}
-
 #[test]
 fn prometheus_scrapes_the_controller_and_sees_what_changes() {
     let stage = Stage::new(&[1, 1]);
     stage.expect(0, "create");
     let (_vmss, address) = controller(&stage, "");
-    let (_prometheus, url) = prometheus(&stage, address);
-    let sees = |what: &str, query: &str, wanted: &str| {
-        wait_for(what, || ask(&url, query).as_deref() == Some(wanted));
-    };
+    let prometheus = Prometheus::start(stage.folder.path(), address, free_port());
+    let sees = |what: &str, query: &str, wanted: &str| prometheus.wait_to_see(what, query, wanted);
     sees("vmss to be up", "up{job=\"vmss\"}", "1");
     sees("the capacity", "vmss_capacity{set=\"web\"}", "6");
     sees(
@@ -279,7 +210,8 @@ fn what_prometheus_answers_feeds_a_rule_until_it_is_gone() {
     let stage = Stage::new(&[1, 1]);
     stage.expect(0, "create");
     let (vmss, address) = controller(&stage, "");
-    let (prometheus, url) = prometheus(&stage, address);
+    let prometheus = Prometheus::start(stage.folder.path(), address, free_port());
+    let url = prometheus.url.clone();
     let policy = format!(
         "[autoscale]\nmin = 2\nmax = 9\nprometheus = \"{url}\"\nwarm_up = \"0s\"\nstabilization = \"0s\"\n\
          [autoscale.metrics.size]\nprometheus = \"max(vmss_instances{{set=\\\"web\\\",state=\\\"healthy\\\"}})\"\n\
@@ -288,9 +220,7 @@ fn what_prometheus_answers_feeds_a_rule_until_it_is_gone() {
     );
     stage.define(&[1, 1], 6, &policy);
     stage.expect(0, "apply --wait-lock 60s");
-    let sees = |what: &str, query: &str, wanted: &str| {
-        wait_for(what, || ask(&url, query).as_deref() == Some(wanted));
-    };
+    let sees = |what: &str, query: &str, wanted: &str| prometheus.wait_to_see(what, query, wanted);
     sees("eight or more", "vmss_capacity{set=\"web\"} >= bool 8", "1");
     sees("the policy", "vmss_autoscale_in_force{set=\"web\"}", "1");
     let outs = "vmss_autoscale_decisions_total{set=\"web\",direction=\"out\"} >= bool 2";

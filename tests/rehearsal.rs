@@ -8,11 +8,13 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use jiff::Timestamp;
-use support::{Runs as _, Stage, steps, wait_for};
+use support::number::Number;
+use support::{Runs, Stage, steps, wait_for};
 use vmss::store::sqlite::Sqlite;
 use vmss::store::{Holder, Store as _};
 
@@ -551,4 +553,135 @@ fn an_interrupt_finishes_what_is_in_flight_and_says_what_is_left() {
     wait_for("the lease to be given back", || {
         stage.vmss("show").stdout.contains("stable, 60 of 60")
     });
+}
+
+/// A stage whose store is on a small disk: a tmpfs that only those see who enter where it is mounted.
+struct OnSmallDisk {
+    stage: Stage,
+    /// Keeps the mount as long as it lives: until its standard input is closed.
+    holder: Child,
+}
+
+impl OnSmallDisk {
+    /// `None` where nobody may mount anything.
+    fn new(mut stage: Stage) -> Option<Self> {
+        std::fs::create_dir(stage.path("small")).unwrap();
+        stage.store = "small/state.db".into();
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c"])
+            .arg("mount -t tmpfs -o size=2m tmpfs small && echo mounted && exec cat")
+            .current_dir(stage.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut said = String::new();
+        let mut reader = BufReader::new(holder.stdout.take().unwrap());
+        reader.read_line(&mut said).unwrap();
+        let small = Self { stage, holder };
+        (said == "mounted\n").then_some(small)
+    }
+
+    /// A command in the stage's folder that sees the disk. The folder is gone to inside: from outside it would be one
+    /// without the disk.
+    fn entered(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.holder.id()))
+            .args(["--mount", "--", "sh", "-c", "cd \"$0\" && exec \"$@\""])
+            .arg(self.stage.folder.path())
+            .arg(program);
+        command
+    }
+
+    /// Takes all the room that is left on the disk, or gives it back.
+    fn fill(&self, full: bool) {
+        let script = match full {
+            // Never more than it has, wherever that goes.
+            true => "! head -c 2m /dev/zero >small/filler",
+            false => "rm small/filler",
+        };
+        let status = self
+            .entered("sh")
+            .args(["-c", script])
+            .stderr(Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "{script}");
+    }
+}
+
+impl Runs for OnSmallDisk {
+    fn folder(&self) -> &Path {
+        self.stage.folder()
+    }
+    fn store_name(&self) -> &str {
+        self.stage.store_name()
+    }
+    fn command(&self, args: &str) -> Command {
+        let outside = self.stage.command(args);
+        let mut command = self.entered(outside.get_program());
+        command.args(outside.get_args()).stdin(Stdio::null());
+        for (key, value) in outside.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command
+    }
+}
+
+impl Drop for OnSmallDisk {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+#[test]
+fn with_the_disk_of_the_store_full_the_capacity_stays_and_the_reason_is_said() {
+    let stage = Stage::new(&[1, 1]);
+    let demand = Number::new(10);
+    let rule = |condition: &str, scale: &str| {
+        format!(
+            "[[autoscale.rules]]\nwhen = \"demand {condition} last 0s\"\nscale = \"{scale}\"\ncooldown = \"0s\"\n"
+        )
+    };
+    let policy = format!(
+        "[autoscale]\nmin = 2\nmax = 8\nwarm_up = \"0s\"\nstabilization = \"0s\"\n\
+         [autoscale.metrics.demand]\nhttp = \"http://{}/\"\npointer = \"/demand\"\nof = \"instance\"\n{}{}",
+        demand.address,
+        rule("> 50", "out 1"),
+        rule("< 20", "in 1")
+    );
+    stage.define(&[1, 1], 6, &policy);
+    let Some(small) = OnSmallDisk::new(stage) else {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: a mount of one's own is not allowed here"
+        );
+        return;
+    };
+    let capacity = || small.expect(0, "autoscale status -o json").json()["capacity"].clone();
+    small.expect(0, "create");
+    small.expect(0, "autoscale");
+    assert_eq!(capacity(), 5);
+    for number in [10, 90] {
+        demand.set(number);
+        small.fill(true);
+        let said = small.expect(4, "autoscale").stderr;
+        assert!(said.contains("the disk is full"), "{said}");
+        assert!(said.contains("state.db"), "which disk is said: {said}");
+        assert_eq!(small.stage.ids().len(), 5, "nothing is made and nothing deleted");
+        small.fill(false);
+        assert_eq!(
+            capacity(),
+            5,
+            "a demand of {number} has left no trace in the record"
+        );
+    }
+    small.expect(0, "autoscale");
+    assert_eq!(capacity(), 6);
+    assert_eq!(small.stage.faults(6), Vec::<String>::new());
 }

@@ -62,15 +62,22 @@ impl Readings {
 
     /// What was read, and of the rest what was known before and is young enough to be of use: a look that comes too soon
     /// after another does not begin anew.
+    ///
+    /// All counters of one thing go on together. One that went on alone would have its rate at looks at which the others
+    /// have none, for as long as somebody looks that often, and there would be no sample of all.
     #[must_use]
     pub fn after(&self, read: Self, now: Timestamp) -> Self {
         let mut next = read;
         for (what, counters) in &self.0 {
+            let age = |counter: &Counter| now.duration_since(counter.at);
+            let is_soon = counters.values().any(|c| age(c) < SHORTEST);
+            let taken = next.0.entry(what.clone()).or_default();
             for (id, counter) in counters {
-                let age = now.duration_since(counter.at);
-                let taken = next.0.entry(what.clone()).or_default();
-                let is_newer = taken.get(id).is_some_and(|read| read.value >= counter.value);
-                if age < SHORTEST && is_newer || !taken.contains_key(id) && age <= LONGEST {
+                let is_kept = match taken.get(id) {
+                    Some(read) => is_soon && read.value >= counter.value,
+                    None => true,
+                };
+                if is_kept && age(counter) <= LONGEST {
                     taken.insert(*id, *counter);
                 }
             }
@@ -142,6 +149,35 @@ mod tests {
                 .after(Readings::default(), at(2000))
                 .rate("cpu", ONE, &counter(2001, 90.0)),
             None
+        );
+    }
+
+    #[test]
+    fn counters_first_read_at_different_looks_are_soon_measured_at_the_same_one() {
+        let mut known = Readings::default();
+        let mut measured = Vec::new();
+        for look in 0..20_i64 {
+            let now = Timestamp::from_millisecond(look * 400).unwrap();
+            let mut read = Readings::default();
+            // The second is there from the second look on.
+            let ids = [ONE, InstanceId(2)]
+                .into_iter()
+                .take(if look == 0 { 1 } else { 2 });
+            let mut rates = 0;
+            for id in ids {
+                let counter = Counter {
+                    at: now,
+                    ..counter(0, 10.0 + f64::from(u32::try_from(look).unwrap()))
+                };
+                rates += usize::from(known.rate("cpu", id, &counter).is_some());
+                read.note("cpu", id, counter);
+            }
+            measured.push(rates);
+            known = known.after(read, now);
+        }
+        assert!(
+            measured[5..].contains(&2) && !measured[5..].contains(&1),
+            "some were measured without the others: {measured:?}"
         );
     }
 }

@@ -169,24 +169,42 @@ fn refuse_lost_hosts(applied: &ScaleSet, wanted: &ScaleSet, in_use: &BTreeSet<&L
 
 /// Sections in which two definitions differ. Capacity is not one: the record holds it.
 pub fn changed_keys(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<&'static str> {
+    // By name, so that a section that is added must say here what it is: one that is forgotten changes unnoticed.
+    let ScaleSet {
+        name: _,
+        capacity: _,
+        image,
+        instance,
+        fault_domains,
+        placement,
+        limits,
+        scale_in,
+        health,
+        upgrade,
+        repair,
+        load_balancer,
+        discovery,
+        autoscale,
+        state,
+    } = applied;
     let mut keys = Vec::new();
     let mut note = |differs: bool, key| {
         if differs {
             keys.push(key);
         }
     };
-    note(applied.image != wanted.image, "image");
-    note(applied.instance != wanted.instance, "instance");
-    note(applied.fault_domains != wanted.fault_domains, "fault_domains");
-    note(applied.placement != wanted.placement, "placement");
-    note(applied.limits != wanted.limits, "limits");
-    note(applied.scale_in != wanted.scale_in, "scale_in");
-    note(applied.health != wanted.health, "health");
-    note(applied.upgrade != wanted.upgrade, "upgrade");
-    note(applied.repair != wanted.repair, "repair");
-    note(applied.load_balancer != wanted.load_balancer, "load_balancer");
-    note(applied.discovery != wanted.discovery, "discovery");
-    note(applied.autoscale != wanted.autoscale, "autoscale");
-    note(applied.state != wanted.state, "state");
+    note(*image != wanted.image, "image");
+    note(*instance != wanted.instance, "instance");
+    note(*fault_domains != wanted.fault_domains, "fault_domains");
+    note(*placement != wanted.placement, "placement");
+    note(*limits != wanted.limits, "limits");
+    note(*scale_in != wanted.scale_in, "scale_in");
+    note(*health != wanted.health, "health");
+    note(*upgrade != wanted.upgrade, "upgrade");
+    note(*repair != wanted.repair, "repair");
+    note(*load_balancer != wanted.load_balancer, "load_balancer");
+    note(*discovery != wanted.discovery, "discovery");
+    note(*autoscale != wanted.autoscale, "autoscale");
+    note(*state != wanted.state, "state");
     keys
 }

@@ -9,6 +9,8 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+pub mod number;
+pub mod prometheus;
 pub mod simulation;
 
 use std::fs;
