@@ -6,6 +6,8 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+#[path = "lab/autoscale.rs"]
+mod autoscale;
 #[path = "lab/balancer.rs"]
 mod balancer;
 mod contract;

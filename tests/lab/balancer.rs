@@ -13,12 +13,12 @@ use super::{Lab, curl, lab_net};
 use crate::support::{Runs as _, wait_for};
 
 /// Where the frontends listen: one for HTTP, one for connections that last.
-fn frontends() -> [SocketAddr; 2] {
+pub(super) fn frontends() -> [SocketAddr; 2] {
     [8080, 8007].map(|port| format!("{}.1:{port}", lab_net()).parse().unwrap())
 }
 
 /// A lab whose HAProxy ends with the test, however that ends.
-struct Served(Lab);
+pub(super) struct Served(Lab);
 
 impl std::ops::Deref for Served {
     type Target = Lab;
@@ -37,7 +37,7 @@ impl Drop for Served {
 }
 
 /// A set that will be behind a load balancer.
-fn served(capacity: u32, run: &str) -> Served {
+pub(super) fn served(capacity: u32, run: &str) -> Served {
     let lab = Lab::new(capacity, "", "");
     let [http, echo] = frontends();
     let net = lab_net();
