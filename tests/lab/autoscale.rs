@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,7 +12,10 @@ use super::balancer::{frontends, served};
 use super::{Lab, lab};
 use crate::support::number::Number;
 use crate::support::prometheus::{Prometheus, Running, free_port};
-use crate::support::{Runs as _, wait_for};
+use crate::support::{Runs as _, wait_for, wait_to_hear};
+
+/// Emulated guests answer with a tenth of a second of their CPU: looked at all the time they would never idle.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 /// `[autoscale]` within these bounds that acts at once and counts every instance; `more` is what it acts on. A guest that
 /// still boots when it is to go does not hear that it should: it is not waited for.
@@ -52,9 +57,11 @@ impl Lab {
     }
 
     /// Evaluates and acts until that is said, well each time.
+    #[track_caller]
     fn evaluate_until(&self, what: &str) {
-        wait_for(&format!("vmss autoscale to say {what:?}"), || {
-            self.expect(0, "autoscale").stderr.contains(what)
+        wait_to_hear(what, || {
+            thread::sleep(BETWEEN_LOOKS);
+            self.expect(0, "autoscale").stderr
         });
     }
 

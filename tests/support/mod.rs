@@ -25,14 +25,30 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use virt::connect::Connect;
 
-/// Waits for `ready`, which something else brings about; gives up after three minutes: guests under emulation boot slowly
-/// when all start at once.
+/// How long something may take that else comes about by itself: guests under emulation boot slowly when all start at once.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits for `ready`, which something else brings about; gives up after three minutes.
 pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     let began = Instant::now();
     while !ready() {
+        assert!(began.elapsed() < PATIENCE, "waited three minutes for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until `what` is said, as [`wait_for`] does.
+#[track_caller]
+pub fn wait_to_hear(what: &str, mut say: impl FnMut() -> String) {
+    let began = Instant::now();
+    loop {
+        let said = say();
+        if said.contains(what) {
+            return;
+        }
         assert!(
-            began.elapsed() < Duration::from_secs(180),
-            "waited three minutes for {what}"
+            began.elapsed() < PATIENCE,
+            "waited three minutes for {what:?}, and last was said: {said}"
         );
         thread::sleep(Duration::from_millis(10));
     }
