@@ -53,6 +53,8 @@ pub fn is_scaled(record: &Record) -> bool {
 
 /// What a decision is made of, beside the record: measured once, though the record may be read again and again.
 struct Facts {
+    /// The policy that was measured for: another one is decided on at the next look.
+    policy: Option<autoscale::Autoscale>,
     samples: Samples,
     problems: BTreeMap<String, String>,
     unseen: Vec<String>,
@@ -62,7 +64,7 @@ struct Facts {
 
 impl Facts {
     fn decide(&self, record: &Record) -> Option<Decision> {
-        let policy = in_force(record)?;
+        let policy = in_force(record).filter(|policy| self.policy.as_ref() == Some(policy))?;
         let outlook = predict::outlook(policy, &self.samples, self.now);
         Some(decide(autoscale::Situation {
             policy,
@@ -179,6 +181,7 @@ pub fn consider(
 impl Facts {
     fn none(now: Timestamp) -> Self {
         Self {
+            policy: None,
             samples: Samples::default(),
             problems: BTreeMap::new(),
             unseen: Vec::new(),
@@ -203,6 +206,7 @@ impl Facts {
         });
         let hidden = inventory.hosts.iter().filter(|h| h.seen().is_none());
         Self {
+            policy: in_force(record).cloned(),
             samples,
             problems: measured.problems,
             unseen: hidden.map(|h| h.name.to_string()).collect(),

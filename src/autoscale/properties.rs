@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
-use super::policy::{Autoscale, Change, Direction, MaxScaleIn, Operator, Rule, Target};
+use super::calendar::{Cron, Zone};
+use super::policy::{Autoscale, Change, Direction, MaxScaleIn, Operator, Rule, Schedule, Target};
 use super::testing::{MINUTE, Stage, policy, rule, target};
 use super::{Decision, Move, Sample};
 use crate::scaleset::Amount;
@@ -69,17 +70,30 @@ fn span() -> impl Strategy<Value = Option<Duration>> {
     prop::option::of((0..20_u64).prop_map(|n| Duration::from_secs(60 * n)))
 }
 
+/// A minimum that comes and goes every few minutes.
+fn schedules() -> impl Strategy<Value = Vec<Schedule>> {
+    let one = (2..30_u32, 1..20_u64, 0..30_u32).prop_map(|(every, minutes, min)| Schedule {
+        name: "often".to_owned(),
+        start: Cron::new(&format!("*/{every} * * * *"), Zone::utc()).unwrap(),
+        duration: Duration::from_secs(60 * minutes),
+        min,
+    });
+    prop::collection::vec(one, 0..2)
+}
+
 fn policies() -> impl Strategy<Value = Autoscale> {
     let bounds = (0..6_u32, 0..20_u32, 0..20_u32);
     let limit = prop::option::of((1..50_u32, 1..20_u64));
-    (rules(), targets(), bounds, span(), span(), span(), limit).prop_map(
-        |(rules, targets, (min, more, default), out, inward, stabilization, limit)| {
+    let times = (span(), span(), span());
+    (rules(), targets(), schedules(), bounds, times, limit).prop_map(
+        |(rules, targets, schedules, (min, more, default), (out, inward, stabilization), limit)| {
             let mut policy = policy(&[], &[]);
             let profile = &mut policy.profiles[0];
             (profile.min, profile.max) = (min, min + more);
             profile.default = (min + default).min(profile.max);
             (profile.rules, profile.targets) = (rules, targets);
             (policy.cooldown_out, policy.cooldown_in) = (out, inward);
+            policy.schedules = schedules;
             policy.stabilization = stabilization.unwrap_or_default();
             policy.max_scale_in = limit.map(|(percent, minutes)| MaxScaleIn {
                 count: Amount::Percent(percent),
@@ -130,6 +144,9 @@ proptest! {
         let profile = &policy.profiles[0];
         for (decision, _) in run(&policy, capacity, &minutes) {
             prop_assert!(decision.to >= profile.min, "{}", decision.reason);
+            // A schedule's minimum holds as far as the maximum allows.
+            let floor = policy.floor_at(decision.at).map_or(0, |f| f.min.min(profile.max));
+            prop_assert!(decision.to >= floor, "{}", decision.reason);
             // Above the maximum it never goes further up; down it goes as fast as the limit allows, if the set is seen.
             prop_assert!(decision.to <= profile.max.max(decision.from), "{}", decision.reason);
         }

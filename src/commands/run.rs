@@ -378,10 +378,25 @@ fn scale_meanwhile(
             let rules = record.applied.health.clone();
             record.absorb(&inventory) | record.heed(&inventory, &rules, now)
         })
-        .and_then(|(record, _)| evaluate(ctx, store, name, &record, &inventory, exporter, pace));
+        .and_then(|(record, _)| {
+            let from = evaluate(ctx, store, name, &record, &inventory, exporter, pace)?;
+            from.map_or(Ok(()), |from| remember(ctx, store, name, from))
+        });
         if let Err(e) = evaluated {
-            note(ctx, format!("{name}: {e}"));
-            lock(&pace.last).at = now;
+            let mut last = lock(&pace.last);
+            let text = format!("{name}: {e}");
+            if text != last.text {
+                note(ctx, text.clone());
+            }
+            (last.at, last.text) = (now, text);
         }
     }
+}
+
+/// Notes in the history that the capacity was changed while somebody else acts on the set.
+fn remember(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, from: u32) -> Result<()> {
+    let to = store.get(name)?.map(|(record, _)| record.capacity);
+    let number = store.begin(&ctx.operation(name, "autoscale", Some(from), to))?;
+    let outcome = "recorded: whoever acts on the set carries it out";
+    Ok(store.finish(number, ctx.world.clock.now(), outcome, to)?)
 }
