@@ -125,6 +125,9 @@ pub(super) fn say(ctx: &Context<'_>, target: &Target, freed: &[Timed], until: Op
         ));
     }
     match until {
+        Some(until) if scaling::in_force(&target.record).is_some() => {
+            ctx.say(format!("until {}: then [autoscale] decides again", moment(until)));
+        }
         Some(until) => ctx.say(format!(
             "until {}: vmss run takes it back then, or the first vmss autoscale after that",
             moment(until)
