@@ -551,6 +551,14 @@ mod tests {
     }
 
     #[test]
+    fn zones_are_known_where_the_machine_has_none() {
+        let own = jiff::tz::TimeZoneDatabase::bundled();
+        for name in ["Europe/Berlin", "America/New_York", "UTC"] {
+            assert!(own.get(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_no_cron_or_no_zone_is_refused_with_a_sentence() {
         for bad in [
             "",
