@@ -48,6 +48,19 @@ impl Exit {
     }
 }
 
+/// How a run ends that was neither cut short nor broken off.
+impl From<crate::plan::report::Verdict> for Exit {
+    fn from(verdict: crate::plan::report::Verdict) -> Self {
+        use crate::plan::report::Verdict;
+        match verdict {
+            Verdict::Converged => Self::Converged,
+            Verdict::Unseen => Self::Unreachable,
+            Verdict::Blocked => Self::Blocked,
+            Verdict::Failed => Self::Failed,
+        }
+    }
+}
+
 /// An error as an operator meets it.
 #[derive(Debug)]
 pub struct Error {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds};
 use croner::{CivilDateTime, CronDateTime, Resolution};
-use jiff::civil::{DateTime, Time, Weekday};
+use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
@@ -100,12 +100,7 @@ impl Zone {
 
     /// The moment when its clocks show `civil`.
     pub fn moment(&self, civil: DateTime) -> Option<Timestamp> {
-        let zoned = self
-            .rules()
-            .to_ambiguous_zoned_datetime(civil)
-            .compatible()
-            .ok()?;
-        Some(zoned.timestamp())
+        placed(civil, &self.rules())
     }
 }
 
@@ -207,6 +202,23 @@ fn parse(text: &str) -> Result<croner::Cron, CronError> {
         .parse(text)
 }
 
+/// The moment that a date means, with a time or without, by the clocks of `rules` unless it has an offset of its own.
+pub fn moment(text: &str, rules: &TimeZone) -> Option<Timestamp> {
+    let text = text.trim();
+    if let Ok(exact) = text.parse::<Timestamp>() {
+        return Some(exact);
+    }
+    let civil = (text.parse::<DateTime>().ok())
+        .or_else(|| Some(text.parse::<Date>().ok()?.to_datetime(Time::midnight())))?;
+    placed(civil, rules)
+}
+
+/// The moment when clocks of `rules` show `civil`.
+pub fn placed(civil: DateTime, rules: &TimeZone) -> Option<Timestamp> {
+    let zoned = rules.to_ambiguous_zoned_datetime(civil).compatible().ok()?;
+    Some(zoned.timestamp())
+}
+
 /// What clocks on the wall show: the search goes by that alone, and what it finds is placed in the zone afterwards.
 #[derive(Clone, Copy)]
 struct Civil(DateTime);
@@ -291,14 +303,6 @@ impl When {
         }
     }
 
-    /// Whose clocks it goes by.
-    pub const fn zone(&self) -> &Zone {
-        match self {
-            Self::Dates { zone, .. } | Self::Weekly { zone, .. } => zone,
-            Self::Cron { start, .. } => &start.zone,
-        }
-    }
-
     /// The weekly times around `now`: at least one before and one after it.
     fn weekly(&self, now: Timestamp) -> impl Iterator<Item = Period> {
         let mut periods = Vec::new();
@@ -326,11 +330,6 @@ impl When {
 }
 
 impl Cron {
-    /// Whose clocks it goes by.
-    pub const fn zone(&self) -> &Zone {
-        &self.zone
-    }
-
     /// The time that goes on at `now`, if each lasts for `duration`.
     pub fn current(&self, duration: Duration, now: Timestamp) -> Option<Period> {
         lasting(self.last(now)?, duration).filter(|period| period.has(now))

@@ -55,15 +55,6 @@ impl Decision {
     pub fn is_blind(&self) -> bool {
         self.measured.iter().any(|m| m.value.is_none())
     }
-
-    /// What is the matter with metrics, each once.
-    pub fn problems(&self) -> Vec<&str> {
-        let mut all: Vec<&str> = (self.measured.iter())
-            .filter_map(|m| m.problem.as_deref())
-            .collect();
-        all.dedup();
-        all
-    }
 }
 
 /// By what a capacity changes.

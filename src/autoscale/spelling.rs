@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::autoscale::metric::{Unit, number};
+use crate::autoscale::metric::Unit;
 use crate::autoscale::policy::{Change, Operator, Over, Rule, Statistic, Target};
 use crate::scaleset::Amount;
 
@@ -247,14 +247,6 @@ impl fmt::Display for Target {
             write!(f, " avg {}", span(self.window))?;
         }
         Ok(())
-    }
-}
-
-/// A value with its unit, or bare.
-pub fn value(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::None => number(value),
-        unit => unit.show(value),
     }
 }
 

@@ -70,14 +70,6 @@ impl Trace {
             .unwrap_or(SignedDuration::from_mins(1))
     }
 
-    /// How long it is, the last point's own time among it.
-    pub fn span(&self) -> SignedDuration {
-        match (self.points.first(), self.points.last()) {
-            (Some(first), Some(last)) => last.at.duration_since(first.at) + self.step(),
-            _ => SignedDuration::ZERO,
-        }
-    }
-
     /// The position of a metric, if the trace has it.
     pub fn column(&self, metric: &str) -> Option<usize> {
         self.metrics.iter().position(|m| m == metric)
@@ -103,7 +95,7 @@ mod tests {
         assert_eq!(trace.metrics, ["host.cpu", "lb.queue"]);
         let loads: Vec<_> = trace.points.iter().map(|p| p.loads.clone()).collect();
         assert_eq!(loads, [vec![Some(30.0), None], vec![Some(60.0), Some(3.0)]]);
-        assert_eq!((trace.step().as_secs(), trace.span().as_secs()), (60, 120));
+        assert_eq!(trace.step().as_secs(), 60);
     }
 
     #[test]

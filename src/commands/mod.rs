@@ -220,6 +220,21 @@ impl Context<'_> {
         lease::hold(self.world, store, set, doing, wait, &self.listener)
     }
 
+    /// As [`Self::hold`], for a capacity that was `recorded`: whoever has the lease carries it out.
+    pub fn hold_for(&self, target: &Target, doing: &str, recorded: Option<u32>) -> Result<Held> {
+        self.hold(&target.store, &target.name, doing).map_err(|e| {
+            let Some(capacity) = recorded.filter(|_| e.exit == Exit::Locked) else {
+                return e;
+            };
+            let key = lease::lease_key(&target.name);
+            let busy = target.store.holder(&key, self.world.clock.now()).ok().flatten();
+            let who = busy.map_or_else(String::new, |h| format!(" by pid {} ({})", h.pid, h.doing));
+            e.hint(format!(
+                "the capacity of {capacity} is recorded: it will be carried out{who}, or by the next vmss scale or autoscale"
+            ))
+        })
+    }
+
     /// Runs the loop under a lease that is held, with an entry in the history.
     pub fn converge(&self, store: &Arc<dyn Store>, held: &Held, operation: &Operation) -> Result<Ending> {
         self.converge_after(store, held, operation, Vec::new())

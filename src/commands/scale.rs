@@ -8,7 +8,6 @@ use crate::commands::delete::are_protected;
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::health::later;
-use crate::lease::lease_key;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::{Experience, Situation, protected};
 use crate::record::Record;
@@ -133,17 +132,7 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
         return Err(e);
     }
     timed::say(ctx, &target, &freed, until);
-    let held = match ctx.hold(&target.store, &name, &verb) {
-        Ok(held) => held,
-        Err(e) if e.exit == Exit::Locked && from != to => {
-            let busy = target.store.holder(&lease_key(&name), ctx.world.clock.now())?;
-            let who = busy.map_or_else(String::new, |h| format!(" by pid {} ({})", h.pid, h.doing));
-            return Err(e.hint(format!(
-                "the capacity of {to} is recorded: it will be carried out{who}, or by the next vmss scale"
-            )));
-        }
-        Err(e) => return Err(e),
-    };
+    let held = ctx.hold_for(&target, &verb, (from != to).then_some(to))?;
     let ending = ctx.converge(
         &target.store,
         &held,

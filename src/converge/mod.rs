@@ -18,7 +18,7 @@ use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label};
 use crate::observe::observe;
 use crate::plan::action::{Action, Step};
-use crate::plan::report::{Report, Verdict, Wait};
+use crate::plan::report::{Report, Wait};
 use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
 use crate::record::Record;
 use crate::rollout::Rollout;
@@ -60,12 +60,7 @@ impl Ending {
         if self.interrupted {
             return Exit::Interrupted;
         }
-        match self.report.verdict() {
-            Verdict::Converged => Exit::Converged,
-            Verdict::Unseen => Exit::Unreachable,
-            Verdict::Blocked => Exit::Blocked,
-            Verdict::Failed => Exit::Failed,
-        }
+        self.report.verdict().into()
     }
 }
 

@@ -11,8 +11,6 @@ use crate::commands::{Context, Target};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
-use crate::lease::lease_key;
-use crate::plan::report::Verdict;
 use crate::plan::{Experience, Situation, plan};
 use crate::record::Record;
 use crate::scaling::{self, Evaluation};
@@ -92,26 +90,15 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     };
     if is_done && !evaluation.has_changed() {
         // Nothing is to be done, and so nobody need be kept from doing anything.
-        let exit = unsure(match left.report.verdict() {
-            Verdict::Converged => Exit::Converged,
-            Verdict::Unseen => Exit::Unreachable,
-            Verdict::Blocked => Exit::Blocked,
-            Verdict::Failed => Exit::Failed,
-        });
+        let exit = unsure(left.report.verdict().into());
         document(ctx, &target, &evaluation, exit, None);
         return Ok(exit);
     }
-    let held = match ctx.hold(&target.store, &name, &format!("autoscale {name} to {to}")) {
-        Ok(held) => held,
-        Err(e) if e.exit == Exit::Locked && from != to => {
-            let busy = target.store.holder(&lease_key(&name), ctx.world.clock.now())?;
-            let who = busy.map_or_else(String::new, |h| format!(" by pid {} ({})", h.pid, h.doing));
-            return Err(e.hint(format!(
-                "the capacity of {to} is recorded: it will be carried out{who}, or by the next command"
-            )));
-        }
-        Err(e) => return Err(e),
-    };
+    let held = ctx.hold_for(
+        &target,
+        &format!("autoscale {name} to {to}"),
+        (from != to).then_some(to),
+    )?;
     let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
     let ending = ctx.converge(&target.store, &held, &operation)?;
     if ctx.is_json() {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::civil::{DateTime, Time};
+use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
+use crate::autoscale::calendar;
 use crate::cli::Change;
 use crate::commands::{Context, Target};
 use crate::converge::amend;
@@ -23,16 +24,13 @@ fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> Result<Timestamp, Strin
     let form = || {
         format!("{text:?} is no time: write it as 18:00, \"2026-12-24 18:00\" or 2026-12-24T18:00:00+01:00")
     };
-    if let Ok(exact) = text.parse::<Timestamp>() {
-        return not_past(exact, text, now);
+    if let Some(at) = calendar::moment(text, zone) {
+        if at <= now {
+            return Err(format!("{text} is past"));
+        }
+        return Ok(at);
     }
-    let place = |civil: DateTime| {
-        let placed = zone.to_ambiguous_zoned_datetime(civil).compatible();
-        placed.map(|z| z.timestamp()).map_err(|_| form())
-    };
-    if let Ok(civil) = text.trim().parse::<DateTime>() {
-        return not_past(place(civil)?, text, now);
-    }
+    let place = |civil| calendar::placed(civil, zone).ok_or_else(form);
     let time: Time = text.trim().parse().map_err(|_| form())?;
     let today = now.to_zoned_datetime(zone.clone()).date();
     let at = place(today.to_datetime(time))?;
@@ -41,13 +39,6 @@ fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> Result<Timestamp, Strin
     }
     let tomorrow = today.checked_add(1.day()).map_err(|_| form())?;
     place(tomorrow.to_datetime(time))
-}
-
-fn not_past(at: Timestamp, text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if at <= now {
-        return Err(format!("{text} is past"));
-    }
-    Ok(at)
 }
 
 /// Notes a capacity that begins later.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::Time;
 
 use super::{DAY, MINUTE};
-use crate::autoscale::calendar::{Cron, Day, When, Zone};
+use crate::autoscale::calendar::{self, Cron, Day, When, Zone};
 use crate::definition::reader::{At, Reader, Section};
 use crate::definition::sections::{duration, parsed, required_string};
 
@@ -56,11 +56,7 @@ fn moment(r: &mut Reader<'_>, s: &Section<'_, '_>, key: &str, zone: &Zone) -> Op
         return None;
     }
     let at = r.date(s, key)?;
-    let value = at.value.parse::<Timestamp>().ok().or_else(|| {
-        let text = at.value.trim();
-        let civil = text.parse::<DateTime>().ok();
-        zone.moment(civil.or_else(|| text.parse::<Date>().ok().map(|d| d.to_datetime(Time::midnight())))?)
-    });
+    let value = calendar::moment(&at.value, &zone.rules());
     match value {
         Some(value) => Some(At {
             value,

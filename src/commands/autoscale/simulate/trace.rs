@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::autoscale::calendar;
 use crate::autoscale::metric::Source;
 use crate::autoscale::trace::Point;
 use crate::autoscale::{Autoscale, Metric, Trace};
@@ -92,17 +92,10 @@ fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> std::result::Result<Tim
 
 /// The moment that a text is: with an offset, by the clocks of `zone`, or in seconds since 1970.
 fn moment_of(text: &str, zone: &TimeZone) -> Option<Timestamp> {
-    let text = text.trim();
-    if let Ok(exact) = text.parse::<Timestamp>() {
-        return Some(exact);
+    if let Some(at) = calendar::moment(text, zone) {
+        return Some(at);
     }
-    let civil = text.parse::<DateTime>().ok();
-    let civil = civil.or_else(|| Some(text.parse::<Date>().ok()?.to_datetime(Time::midnight())));
-    if let Some(civil) = civil {
-        let zoned = zone.to_ambiguous_zoned_datetime(civil).compatible().ok()?;
-        return Some(zoned.timestamp());
-    }
-    let seconds = text.parse::<f64>().ok().filter(|s| s.is_finite())?;
+    let seconds = text.trim().parse::<f64>().ok().filter(|s| s.is_finite())?;
     Timestamp::from_duration(SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
 }
 
