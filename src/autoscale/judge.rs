@@ -86,6 +86,9 @@ pub(super) fn judge<'p>(profile: &'p Profile, facts: Facts<'_>) -> Vec<Judged<'p
     rules.chain(targets).map(|by| judged(by, facts)).collect()
 }
 
+/// Why there is no value though everybody has answered: a rate needs two looks at a counter.
+const BEGUN_ANEW: &str = "its counters have begun anew";
+
 fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
     let (statistic, window) = match by {
         By::Rule(rule) => (rule.statistic, rule.window),
@@ -99,7 +102,14 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
         }
     });
     let is_old = reading.as_ref().is_ok_and(|reading| reading.at < facts.now);
-    let stale = facts.problems.get(name).filter(|_| is_old).cloned();
+    let why = || {
+        facts
+            .problems
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| BEGUN_ANEW.to_owned())
+    };
+    let stale = is_old.then(why);
     let current = reading.as_ref().ok().filter(|_| stale.is_none());
     let wants = current.and_then(|reading| match by {
         By::Rule(rule) => {
@@ -183,7 +193,7 @@ impl Judged<'_> {
     /// What was measured for it.
     pub fn measured(&self, problems: &BTreeMap<String, String>) -> Measured {
         let metric = self.by.metric();
-        let problem = problems.get(metric.name()).cloned();
+        let problem = (problems.get(metric.name()).cloned()).or_else(|| self.stale.clone());
         match &self.reading {
             Ok(reading) => Measured {
                 metric: metric.name().to_owned(),

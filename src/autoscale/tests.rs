@@ -537,4 +537,11 @@ fn what_was_measured_once_is_not_acted_on_twice() {
         "stays at 7: jobs could not be measured just now (connection refused)"
     );
     assert!(!decision.is_blind());
+    // Everybody answers again, and what was counted has begun anew.
+    set.problems.clear();
+    let decision = set.tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 7: jobs could not be measured just now (its counters have begun anew)"
+    );
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Measurement, NOBODY, Roster};
 use crate::autoscale::metric::BalancerMetric;
-use crate::autoscale::{Counter, Metric, Readings};
+use crate::autoscale::{Counter, Metric, Readings, Sample};
 use crate::inventory::Inventory;
 use crate::membership::{ServerSeen, Sight};
 use crate::names::InstanceId;
@@ -37,6 +37,7 @@ pub(super) fn measure(
             continue;
         }
         let mut values = BTreeMap::new();
+        let mut idle = 0;
         for one in &roster.counted {
             let id = one.instance.id;
             let servers: Vec<(&str, &ServerSeen)> = (inventory.balancers.iter())
@@ -50,20 +51,24 @@ pub(super) fn measure(
                 BalancerMetric::Queue => {
                     Some(sum(servers.iter().map(|(_, s)| s.queue)) + unassigned(inventory, roster))
                 }
-                BalancerMetric::Requests => requests(&servers, id, before, now, measurement),
-                BalancerMetric::Latency => latency(&servers, id, before, now, measurement),
+                BalancerMetric::Requests => rates(&servers, id, before, now, measurement).into_iter().sum(),
+                BalancerMetric::Latency => {
+                    let rates = rates(&servers, id, before, now, measurement);
+                    let all: Option<f64> = rates.iter().copied().sum();
+                    idle += u32::from(all == Some(0.0));
+                    all.and_then(|_| latency(&servers, &rates))
+                }
             };
             values.extend(value.map(|value| (id, value)));
         }
-        let sample = match metric {
-            // Those without a request have no latency, and that is no reason to doubt the others'.
-            BalancerMetric::Latency => {
-                let found: Vec<f64> = values.values().copied().collect();
-                crate::autoscale::Sample::of(name, now, &found, 0)
-                    .or_else(|| crate::autoscale::Sample::each(name, now, 0.0, roster.len()))
-            }
-            _ => roster.sample(name, now, &values, 0),
-        };
+        let mut sample = roster.sample(name, now, &values, 0);
+        match &mut sample {
+            // Those that had no request have no latency, and that is no reason to doubt the others'.
+            Some(sample) => sample.missing = sample.missing.saturating_sub(idle),
+            // Where it is known of all that they had none, nobody waits; where it is not, nothing is known.
+            None if idle > 0 && idle == roster.len() => sample = Sample::each(name, now, 0.0, idle),
+            None => {}
+        }
         measurement.samples.extend(sample);
     }
 }
@@ -96,56 +101,34 @@ fn unassigned(inventory: &Inventory, roster: &Roster<'_>) -> f64 {
     sum(queues) / f64::from(roster.len().max(1))
 }
 
-/// How fast a server's requests come. Each frontend of each load balancer counts for itself: one of them may begin anew.
-fn rate(
-    balancer: &str,
-    server: &ServerSeen,
+/// Requests per second of each server; `None` if that is not known yet. Each frontend of each load balancer counts for
+/// itself: one of them may begin anew.
+fn rates(
+    servers: &[(&str, &ServerSeen)],
     id: InstanceId,
     before: &Readings,
     now: Timestamp,
     measurement: &mut Measurement,
-) -> Option<f64> {
-    let what = format!("lb.requests {balancer} {}", server.frontend);
-    let counter = Counter {
-        at: now,
-        value: sum(std::iter::once(server.requests)),
-        of: None,
+) -> Vec<Option<f64>> {
+    let rate = |(balancer, server): &(&str, &ServerSeen)| {
+        let what = format!("lb.requests {balancer} {}", server.frontend);
+        let counter = Counter {
+            at: now,
+            value: sum(std::iter::once(server.requests)),
+            of: None,
+        };
+        measurement.readings.note(&what, id, counter);
+        before.rate(&what, id, &counter)
     };
-    measurement.readings.note(&what, id, counter);
-    before.rate(&what, id, &counter)
+    servers.iter().map(rate).collect()
 }
 
-/// Requests per second on all frontends of all load balancers.
-fn requests(
-    servers: &[(&str, &ServerSeen)],
-    id: InstanceId,
-    before: &Readings,
-    now: Timestamp,
-    measurement: &mut Measurement,
-) -> Option<f64> {
-    let mut all = Some(0.0);
-    for (balancer, server) in servers {
-        let rate = rate(balancer, server, id, before, now, measurement);
-        all = all.zip(rate).map(|(all, rate)| all + rate);
-    }
-    all
-}
-
-/// Milliseconds, the average of those that have had requests since the last look: HAProxy's own average stays as it is
-/// while nobody asks.
-fn latency(
-    servers: &[(&str, &ServerSeen)],
-    id: InstanceId,
-    before: &Readings,
-    now: Timestamp,
-    measurement: &mut Measurement,
-) -> Option<f64> {
-    let mut all: Vec<f64> = Vec::new();
-    for (balancer, server) in servers {
-        let rate = rate(balancer, server, id, before, now, measurement);
-        let latency = server.latency.filter(|_| rate.is_some_and(|rate| rate > 0.0));
-        all.extend(latency.map(|latency| latency.as_secs_f64() * 1000.0));
-    }
+/// Milliseconds, the average of those that had requests since the last look: HAProxy's own stays as it is while nobody asks.
+fn latency(servers: &[(&str, &ServerSeen)], rates: &[Option<f64>]) -> Option<f64> {
+    let all: Vec<f64> = (servers.iter().zip(rates))
+        .filter(|(_, rate)| rate.is_some_and(|rate| rate > 0.0))
+        .filter_map(|((_, s), _)| Some(s.latency?.as_secs_f64() * 1000.0))
+        .collect();
     let count = u32::try_from(all.len()).ok().filter(|n| *n > 0)?;
     Some(all.iter().sum::<f64>() / f64::from(count))
 }
