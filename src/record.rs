@@ -1,6 +1,6 @@
 //! The record: the set-level facts that no hypervisor holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -487,13 +487,13 @@ impl Record {
     }
 
     /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
-    /// instances, a host that did not keeps what was known of it. What was written off is not known again, but
+    /// instances, a host that did not keeps what was known of it, and of one whose way led there. What was written off is not known again, but
     /// forgotten once it is seen to be gone, or its host has left the set. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
         let mut known = self.known.clone();
         let mut written_off = self.written_off.clone();
         let seen = inventory.seen_hosts();
-        known.retain(|_, k| !seen.contains(&k.host));
+        known.retain(|id, k| !seen.contains(&k.host) || self.follow(*id, k, &seen));
         let mut there = BTreeSet::new();
         let mut arriving = Vec::new();
         for host in &inventory.hosts {
@@ -539,6 +539,18 @@ impl Record {
         (self.known, self.next_id) = (known, next_id);
         (self.condemned, self.written_off, self.moves) = (condemned, written_off, moves);
         changed
+    }
+
+    /// Whether an instance may have arrived on a host that is not among `seen`: then that is where it is known to be.
+    fn follow(&self, id: InstanceId, known: &mut Known, seen: &HashSet<&Label>) -> bool {
+        let Some(moved) = self.moves.get(&id).filter(|m| !seen.contains(&m.to)) else {
+            return false;
+        };
+        known.host.clone_from(&moved.to);
+        if let Some((domain, _)) = self.applied.hosts().find(|(_, h)| h.name == moved.to) {
+            known.fault_domain.clone_from(domain);
+        }
+        true
     }
 }
 

@@ -630,6 +630,27 @@ fn a_move_is_left_alone_while_one_of_its_hosts_is_out_of_sight() {
     }
 }
 
+#[test]
+fn what_went_out_of_sight_with_the_host_that_it_moved_to_is_there_still() {
+    let mut scene = Scene::new(&[1, 1]);
+    scene.add("d0h0", 1);
+    scene.record.capacity = 1;
+    scene.lose("d1h0");
+    let moved = Move {
+        from: label("d0h0"),
+        to: label("d1h0"),
+    };
+    scene.record.moves.insert(InstanceId(1), moved);
+    scene.host("d0h0").instances.remove(0);
+    let plan = scene.plan();
+    assert!(lines(&plan).is_empty(), "{:?}", lines(&plan));
+    let known = &scene.record.known[&InstanceId(1)];
+    assert_eq!((known.host.as_str(), known.fault_domain.as_str()), ("d1h0", "d1"));
+    assert_eq!(known.revision, Some(1));
+    // Nobody else gets its address, and nobody takes its place before its host counts as lost.
+    assert!(known.confirmed);
+}
+
 /// A random little fleet: hosts with room for a few, some out of sight, some instances there already.
 fn scenes() -> impl Strategy<Value = Scene> {
     let host = (
