@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::autoscale::{self, Decision, Move, Readings, Samples, decide, predict};
+use crate::autoscale::{self, Decision, Move, Readings, Sample, Samples, decide, predict};
 use crate::converge::amend;
 use crate::error::Result;
 use crate::inventory::{Inventory, View};
@@ -186,7 +186,7 @@ impl Facts {
             problems: BTreeMap::new(),
             unseen: Vec::new(),
             protected: 0,
-            now,
+            now: Sample::moment(now),
         }
     }
 
@@ -211,7 +211,7 @@ impl Facts {
             problems: measured.problems,
             unseen: hidden.map(|h| h.name.to_string()).collect(),
             protected: u32::try_from(protected.len()).unwrap_or(u32::MAX),
-            now,
+            now: Sample::moment(now),
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Situation<'a> {
     pub pin: Option<&'a Pin>,
     /// What is expected of the load ahead, if the policy looks ahead and enough is known.
     pub outlook: Option<&'a Outlook>,
-    /// Now.
+    /// Now, as moments of samples are ([`crate::autoscale::Sample::moment`]): what was measured just now is of this moment.
     pub now: Timestamp,
 }
 

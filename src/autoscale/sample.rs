@@ -36,12 +36,18 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The moment of what is measured while a clock shows `now`: whole milliseconds, so that it comes back from wherever it is
+    /// kept as the same.
+    pub fn moment(now: Timestamp) -> Timestamp {
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+
     /// A sample of the values of instances, `missing` of which could not be measured; `None` if there are none.
     pub fn of(metric: &str, at: Timestamp, values: &[f64], missing: u32) -> Option<Self> {
         let first = *values.first()?;
         Some(Self {
             metric: metric.to_owned(),
-            at,
+            at: Self::moment(at),
             instances: u32::try_from(values.len()).unwrap_or(u32::MAX),
             missing,
             sum: values.iter().sum(),
@@ -54,7 +60,7 @@ impl Sample {
     pub fn each(metric: &str, at: Timestamp, value: f64, instances: u32) -> Option<Self> {
         (instances > 0).then(|| Self {
             metric: metric.to_owned(),
-            at,
+            at: Self::moment(at),
             instances,
             missing: 0,
             sum: value * f64::from(instances),
@@ -73,7 +79,7 @@ impl Sample {
     pub fn alone(metric: &str, at: Timestamp, value: f64) -> Self {
         Self {
             metric: metric.to_owned(),
-            at,
+            at: Self::moment(at),
             instances: 0,
             missing: 0,
             sum: value,

@@ -88,11 +88,6 @@ impl Memory {
     }
 }
 
-/// A moment as exactly as a file keeps it.
-fn in_millis(at: Timestamp) -> Timestamp {
-    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
-}
-
 fn broken(doing: String, e: &serde_json::Error) -> StoreError {
     StoreError::Broken {
         doing,
@@ -236,7 +231,7 @@ impl Store for Memory {
         let kept = shelves.measured.entry(set.clone()).or_default();
         kept.readings = Some(json);
         for sample in samples {
-            let key = (in_millis(sample.at), sample.metric.clone());
+            let key = (Sample::moment(sample.at), sample.metric.clone());
             let at = key.0;
             kept.samples.insert(key, Sample { at, ..sample.clone() });
         }
@@ -254,7 +249,7 @@ impl Store for Memory {
         let shelves = self.shelves();
         let kept = shelves.measured.get(set);
         let all = kept.into_iter().flat_map(|m| m.samples.values());
-        Ok(all.filter(|s| s.at >= in_millis(since)).cloned().collect())
+        Ok(all.filter(|s| s.at >= Sample::moment(since)).cloned().collect())
     }
 
     fn readings(&self, set: &Label) -> Result<Readings, StoreError> {

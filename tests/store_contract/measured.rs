@@ -42,6 +42,16 @@ pub fn what_was_measured_comes_back_by_set_and_time(store: &dyn Store) {
     assert_eq!(store.samples(&label("measured-not"), at(0)).unwrap(), []);
 }
 
+pub fn a_sample_of_the_moment_that_a_clock_shows_comes_back_as_of_that_moment(store: &dyn Store) {
+    let set = label("moment");
+    let now = Sample::moment("2026-01-01T00:00:00.123456789Z".parse().unwrap());
+    let sample = sample("host.cpu", now, 1.0);
+    store
+        .measured(&set, std::slice::from_ref(&sample), &Readings::default(), now)
+        .unwrap();
+    assert_eq!(store.samples(&set, now).unwrap(), [sample]);
+}
+
 pub fn old_samples_are_thinned_out_and_then_forgotten(store: &dyn Store) {
     let set = label("old");
     // Steps of five minutes begin at full ones of universal time.

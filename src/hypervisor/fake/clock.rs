@@ -10,9 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Clock(Arc<Mutex<Timestamp>>);
 
 impl Default for Clock {
-    /// Begins on 1 January 2026, midnight UTC.
+    /// Begins on 1 January 2026, midnight UTC, and a little: real clocks show no round times, and what is written down may
+    /// not come back to the nanosecond.
     fn default() -> Self {
-        Self::at(Timestamp::constant(1_767_225_600, 0))
+        Self::at(Timestamp::constant(1_767_225_600, 123_456_789))
     }
 }
 
