@@ -1,6 +1,6 @@
 //! Capacities for a time: `vmss scale N --for 2h`, `vmss scale N --at 18:00`. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::autoscale::Pin;
@@ -114,6 +114,15 @@ pub fn next(all: &[Timed]) -> Option<Timestamp> {
         .min()
 }
 
+/// Since when something should have begun or ended that nobody has carried out, once whoever evaluates every minute must
+/// have come by.
+pub fn overdue(all: &[Timed], now: Timestamp) -> Option<Timestamp> {
+    next(all).filter(|due| now.duration_since(*due) > PATIENCE)
+}
+
+/// An evaluation each minute, and one that took as long.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +154,19 @@ mod tests {
         let (capacity, left, turns) = due(&left, 9, false, at(4));
         assert_eq!((capacity, left.len()), (3, 0));
         assert!(matches!(turns[0], Turn::Ended { to: Some(3), .. }));
+    }
+
+    #[test]
+    fn what_nobody_carries_out_is_overdue_when_it_should_have_begun_and_when_it_should_have_ended() {
+        let minutes = |hour: i64, minutes: i64| at(hour) + SignedDuration::from_mins(minutes);
+        let asked = [timed(9, 2, Some(4)), timed(5, 7, None)];
+        assert_eq!(overdue(&asked, at(1)), None);
+        assert_eq!(overdue(&asked, minutes(2, 2)), None);
+        assert_eq!(overdue(&asked, minutes(2, 3)), Some(at(2)));
+        let (_, holds, _) = due(&asked, 3, false, minutes(2, 3));
+        assert_eq!(overdue(&holds, at(4)), None);
+        assert_eq!(overdue(&holds, minutes(4, 3)), Some(at(4)));
+        assert_eq!(overdue(&[], at(9)), None);
     }
 
     #[test]

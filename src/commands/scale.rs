@@ -13,7 +13,7 @@ use crate::plan::{Experience, Situation, protected};
 use crate::record::Record;
 use crate::timed::Timed;
 
-mod timed;
+pub mod timed;
 
 /// Instances that scale in may not take. Looked at before the capacity is recorded: one that can't be reached would make
 /// every later run end as blocked (AWS lowers it all the same, and never converges).

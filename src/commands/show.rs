@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::commands::{Context, Target, upgrade};
+use crate::commands::{Context, Target, scale, upgrade};
 use crate::converge::look_closely;
 use crate::error::{Exit, Result};
 use crate::health::State;
@@ -20,7 +20,7 @@ use crate::record::{Life, Record};
 use crate::rollout::Rollout;
 use crate::scaleset::{Probe, ScaleSet};
 use crate::scaling;
-use crate::timed::Timed;
+use crate::timed::{self, Timed};
 use crate::ui::table::Table;
 use crate::ui::words::{ago, count, list, moment, ranges};
 
@@ -42,6 +42,7 @@ struct Document<'a> {
     hosts: Vec<HostLine>,
     autoscaling: bool,
     timed: &'a [Timed],
+    overdue_since: Option<Timestamp>,
     acting: Option<crate::store::Holder>,
     definition: &'a std::path::Path,
     store: String,
@@ -170,6 +171,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         hosts: hosts(record, &inventory),
         autoscaling: scaling::in_force(record).is_some(),
         timed: &record.timed,
+        overdue_since: timed::overdue(&record.timed, now),
         acting,
         definition: &record.definition,
         store: target.store.location(),
@@ -251,6 +253,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             "  timed       {}{from}{until}, asked for by {}",
             timed.capacity, timed.by
         ));
+    }
+    if let Some(text) = scale::timed::overdue(record, now) {
+        ctx.print(format!("  overdue     {text}"));
     }
     for line in served(&set, &inventory) {
         ctx.print(format!("  clients     {line}"));

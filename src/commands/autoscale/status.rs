@@ -7,7 +7,7 @@ use super::{no_policy, schedule};
 use crate::autoscale::policy::Direction;
 use crate::autoscale::spelling::{age, span};
 use crate::autoscale::{Autoscale, Decision};
-use crate::commands::Context;
+use crate::commands::{Context, scale};
 use crate::error::{Exit, Result};
 use crate::record::Record;
 use crate::scaling;
@@ -24,6 +24,7 @@ struct Document<'a> {
     max: Option<u32>,
     cooldown_out_until: Option<Timestamp>,
     cooldown_in_until: Option<Timestamp>,
+    overdue_since: Option<Timestamp>,
     last_decision: Option<&'a Decision>,
     next_start: Option<Timestamp>,
     samples: Vec<Kept>,
@@ -76,6 +77,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         max: profile.map(|p| p.max),
         cooldown_out_until: state.cools_until(policy, Direction::Out, now),
         cooldown_in_until: state.cools_until(policy, Direction::In, now),
+        overdue_since: timed::overdue(&record.timed, now),
         last_decision: last.as_ref(),
         next_start: lines.iter().filter_map(|l| l.next).min(),
         samples: kept,
@@ -126,6 +128,9 @@ fn show(ctx: &Context<'_>, record: &Record, policy: &Autoscale, document: &Docum
             "  held        at {} by {}, for another {left}",
             pin.capacity, pin.by
         ));
+    }
+    if let Some(text) = scale::timed::overdue(record, now) {
+        ctx.print(format!("  overdue     {text}"));
     }
     for (way, until) in [
         ("out", document.cooldown_out_until),

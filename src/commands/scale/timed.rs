@@ -12,9 +12,10 @@ use crate::commands::{Context, Target};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
 use crate::health;
+use crate::record::Record;
 use crate::scaling;
-use crate::timed::Timed;
-use crate::ui::words::{count, moment};
+use crate::timed::{self, Timed};
+use crate::ui::words::{ago, count, moment};
 
 /// The moment that somebody means who types `text` at `now` in `zone`: a time of day is the next one.
 ///
@@ -80,6 +81,16 @@ pub(super) fn later(ctx: &Context<'_>, change: Change, at: &str, span: Option<Du
         moment(from)
     ));
     Ok(Exit::Converged)
+}
+
+/// What an operator is to know if nobody carries out what is timed.
+pub fn overdue(record: &Record, now: Timestamp) -> Option<String> {
+    let due = timed::overdue(&record.timed, now)?;
+    Some(format!(
+        "since {} ({}): nobody has carried out what was timed; vmss run does, or vmss autoscale from cron or a timer",
+        moment(due),
+        ago(due, now)
+    ))
 }
 
 /// Forgets every capacity for a time.
