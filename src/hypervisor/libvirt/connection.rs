@@ -125,6 +125,11 @@ impl Line {
         }
     }
 
+    /// How many connections it has at most, and so how many calls on their way at once.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// The same line, its calls measured.
     pub fn measured(self, meter: HostMeter) -> Self {
         Self { meter, ..self }

@@ -24,6 +24,7 @@ mod raw;
 mod rework;
 mod seeds;
 mod sets;
+mod spread;
 mod stats;
 mod traits;
 mod transfer;
@@ -150,13 +151,11 @@ impl Libvirt {
 
 impl Hypervisor for Libvirt {
     fn facts(&self) -> Result<HostFacts, HypervisorError> {
-        let pulse = Pulse::silent();
-        observe::facts(&self.look.session(&pulse)?, &self.pool)
+        observe::facts(&self.look, &self.pool)
     }
 
     fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError> {
-        let pulse = Pulse::silent();
-        observe::observe(&self.look.session(&pulse)?, &self.pool, set, stores)
+        observe::observe(&self.look, &self.pool, set, stores)
     }
 
     fn push_image(

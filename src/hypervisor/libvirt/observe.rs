@@ -6,14 +6,15 @@ use virt::domain::{Domain, DomainShutoffReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
 
-use super::connection::Session;
+use super::connection::{Line, Session};
 use super::domains;
 use super::fault::optional;
 use super::images;
+use super::spread::spread;
 use super::traits::version;
 use super::volumes::Pool;
 use crate::hypervisor::seed::parse_shared_name;
-use crate::hypervisor::{HostFacts, HypervisorError};
+use crate::hypervisor::{HostFacts, HypervisorError, Pulse};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
 use crate::units::Bytes;
@@ -36,11 +37,13 @@ impl Promised {
 
 /// See [`crate::hypervisor::Hypervisor::observe`].
 pub fn observe(
-    session: &Session<'_>,
+    line: &Line,
     pool: &str,
     set: &Label,
     stores: &[StoreId],
 ) -> Result<HostSeen, HypervisorError> {
+    let pulse = Pulse::silent();
+    let session = &line.session(&pulse)?;
     let pool = Pool::open(session, pool)?;
     // Volumes before domains: an instance that another process is making has its domain before its volumes, so a
     // volume in this list without a domain in the next has none.
@@ -74,11 +77,14 @@ pub fn observe(
             .collect(),
     };
     let mut promised = Promised::default();
-    let mut taken = BTreeSet::new();
-    for domain in all(session)? {
-        let sight = sight(session, set, &domain)?;
+    let domains = all(session)?;
+    let taken: BTreeSet<InstanceId> = (domains.iter())
+        .filter_map(|domain| parse_instance_name(set, &domain.name().ok()?))
+        .collect();
+    for sight in spread(line, session, &domains, |session, domain| {
+        sight(session, set, domain)
+    })? {
         promised.add(&sight.promised);
-        taken.extend(sight.id);
         match (sight.id, sight.instance) {
             (_, Some(instance)) => seen.instances.push(instance),
             (Some(id), None) if !sight.gone => seen.foreign.push(id),
@@ -202,7 +208,9 @@ fn room(pool: &Pool<'_, '_>) -> Result<(Bytes, Bytes), HypervisorError> {
 }
 
 /// See [`crate::hypervisor::Hypervisor::facts`].
-pub fn facts(session: &Session<'_>, pool: &str) -> Result<HostFacts, HypervisorError> {
+pub fn facts(line: &Line, pool: &str) -> Result<HostFacts, HypervisorError> {
+    let pulse = Pulse::silent();
+    let session = &line.session(&pulse)?;
     let pool = Pool::open(session, pool)?;
     let traits = session.traits()?;
     let hostname = session.call("asking for the host's name", |c| c.hostname())?;
@@ -211,10 +219,10 @@ pub fn facts(session: &Session<'_>, pool: &str) -> Result<HostFacts, HypervisorE
     let mut running = all(session)?;
     running.retain(|d| d.id().is_some());
     let mut promised = Promised::default();
-    for domain in &running {
-        if let Some((_, of_one)) = look(session, domain, &domain.name().unwrap_or_default())? {
-            promised.add(&of_one);
-        }
+    let look =
+        |session: &Session<'_>, domain: &Domain| look(session, domain, &domain.name().unwrap_or_default());
+    for (_, of_one) in spread(line, session, &running, look)?.into_iter().flatten() {
+        promised.add(&of_one);
     }
     Ok(HostFacts {
         hostname,
