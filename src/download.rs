@@ -1,12 +1,12 @@
 //! Images by URL: fetched once, checked against their digest while they arrive, kept under it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::image_file::hex;
+use crate::image_file::{hex, read_on};
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ pub fn fetch(
     let mut buffer = vec![0; 1 << 18];
     let mut done = 0;
     loop {
-        let n = body.read(&mut buffer).map_err(|e| failed(e.to_string()))?;
+        let n = read_on(&mut body, &mut buffer).map_err(|e| failed(e.to_string()))?;
         if n == 0 {
             break;
         }
@@ -102,6 +102,7 @@ pub fn fetch(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
     use std::net::TcpListener;
 
     /// A server that gives one answer to every request.

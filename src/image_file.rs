@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -122,13 +122,23 @@ fn hash(mut file: File, total: u64, progress: &dyn Fn(u64, u64)) -> io::Result<S
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
     loop {
-        let n = file.read(&mut buffer)?;
+        let n = read_on(&mut file, &mut buffer)?;
         if n == 0 {
             return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
         done += n as u64;
         progress(done, total);
+    }
+}
+
+/// Reads what there is, as [`Read::read`]; again if a signal has cut it short, as being stopped and continued does.
+pub fn read_on(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 
@@ -361,6 +371,23 @@ mod tests {
         let path = dir.path().join("image");
         std::fs::write(&path, bytes).unwrap();
         inspect(&path, None, &dir.path().join("cache"), &|_, _| {})
+    }
+
+    #[test]
+    fn what_a_signal_cut_short_is_read_again() {
+        struct Signalled(bool);
+        impl Read for Signalled {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if std::mem::take(&mut self.0) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                buffer[0] = 7;
+                Ok(1)
+            }
+        }
+        let mut buffer = [0; 4];
+        assert_eq!(read_on(&mut Signalled(true), &mut buffer).unwrap(), 1);
+        assert_eq!(buffer, [7, 0, 0, 0]);
     }
 
     fn qemu_img(args: &[&str]) {
