@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -249,7 +250,8 @@ impl Elsewhere {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for("HAProxy", || socket.exists());
+        // One that was killed has left its socket: only an answer tells that this one listens.
+        wait_for("HAProxy", || UnixStream::connect(socket).is_ok());
         Self { process }
     }
 }
