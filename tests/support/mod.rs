@@ -16,6 +16,7 @@ pub mod simulation;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
@@ -110,7 +111,7 @@ impl Daemon {
             .expect("tests/run installs libvirtd");
         assert!(status.success(), "libvirtd -d in {}", folder.display());
         wait_for("the daemon's socket", || {
-            folder.join("sock/libvirt-sock").exists()
+            UnixStream::connect(folder.join("sock/libvirt-sock")).is_ok()
         });
         let pid = fs::read_to_string(folder.join("pid"))
             .unwrap()
