@@ -487,8 +487,9 @@ impl Record {
     }
 
     /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
-    /// instances, a host that did not keeps what was known of it, and of one whose way led there. What was written off is not known again, but
-    /// forgotten once it is seen to be gone, or its host has left the set. Returns whether anything changed.
+    /// instances, a host that did not keeps what was known of it. An instance that was on its way to a host that did not
+    /// is known to be there, if it is not where it came from. What was written off is not known again, but forgotten once
+    /// it is seen to be gone, or its host has left the set. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
         let mut known = self.known.clone();
         let mut written_off = self.written_off.clone();
