@@ -363,6 +363,7 @@ mod real {
     use sha2::{Digest as _, Sha256};
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     struct Real {
         host: Libvirt,
@@ -567,6 +568,85 @@ mod real {
         fixture.create_of(&again, 2, &model);
         assert_eq!(read(&connection, &volume()), whole);
         fixture.clean(&again);
+    }
+
+    /// A process that reads or deletes a console log closes their folder when it is done, whoever else has a use for it.
+    #[test]
+    #[ignore = "needs a real host: tests/run"]
+    fn the_folder_of_the_logs_is_closed_while_others_read_it() {
+        let real = real();
+        let (fixture, _image) = Fixture::new("folder", &real.model, &real.image).with_another_image();
+        let instance = fixture.create(&real.host, 1);
+        let whole = || real.host.console_log(&instance, Bytes::mib(1), &Pulse::silent());
+        let began = Instant::now();
+        while whole().expect("it is kept").text.is_empty() {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "the guest says nothing"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let began = Instant::now();
+        whole().expect("it is kept");
+        let pace = began.elapsed();
+
+        let uri = variable("VMSS_TEST_HOST_URI").unwrap();
+        let close_once = |after: Duration| {
+            let uri = uri.clone();
+            std::thread::spawn(move || {
+                let connection = virt::connect::Connect::open(Some(&uri)).unwrap();
+                std::thread::sleep(after);
+                let pool = connection.lookup_storage_pool_by_name("vmss-console-logs");
+                pool.and_then(|p| p.destroy()).is_ok()
+            })
+        };
+        let mut closed = 0;
+        for n in 0..60 {
+            let closer = close_once(pace * (n % 20) / 10);
+            whole().expect("it is opened again");
+            closed += u32::from(closer.join().unwrap());
+        }
+        println!("closed {closed} times");
+
+        // A look at what depends on an image passes through every pool, this one too.
+        let digest = &fixture.model.image.digest;
+        let (stop, reads) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    whole().expect("nobody else closes it now");
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let prunes: Vec<_> = (0..100)
+                .map(|_| real.host.delete_image(digest, &[fixture.store]))
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(prunes, vec![Ok(false); 100]);
+        });
+        println!("read {} times meanwhile", reads.load(Ordering::Relaxed));
+
+        // What was shown is not shown again.
+        let pulse = Pulse::silent();
+        let mut followed = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut closed = 0;
+                while closed < 4 {
+                    closed += u32::from(close_once(Duration::ZERO).join().unwrap());
+                }
+                std::thread::sleep(Duration::from_secs(1));
+                pulse.cancel();
+            });
+            let mut show = |bytes: &[u8]| followed.extend_from_slice(bytes);
+            real.host
+                .follow_console_log(&instance, 0, &pulse, &mut show)
+                .unwrap();
+        });
+        assert!(!followed.is_empty());
+        let by_now = whole().unwrap().text;
+        assert!(by_now.starts_with(&followed), "shown in order, and once");
+        fixture.clean(&real.host);
     }
 
     fn read(connection: &virt::connect::Connect, volume: &virt::storage_vol::StorageVol) -> Vec<u8> {

@@ -77,6 +77,16 @@ pub fn optional<T>(result: Result<T, Fault>, missing: u32) -> Result<Option<T>, 
     }
 }
 
+/// Whether the failure is that a volume's pool has gone or was stopped.
+pub fn no_pool(error: &HypervisorError) -> bool {
+    let says = |text| error.message.contains(text);
+    // The last is what is left of libvirt's message where it gives no detail.
+    error.kind == FaultKind::Missing
+        && (says("no storage pool with matching ")
+            || (says("storage pool ") && says(" is not active"))
+            || says("Storage pool not found"))
+}
+
 /// What the message tells more exactly than the code, then the code.
 fn kind(code: u32, domain: u32, message: &str) -> FaultKind {
     let says = |texts: &[&str]| texts.iter().any(|t| message.contains(t));
@@ -238,6 +248,48 @@ mod tests {
             ),
         ] {
             assert_eq!(kind(code, domain, message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_has_gone_is_told_from_a_volume_that_has() {
+        let (gone, volume, invalid) = (
+            sys::VIR_ERR_NO_STORAGE_POOL,
+            sys::VIR_ERR_NO_STORAGE_VOL,
+            sys::VIR_ERR_OPERATION_INVALID,
+        );
+        for (code, message, expected) in [
+            (
+                gone,
+                "Storage pool not found: no storage pool with matching name 'x'",
+                true,
+            ),
+            (
+                gone,
+                "Storage pool not found: no storage pool with matching uuid '5' (x)",
+                true,
+            ),
+            (gone, "Storage pool not found", true),
+            (
+                invalid,
+                "Requested operation is not valid: storage pool 'x' is not active",
+                true,
+            ),
+            (
+                volume,
+                "Storage volume not found: no storage vol with matching name 'y'",
+                false,
+            ),
+            (
+                invalid,
+                "Requested operation is not valid: network 'n' is not active",
+                false,
+            ),
+        ] {
+            let message = tidy(message);
+            let kind = kind(code, sys::VIR_FROM_STORAGE, &message);
+            let error = HypervisorError::new(kind, "reading volume y in pool x", &message);
+            assert_eq!(no_pool(&error), expected, "{message}");
         }
     }
 

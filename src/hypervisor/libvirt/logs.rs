@@ -13,6 +13,7 @@ use virt::sys;
 
 use super::connection::{Session, lock};
 use super::domains;
+use super::fault::no_pool;
 use super::transfer;
 use super::volumes::Pool;
 use crate::hypervisor::domain_xml::console_log;
@@ -21,8 +22,8 @@ use crate::hypervisor::{ConsoleLog, FaultKind, HypervisorError};
 use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
-/// The name of the pool.
-const POOL: &str = "vmss-console-logs";
+/// The name of the pool, which is there only while somebody looks.
+pub const POOL: &str = "vmss-console-logs";
 
 /// How often a log is looked at that is followed.
 const LOOK: Duration = Duration::from_millis(500);
@@ -57,7 +58,8 @@ impl Logs {
             tries -= 1;
             let outcome = self.open_once(session, doing, folder, &mut work);
             match outcome {
-                Err(error) if is_closed(&error) && tries > 0 => {}
+                // Another process was the last to look, for all it knew.
+                Err(error) if no_pool(&error) && tries > 0 => {}
                 outcome => return outcome,
             }
         }
@@ -84,12 +86,6 @@ impl Logs {
         }
         outcome
     }
-}
-
-/// Whether the folder is no pool any more: another process was the last to look, for all it knew.
-fn is_closed(error: &HypervisorError) -> bool {
-    let says = |text| error.message.contains(text);
-    error.kind == FaultKind::Missing && (says("pool not found") || says("is not active"))
 }
 
 /// The folder as a pool: ours, if it is there, or one that is made, or an operator's own.
@@ -212,7 +208,7 @@ pub fn follow(
             Err(error) if error.kind == FaultKind::Cancelled => return Ok(()),
             // Somebody has deleted it; the next start begins another.
             Ok(Seen::Gone) => at = 0,
-            Err(error) if is_closed(&error) => {}
+            Err(error) if no_pool(&error) => {}
             Err(error) => return Err(error),
         }
         if domains::find(session, instance)?.is_none() || rest(session) {
@@ -253,7 +249,7 @@ fn watch(
     };
     loop {
         let length = match length(session, &volume, doing) {
-            Err(error) if error.kind == FaultKind::Missing && !is_closed(&error) => return Ok(Seen::Gone),
+            Err(error) if error.kind == FaultKind::Missing && !no_pool(&error) => return Ok(Seen::Gone),
             other => other?,
         };
         if length < *at {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use virt::storage_pool::StoragePool;
 use virt::sys;
 
+use super::fault::{no_pool, optional};
 use super::images::Base;
+use super::logs;
 use super::volumes::Pool;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::domain_xml::element::Element;
@@ -73,34 +76,40 @@ fn by_volumes(
     let session = pool.session();
     let active = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
     let pools = session.call("listing pools", |c| c.list_all_storage_pools(active))?;
-    for other in &pools {
-        let listed = session.call("listing the volumes of every pool", |_| other.list_all_volumes(0));
-        let volumes = match listed {
-            Ok(volumes) => volumes,
+    // Console logs are no disks, whatever a guest writes into its own.
+    for other in pools.iter().filter(|p| p.name().is_ok_and(|n| n != logs::POOL)) {
+        match by_volumes_of(pool, other, paths, users) {
             // Stopped meanwhile: what it held can't be told, but nothing new can be backed through it either.
-            Err(fault)
-                if fault.is(sys::VIR_ERR_OPERATION_INVALID) || fault.is(sys::VIR_ERR_NO_STORAGE_POOL) =>
-            {
-                continue;
-            }
-            Err(fault) => return Err(fault.error),
+            Err(error) if no_pool(&error) => {}
+            read => read?,
+        }
+    }
+    Ok(())
+}
+
+fn by_volumes_of(
+    pool: &Pool<'_, '_>,
+    other: &StoragePool,
+    paths: &[(String, &Base)],
+    users: &mut Users,
+) -> Result<(), HypervisorError> {
+    let session = pool.session();
+    let in_pool = other.name().unwrap_or_default();
+    let doing = format!("listing the volumes of pool {in_pool}");
+    for volume in &session.call(doing, |_| other.list_all_volumes(0))? {
+        let name = volume.name().unwrap_or_default();
+        let doing = format!("reading volume {name} in pool {in_pool}");
+        let described = session.call(doing, |_| volume.xml_desc(0));
+        let Some(xml) = optional(described, sys::VIR_ERR_NO_STORAGE_VOL)? else {
+            continue;
         };
-        for volume in &volumes {
-            let name = volume.name().unwrap_or_default();
-            let described = session.call(pool.doing("reading volume", &name), |_| volume.xml_desc(0));
-            let xml = match described {
-                Ok(xml) => xml,
-                Err(fault) if fault.is(sys::VIR_ERR_NO_STORAGE_VOL) => continue,
-                Err(fault) => return Err(fault.error),
-            };
-            let Ok(document) = Element::parse(&xml) else {
-                continue;
-            };
-            let backing = document.path(["backingStore", "path"]).map(|p| p.text.as_str());
-            for (path, copy) in paths {
-                if backing == Some(path) {
-                    users.add(copy, &name, true);
-                }
+        let Ok(document) = Element::parse(&xml) else {
+            continue;
+        };
+        let backing = document.path(["backingStore", "path"]).map(|p| p.text.as_str());
+        for (path, copy) in paths {
+            if backing == Some(path) {
+                users.add(copy, &name, true);
             }
         }
     }
@@ -117,10 +126,8 @@ fn by_domains(
     for domain in &domains {
         let name = domain.name().unwrap_or_default();
         let described = session.call(format_args!("reading domain {name}"), |_| domain.xml_desc(0));
-        let xml = match described {
-            Ok(xml) => xml,
-            Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => continue,
-            Err(fault) => return Err(fault.error),
+        let Some(xml) = optional(described, sys::VIR_ERR_NO_DOMAIN)? else {
+            continue;
         };
         let Ok(document) = Element::parse(&xml) else {
             continue;
