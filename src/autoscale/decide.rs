@@ -139,7 +139,7 @@ pub fn decide(s: Situation<'_>) -> Decision {
     }
     if decision.is_blind() && decision.to < profile.default {
         why = format!("metrics are missing, and {} is the default", profile.default);
-        (decision.to, decision.moved) = (profile.default, Move::Bound);
+        move_on(&mut decision, profile.default);
     }
     raise_to_bounds(s, profile, &bounds, &mut decision, &mut why);
     lower_to_maximum(s, &bounds, &mut decision, &mut why);
@@ -287,7 +287,10 @@ fn shrink(
             by: Some((Direction::In, cutter.by.cooldown())),
             why,
         },
-        None => stay(format!("{why}, but with {} instances {first}", s.capacity - 1)),
+        None => {
+            let last = again(s.capacity - 1).unwrap_or(first);
+            stay(format!("{why}, but with {} instances {last}", s.capacity - 1))
+        }
     }
 }
 
@@ -435,6 +438,30 @@ fn unprotected(s: Situation<'_>, to: u32, decision: &mut Decision) -> u32 {
     fewest
 }
 
+/// Something that is not waited for puts the capacity at `to` instead. A rule that has moved it the same way has fired all
+/// the same, and its cooldown begins.
+fn move_on(decision: &mut Decision, to: u32) {
+    decision.to = to;
+    decision.moved = match (to.cmp(&decision.from), decision.moved) {
+        (std::cmp::Ordering::Equal, _) => Move::None,
+        (
+            std::cmp::Ordering::Greater,
+            Move::By {
+                direction: Direction::Out,
+                ..
+            },
+        )
+        | (
+            std::cmp::Ordering::Less,
+            Move::By {
+                direction: Direction::In,
+                ..
+            },
+        ) => decision.moved,
+        _ => Move::Bound,
+    };
+}
+
 /// A minimum, a schedule's minimum and a prediction are not waited for.
 fn raise_to_bounds(
     s: Situation<'_>,
@@ -448,7 +475,7 @@ fn raise_to_bounds(
             Some(floor) => schedule_says(floor),
             None => format!("profile {} has a minimum of {}", profile.name, bounds.min),
         };
-        (decision.to, decision.moved) = (bounds.min, Move::Bound);
+        move_on(decision, bounds.min);
     }
     let Some(outlook) = s.outlook else { return };
     let acts = (s.policy.predict.as_ref()).is_some_and(|p| p.mode == PredictMode::Scale);
@@ -460,11 +487,7 @@ fn raise_to_bounds(
                 .insert(0, format!("in to {} is held back: {outlook}", decision.to));
         }
         *why = outlook.to_string();
-        decision.to = wanted;
-        decision.moved = match wanted == s.capacity {
-            true => Move::None,
-            false => Move::Bound,
-        };
+        move_on(decision, wanted);
     }
 }
 
@@ -484,7 +507,7 @@ fn lower_to_maximum(s: Situation<'_>, bounds: &Bounds, decision: &mut Decision, 
     let to = limited(s, bounds.max, decision);
     let to = unprotected(s, to, decision);
     if to < decision.to {
-        (decision.to, decision.moved) = (to, Move::Bound);
+        move_on(decision, to);
         *why = text;
     }
 }

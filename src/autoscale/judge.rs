@@ -95,12 +95,13 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
         By::Target(target) => (Statistic::Average, target.window),
     };
     let name = by.metric().name();
-    let reading = (facts.samples.read(name, by.over(), statistic, window, facts.now)).map_err(|missing| {
-        match facts.problems.get(name) {
-            Some(problem) => format!("{missing}: {problem}"),
-            None => missing,
-        }
-    });
+    let mut reading =
+        (facts.samples.read(name, by.over(), statistic, window, facts.now)).map_err(|missing| {
+            match facts.problems.get(name) {
+                Some(problem) => format!("{missing}: {problem}"),
+                None => missing,
+            }
+        });
     let is_old = reading.as_ref().is_ok_and(|reading| reading.at < facts.now);
     let why = || {
         facts
@@ -110,30 +111,39 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
             .unwrap_or_else(|| BEGUN_ANEW.to_owned())
     };
     let stale = is_old.then(why);
-    let current = reading.as_ref().ok().filter(|_| stale.is_none());
-    let wants = current.and_then(|reading| match by {
+    let wants = reading.as_mut().ok().and_then(|reading| match by {
         By::Rule(rule) => {
             let to = rule.apply(facts.capacity);
             (rule.fires(reading.value) && to != facts.capacity).then(|| (rule.direction(), to))
         }
-        By::Target(target) => desired(target, reading, facts.capacity),
+        By::Target(target) => {
+            let (value, wants) = desired(target, reading, facts.capacity);
+            reading.value = value;
+            wants
+        }
     });
     Judged {
+        wants: wants.filter(|_| stale.is_none()),
         by,
         reading,
         stale,
-        wants,
     }
 }
 
-/// What a target wants: as many instances as bring its metric to its value, within a tenth nothing.
+/// What a target wants: as many instances as bring its metric to its value, within a tenth nothing; and the value that it
+/// goes by, which is what each of those that are there now has of the load.
+///
+/// Of a window it is the load that is averaged and not what each had of it: when the set has just grown, its instances of
+/// now do not have what those few had before. Who has as much as that all the same shows it in the samples to come.
 ///
 /// Those that were not measured (out of sight, in their warm-up, unhealthy) are taken to do nothing when the set may grow,
-/// and to be at the target when it may shrink (Kubernetes): each is the careful assumption.
-fn desired(target: &Target, reading: &Reading, capacity: u32) -> Option<(Direction, u32)> {
-    let ratio = reading.value / target.value;
-    // What waits for a set without instances is the load of one.
-    let needed = f64::from(reading.instances.max(1)) * ratio;
+/// and to be at the target when it may shrink (Kubernetes): each is the careful assumption. Over a window, more may have
+/// gone unmeasured than do now; so the set shrinks only as far as what each had allows it, too.
+fn desired(target: &Target, reading: &Reading, capacity: u32) -> (f64, Option<(Direction, u32)>) {
+    // Those beyond the capacity are about to go. What waits for a set without instances is the load of one.
+    let there = f64::from(reading.instances.min(capacity).max(1));
+    let had = reading.value * f64::from(reading.instances.max(1));
+    let (least, most) = (reading.load / there, reading.load.max(had) / there);
     // Nothing is asked for by what is a rounding error.
     #[expect(
         clippy::cast_possible_truncation,
@@ -141,12 +151,17 @@ fn desired(target: &Target, reading: &Reading, capacity: u32) -> Option<(Directi
         reason = "the cast saturates, and a capacity has a maximum"
     )]
     let up = |needed: f64| (needed - 1e-9).ceil().max(0.0) as u32;
-    let silent = capacity.saturating_sub(reading.instances);
-    let (most, least) = (up(needed), up(needed + f64::from(silent)));
-    if ratio > 1.0 + TOLERANCE && most > capacity {
-        return Some((Direction::Out, most));
+    let out = up(there * least / target.value);
+    if least > target.value * (1.0 + TOLERANCE) {
+        return (least, (out > capacity).then_some((Direction::Out, out)));
     }
-    (ratio < 1.0 - TOLERANCE && least < capacity).then_some((Direction::In, least))
+    if least >= target.value * (1.0 - TOLERANCE) {
+        return (least, None);
+    }
+    let silent = f64::from(capacity.saturating_sub(reading.instances));
+    let inward = up(there * most / target.value + silent);
+    let is_in = most < target.value * (1.0 - TOLERANCE) && inward < capacity;
+    (most, is_in.then_some((Direction::In, inward)))
 }
 
 impl Judged<'_> {
@@ -155,8 +170,9 @@ impl Judged<'_> {
     pub fn would_scale_out(&self, capacity: u32, to: u32) -> Option<String> {
         let reading = self.reading.as_ref().ok()?;
         let gone = capacity.saturating_sub(to);
-        let left = reading.instances.saturating_sub(gone);
-        let share = f64::from(reading.instances) / f64::from(left);
+        // More than the capacity may have been measured: those that were about to go, too.
+        let left = reading.instances.saturating_sub(gone).min(to);
+        let (before, after) = (f64::from(reading.instances), f64::from(left));
         let (is_out, projected, sign, limit) = match self.by {
             By::Rule(rule) => {
                 if rule.direction() != Direction::Out || rule.apply(to) <= to {
@@ -164,15 +180,21 @@ impl Judged<'_> {
                 }
                 let projected = match (rule.over, rule.operator) {
                     (Over::Sum, _) => reading.value,
-                    (_, Operator::Above | Operator::AtLeast) => reading.value * share,
+                    (_, Operator::Above | Operator::AtLeast) => {
+                        // What the whole set had to do, if the window began with fewer and each of them had more.
+                        let is_average = (rule.over, rule.statistic) == (Over::Average, Statistic::Average);
+                        let load = if is_average { reading.load } else { 0.0 };
+                        load.max(reading.value * before) / after
+                    }
                     // Something that instances have left: the fewer they are, the less each has.
-                    (_, Operator::Below | Operator::AtMost) => reading.value / share,
+                    (_, Operator::Below | Operator::AtMost) => reading.value * after / before,
                 };
                 (rule.fires(projected), projected, rule.operator, rule.threshold)
             }
             By::Target(target) => {
                 let limit = target.value * (1.0 + TOLERANCE);
-                let projected = reading.value * share;
+                let there = f64::from(reading.instances.min(capacity).max(1));
+                let projected = reading.value * there / after;
                 (projected > limit, projected, Operator::Above, limit)
             }
         };

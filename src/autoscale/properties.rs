@@ -63,7 +63,12 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn targets() -> impl Strategy<Value = Vec<Target>> {
-    prop::collection::vec((10.0..90.0_f64).prop_map(|value| target("host.cpu", value)), 0..2)
+    let one = (10.0..90.0_f64, 0..8_u64).prop_map(|(value, window)| {
+        let mut target = target("host.cpu", value);
+        target.window = Duration::from_secs(60 * window);
+        target
+    });
+    prop::collection::vec(one, 0..2)
 }
 
 fn span() -> impl Strategy<Value = Option<Duration>> {
@@ -227,7 +232,9 @@ proptest! {
             }
             for (earlier, _) in &decisions[..i] {
                 let is_within = minutes_between(earlier.at, decision.at) <= window;
-                prop_assert!(!is_within || earlier.recommended <= decision.to, "{}", decision.reason);
+                // A maximum is not waited for.
+                let kept = earlier.recommended.min(decision.max);
+                prop_assert!(!is_within || kept <= decision.to, "{}", decision.reason);
             }
         }
     }

@@ -69,15 +69,19 @@ impl Readings {
     pub fn after(&self, read: Self, now: Timestamp) -> Self {
         let mut next = read;
         for (what, counters) in &self.0 {
-            let age = |counter: &Counter| now.duration_since(counter.at);
-            let is_soon = counters.values().any(|c| age(c) < SHORTEST);
+            // What was read in the future was read by a clock that went wrong, and would be kept until that time comes.
+            let age = |counter: &Counter| {
+                let age = now.duration_since(counter.at);
+                (!age.is_negative()).then_some(age)
+            };
+            let is_soon = (counters.values()).any(|c| age(c).is_some_and(|age| age < SHORTEST));
             let taken = next.0.entry(what.clone()).or_default();
             for (id, counter) in counters {
                 let is_kept = match taken.get(id) {
                     Some(read) => is_soon && read.value >= counter.value,
                     None => true,
                 };
-                if is_kept && age(counter) <= LONGEST {
+                if is_kept && age(counter).is_some_and(|age| age <= LONGEST) {
                     taken.insert(*id, *counter);
                 }
             }
@@ -150,6 +154,15 @@ mod tests {
                 .rate("cpu", ONE, &counter(2001, 90.0)),
             None
         );
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_read_is_forgotten() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let known = read(7200, 10.0).after(read(0, 10.0), at(0));
+        assert_eq!(known.rate("cpu", ONE, &counter(60, 40.0)), Some(0.5));
+        let unread = read(7200, 10.0).after(Readings::default(), at(0));
+        assert_eq!(unread.rate("cpu", ONE, &counter(7260, 40.0)), None);
     }
 
     #[test]

@@ -121,6 +121,8 @@ impl FromIterator<Sample> for Samples {
 pub struct Reading {
     /// The value.
     pub value: f64,
+    /// The values of all instances together, on average over the time: what the whole set had to do, however many they were.
+    pub load: f64,
     /// Instances that were measured last.
     pub instances: u32,
     /// Instances that should have been.
@@ -192,19 +194,22 @@ impl Samples {
                 crate::autoscale::spelling::span(window)
             ));
         }
+        #[expect(clippy::cast_precision_loss, reason = "a count of samples is small")]
+        let mean = |over| samples.iter().map(|s| s.over(over)).sum::<f64>() / samples.len() as f64;
         let values = samples.iter().map(|s| s.over(over));
         let value = match statistic {
-            #[expect(clippy::cast_precision_loss, reason = "a count of samples is small")]
-            Statistic::Average => values.sum::<f64>() / samples.len() as f64,
+            Statistic::Average => mean(over),
             Statistic::Min => values.fold(f64::INFINITY, f64::min),
             Statistic::Max => values.fold(f64::NEG_INFINITY, f64::max),
             Statistic::Last => newest.over(over),
         };
-        if !value.is_finite() {
+        let load = mean(Over::Sum);
+        if !value.is_finite() || !load.is_finite() {
             return Err("has samples that are no numbers".to_owned());
         }
         Ok(Reading {
             value,
+            load,
             instances: newest.instances,
             missing: newest.missing,
             samples: samples.len(),

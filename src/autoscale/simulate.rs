@@ -280,7 +280,9 @@ impl Simulation<'_> {
 
     fn step(&mut self, position: usize, at: Timestamp, run: &mut Run) -> Step {
         let problems = self.measure(position, at);
-        let outlook = predict::outlook(self.policy, &self.samples, at);
+        // What was measured just now is of this moment.
+        let now = Sample::moment(at);
+        let outlook = predict::outlook(self.policy, &self.samples, now);
         let serving = self.set.serving(at);
         let decision = decide(Situation {
             policy: self.policy,
@@ -292,7 +294,7 @@ impl Simulation<'_> {
             protected: 0,
             pin: None,
             outlook: outlook.as_ref(),
-            now: at,
+            now,
         });
         self.state = self.state.after(self.policy, &decision);
         let start_up = SignedDuration::try_from(self.conditions.start_up).unwrap_or_default();
@@ -362,6 +364,16 @@ mod tests {
         assert_eq!(run.summary.outs, 1);
         assert_eq!(run.summary.seconds_over, 120.0, "until the new ones serve");
         assert_eq!(run.summary.seconds_saturated, 0.0);
+    }
+
+    #[test]
+    fn a_trace_between_two_milliseconds_is_followed_as_any_other() {
+        let policy = policy(&[], &[("host.cpu", 50.0)]);
+        let mut odd = trace([100.0; 10].into_iter().chain([200.0; 10]));
+        for point in &mut odd.points {
+            point.at += SignedDuration::from_nanos(122_999_907);
+        }
+        assert_eq!(simulate(&policy, &odd, CONDITIONS).summary.most, 4);
     }
 
     #[test]

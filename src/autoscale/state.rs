@@ -91,6 +91,11 @@ impl Peaks {
 
     /// Notes that `value` holds at `now`, and that the one before held until now; forgets what had ended before `begin`.
     fn note(&mut self, value: u32, now: Timestamp, begin: Timestamp) {
+        // What is yet to come was noted by a clock that went wrong. It counts from now on, or it would for as long as that
+        // clock was ahead.
+        for peak in &mut self.0 {
+            (peak.from, peak.to) = (peak.from.min(now), peak.to.min(now));
+        }
         if let Some(last) = self.0.last_mut() {
             last.to = last.to.max(now);
         }
@@ -185,6 +190,15 @@ mod tests {
         assert_eq!(peaks.highest(at(31)), Some(3));
         assert_eq!(peaks.0.len(), 3);
         assert_eq!(noted(&[(0, 5), (10, 9), (300, 2)]).highest(at(200)), Some(9));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_noted_counts_from_now_on() {
+        let mut peaks = noted(&[(7200, 9), (7260, 4)]);
+        peaks.note(4, at(0), at(-100));
+        assert_eq!(peaks.highest(at(0)), Some(9));
+        peaks.note(4, at(60), at(-40));
+        assert_eq!(peaks.highest(at(1)), Some(4));
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::Move;
 use super::calendar::{Cron, Day, When, Zone};
-use super::policy::{Change, Direction, MaxScaleIn, Operator, Over, Profile, Schedule};
+use super::policy::{
+    Change, Direction, MaxScaleIn, Operator, Over, Pattern, Predict, PredictMode, Profile, Schedule,
+};
+use super::predict::Outlook;
 use super::testing::{MINUTE, Stage, applied, at, policy, rule, target};
 use crate::scaleset::Amount;
 
@@ -58,6 +61,91 @@ fn target_tracking_is_instances_times_measured_over_target() {
             decision.reason
         );
     }
+}
+
+/// A target whose window is as long as it is by default, after ten minutes of `load`.
+fn tracking(target: f64, capacity: u32, load: f64) -> Stage {
+    let mut policy = policy(&[], &[("lb.requests", target)]);
+    policy.profiles[0].targets[0].window = 5 * MINUTE;
+    let mut set = Stage::new(policy, capacity);
+    for _ in 0..10 {
+        let decision = set.wait(MINUTE).all("lb.requests", load).tick();
+        assert_eq!(decision.to, capacity, "{}", decision.reason);
+    }
+    set
+}
+
+#[test]
+fn a_target_over_a_window_goes_to_what_the_load_needs_and_not_beyond() {
+    let mut set = tracking(100.0, 4, 400.0);
+    let mut sizes = Vec::new();
+    for _ in 0..12 {
+        sizes.push(set.wait(MINUTE).all("lb.requests", 800.0).tick().to);
+    }
+    assert_eq!(sizes[7..], [8; 5], "{sizes:?}");
+    assert!(sizes.is_sorted(), "{sizes:?}");
+    let mut set = tracking(100.0, 12, 1200.0);
+    let mut sizes = Vec::new();
+    for _ in 0..12 {
+        sizes.push(set.wait(MINUTE).all("lb.requests", 800.0).tick().to);
+    }
+    assert_eq!(sizes[7..], [8; 5], "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size >= 8), "{sizes:?}");
+}
+
+#[test]
+fn a_target_does_not_shrink_by_what_went_unmeasured_in_its_window() {
+    // Four new ones took half of the load, and were in their warm-up for most of the window.
+    let mut set = Stage::new(policy(&[], &[("lb.requests", 100.0)]), 8);
+    set.policy.profiles[0].targets[0].window = 5 * MINUTE;
+    set.capacity = 4;
+    for _ in 0..5 {
+        set.each("lb.requests", 100.0).wait(MINUTE);
+    }
+    set.capacity = 8;
+    let decision = set.each("lb.requests", 100.0).tick();
+    assert_eq!(decision.to, 8, "{}", decision.reason);
+}
+
+#[test]
+fn a_cut_goes_by_what_all_had_to_do_when_the_window_began() {
+    // 12 have 67 each. 8 have 100 each, and the window still says 72.
+    let mut policy = policy(&["lb.requests > 100: out 1", "lb.requests < 75: in 4"], &[]);
+    for rule in &mut policy.profiles[0].rules {
+        (rule.window, rule.cooldown) = (5 * MINUTE, Duration::ZERO);
+    }
+    let mut set = Stage::new(policy, 12);
+    for _ in 0..6 {
+        set.all("lb.requests", 800.0).wait(MINUTE);
+    }
+    assert_eq!(set.all("lb.requests", 800.0).tick().to, 8);
+    for _ in 0..10 {
+        let decision = set.wait(MINUTE).all("lb.requests", 800.0).tick();
+        assert_eq!(decision.to, 8, "{}", decision.reason);
+    }
+}
+
+#[test]
+fn those_that_are_about_to_go_are_not_there_after_a_cut() {
+    // 8 have 62.5 each, and two of them go. 4 would have 125.
+    let rules = ["lb.requests > 90: out 1", "lb.requests < 70: in 2"];
+    let mut set = Stage::new(policy(&rules, &[]), 6);
+    let sample = super::Sample::each("lb.requests", set.now, 62.5, 8);
+    set.samples = sample.into_iter().collect();
+    let decision = set.tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 6: lb.requests is 62.5/s (< 70/s), but with 5 instances lb.requests would be 100/s (> 90/s) and scale out again"
+    );
+    // A target goes by what those that stay will have.
+    let mut set = Stage::new(policy(&[], &[("lb.requests", 80.0)]), 6);
+    let sample = super::Sample::each("lb.requests", set.now, 62.5, 8);
+    set.samples = sample.into_iter().collect();
+    let decision = set.tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 6: lb.requests is 83.3/s, its target 80/s, and no rule fires"
+    );
 }
 
 #[test]
@@ -543,5 +631,49 @@ fn what_was_measured_once_is_not_acted_on_twice() {
     assert_eq!(
         decision.reason,
         "stays at 7: jobs could not be measured just now (its counters have begun anew)"
+    );
+}
+
+#[test]
+fn a_rule_that_fires_has_its_cooldown_though_a_prediction_moves_the_capacity_further() {
+    let looking_ahead = |set: &mut Stage, capacity| {
+        set.policy.predict = Some(Predict {
+            mode: PredictMode::Scale,
+            pattern: Pattern::Daily,
+            lead: 10 * MINUTE,
+            zone: Zone::utc(),
+        });
+        set.outlook = Some(Outlook {
+            capacity,
+            at: set.now,
+            metric: "host.cpu".to_owned(),
+            load: "540 %".to_owned(),
+            periods: 5,
+            pattern: Pattern::Daily,
+        });
+    };
+    let mut set = Stage::new(policy(&[], &[("host.cpu", 60.0)]), 20);
+    set.policy.profiles[0].targets[0].cooldown = 15 * MINUTE;
+    looking_ahead(&mut set, 8);
+    assert_eq!(
+        set.each("host.cpu", 15.0).tick().to,
+        8,
+        "as far as what is ahead allows"
+    );
+    looking_ahead(&mut set, 6);
+    let decision = set.wait(MINUTE).each("host.cpu", 37.5).tick();
+    assert!(
+        decision.reason.contains("the cooldown lasts for another 14m"),
+        "{}",
+        decision.reason
+    );
+    let mut set = Stage::new(policy(&["host.cpu > 75: out 1"], &[]), 4);
+    looking_ahead(&mut set, 9);
+    assert_eq!(set.each("host.cpu", 80.0).tick().to, 9);
+    let decision = set.wait(MINUTE).each("host.cpu", 80.0).tick();
+    assert!(
+        decision.reason.contains("the cooldown lasts for another 4m"),
+        "{}",
+        decision.reason
     );
 }

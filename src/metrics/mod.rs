@@ -62,8 +62,8 @@ struct Roster<'a> {
 }
 
 impl<'a> Roster<'a> {
-    /// Healthy instances past their warm-up. One that is starting, unhealthy or off has no load that says anything of what
-    /// one more would have (AWS).
+    /// Healthy instances past their warm-up that are not about to go. One that is starting, unhealthy, off or leaving its load
+    /// balancer has no load that says anything of what one more would have (AWS).
     fn of(
         set: &'a ScaleSet,
         record: &Record,
@@ -84,8 +84,8 @@ impl<'a> Roster<'a> {
             let (Some(seen), Some(host)) = (view.seen(), set.host(&view.name)) else {
                 continue;
             };
-            let ours = (seen.instances.iter())
-                .filter(|i| i.meta.store == record.store && !record.written_off.contains_key(&i.id));
+            let goes = |id| record.written_off.contains_key(id) || record.leaving.contains_key(id);
+            let ours = (seen.instances.iter()).filter(|i| i.meta.store == record.store && !goes(&i.id));
             counted.extend(ours.filter(|i| is_warm(i)).map(|instance| Counted {
                 instance,
                 host,
