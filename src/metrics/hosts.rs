@@ -177,7 +177,8 @@ pub(super) fn take_guests(
                     };
                     let rate = before.rate(name, id, &counter);
                     measurement.readings.note(name, id, counter);
-                    rate.map(|rate| 100.0 * rate)
+                    // Linux may count idle time back a little, and a guest can say anything.
+                    rate.map(|rate| 100.0 * rate.min(1.0))
                 }),
                 metric => said.get(&id).and_then(|said| said.value(*metric)),
             };

@@ -3,6 +3,8 @@
 mod balancers;
 mod guest;
 mod hosts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -267,13 +269,17 @@ fn take_externals(
             }
         };
         let sample = match (external.of, roster.len()) {
-            (_, 0) => is_empty.then(|| Sample::alone(name, now, value)),
+            (_, 0) if !is_empty => {
+                measurement.problem(name, NOBODY.to_owned());
+                continue;
+            }
+            (_, 0) => Sample::alone(name, now, value),
             (Of::Instance, n) => Sample::each(name, now, value, n),
             (Of::Set, n) => Sample::shared(name, now, value, n),
         };
         match sample {
             Some(sample) => measurement.samples.push(sample),
-            None => measurement.problem(name, NOBODY.to_owned()),
+            None => measurement.unanswered(name, format!("{value:e} is too large a number")),
         }
     }
 }
