@@ -89,7 +89,7 @@ pub(super) fn measure(
                     };
                     if let Some(rate) = before.rate(name, id, &counter) {
                         let scale = match metric {
-                            HostMetric::Cpu => 100.0 / f64::from(one.vcpus),
+                            HostMetric::Cpu => 100.0 / f64::from(one.instance.vcpus.max(1)),
                             _ => 1.0,
                         };
                         values.insert(id, rate * scale);

@@ -53,8 +53,6 @@ impl Measurement {
 struct Counted<'a> {
     instance: &'a Instance,
     host: &'a Host,
-    /// Virtual CPUs of the revision it has.
-    vcpus: u32,
 }
 
 /// Those that count, and how many others should but can't be seen.
@@ -88,11 +86,8 @@ impl<'a> Roster<'a> {
             };
             let ours = (seen.instances.iter())
                 .filter(|i| i.meta.store == record.store && !record.written_off.contains_key(&i.id));
-            counted.extend(ours.filter(|i| is_warm(i)).map(|instance| Counted {
-                instance,
-                host,
-                vcpus: (record.revision(instance.meta.revision)).map_or(1, |r| r.model.vcpus.max(1)),
-            }));
+            let warm = ours.filter(|i| is_warm(i));
+            counted.extend(warm.map(|instance| Counted { instance, host }));
         }
         let is_hidden = |host| inventory.host(host).is_some_and(|h| h.seen().is_none());
         let hidden = record

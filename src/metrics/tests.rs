@@ -5,11 +5,7 @@ use crate::plan::testing::{Scene, at};
 /// Every instance of a scene counts.
 fn roster(scene: &Scene) -> Roster<'_> {
     let host = scene.set.hosts().next().unwrap().1;
-    let count = |instance| Counted {
-        instance,
-        host,
-        vcpus: 1,
-    };
+    let count = |instance| Counted { instance, host };
     Roster {
         counted: scene.inventory.instances().map(count).collect(),
         unseen: 0,
