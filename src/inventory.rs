@@ -129,6 +129,8 @@ pub struct Instance {
     pub uuid: Uuid,
     /// Running or not.
     pub power: Power,
+    /// Virtual CPUs that its domain has.
+    pub vcpus: u32,
     /// What its metadata says.
     pub meta: Metadata,
 }

@@ -32,6 +32,7 @@ pub mod record;
 pub mod repairs;
 pub mod resolve;
 pub mod rollout;
+pub mod said;
 pub mod scaleset;
 pub mod scaling;
 pub mod serve;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::autoscale::metric::{External, Source};
+use crate::said;
 
 /// How long the whole answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,14 +148,7 @@ fn why(e: &ureq::Error, patience: Duration) -> String {
 
 /// What a server says, as far as it fits into a sentence.
 fn shown(text: &str) -> String {
-    let clean: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    match clean.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &clean[..end]),
-        None => clean,
-    }
+    said::shown(text, SHOWN)
 }
 
 /// An answer of Prometheus.
@@ -306,11 +300,5 @@ mod tests {
             "what is at /name is no number: \"x\""
         );
         assert!(pointed("nothing", "").unwrap_err().starts_with("that is no JSON"));
-    }
-
-    #[test]
-    fn what_a_server_says_is_shown_in_one_line_and_in_part() {
-        assert_eq!(shown("a\nb"), "a b");
-        assert_eq!(shown(&"x".repeat(300)).len(), SHOWN + 3);
     }
 }

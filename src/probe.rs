@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::inventory::Answer;
 use crate::names::InstanceId;
+use crate::said;
 use crate::scaleset::{Health, Probe};
 
 #[cfg(test)]
@@ -223,19 +224,13 @@ fn judge(status: StatusCode, body: &[u8]) -> Answer {
     }
 }
 
-/// A state that a guest wrote, fit for a terminal: it may be anything.
+/// A state that a guest wrote, fit for a terminal.
 fn shown(state: &serde_json::Value) -> String {
     const MOST: usize = 40;
-    let text = match state {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let fit = |c: char| if c.is_control() { ' ' } else { c };
-    let mut shown: String = text.chars().take(MOST).map(fit).collect();
-    if text.chars().nth(MOST).is_some() {
-        shown.push('…');
+    match state {
+        serde_json::Value::String(text) => said::shown(text, MOST),
+        other => said::shown(&other.to_string(), MOST),
     }
-    shown
 }
 
 fn http_failure(tls: bool, error: ureq::Error) -> Failure {

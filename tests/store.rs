@@ -16,6 +16,8 @@ use std::process::{Child, Command, Stdio};
 use rusqlite::Connection;
 use store_contract::{at, holder, increment, label, liveness, record};
 use tempfile::TempDir;
+use vmss::autoscale::{Counter, Readings};
+use vmss::names::InstanceId;
 use vmss::store::memory::Memory;
 use vmss::store::sqlite::Sqlite;
 use vmss::store::{Holder, Store, StoreError};
@@ -182,6 +184,31 @@ fn damage_is_told_with_the_way_out() {
         said.contains("damaged") && said.contains("vmss state rebuild"),
         "{said}"
     );
+}
+
+#[test]
+fn counters_that_make_no_sense_are_none_and_no_reason_to_measure_no_more() {
+    let (_folder, path) = fresh();
+    let store = Sqlite::open(&path).unwrap();
+    let web = label("web");
+    let mut readings = Readings::default();
+    let counter = Counter {
+        at: at(0),
+        value: 1.0,
+        of: None,
+    };
+    readings.note("host.cpu", InstanceId(1), counter);
+    store.measured(&web, &[], &readings, at(0)).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute(
+            "UPDATE readings SET readings = replace(readings, '1.0', 'null')",
+            [],
+        )
+        .unwrap();
+    assert_eq!(store.readings(&web).unwrap(), Readings::default());
+    store.measured(&web, &[], &readings, at(1)).unwrap();
+    assert_eq!(store.readings(&web).unwrap(), readings);
 }
 
 #[test]

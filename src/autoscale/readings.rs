@@ -31,9 +31,18 @@ pub struct Counter {
     pub of: Option<f64>,
 }
 
+impl Counter {
+    fn is_finite(&self) -> bool {
+        self.value.is_finite() && self.of.is_none_or(f64::is_finite)
+    }
+}
+
 impl Readings {
-    /// Notes a counter.
+    /// Notes a counter. One that is no number is none: it could not be kept as JSON, and no rate can be taken against it.
     pub fn note(&mut self, what: &str, id: InstanceId, counter: Counter) {
+        if !counter.is_finite() {
+            return;
+        }
         match self.0.get_mut(what) {
             Some(counters) => {
                 counters.insert(id, counter);

@@ -42,10 +42,11 @@ impl Sample {
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 
-    /// A sample of the values of instances, `missing` of which could not be measured; `None` if there are none.
+    /// A sample of the values of instances, `missing` of which could not be measured; `None` if there are none, or if they
+    /// add up to nothing that is a number.
     pub fn of(metric: &str, at: Timestamp, values: &[f64], missing: u32) -> Option<Self> {
         let first = *values.first()?;
-        Some(Self {
+        let sample = Self {
             metric: metric.to_owned(),
             at: Self::moment(at),
             instances: u32::try_from(values.len()).unwrap_or(u32::MAX),
@@ -53,12 +54,13 @@ impl Sample {
             sum: values.iter().sum(),
             min: values.iter().copied().fold(first, f64::min),
             max: values.iter().copied().fold(first, f64::max),
-        })
+        };
+        sample.finite()
     }
 
-    /// A sample of what is the same for each of `instances`; `None` if there are none.
+    /// A sample of what is the same for each of `instances`; `None` as in [`Self::of`].
     pub fn each(metric: &str, at: Timestamp, value: f64, instances: u32) -> Option<Self> {
-        (instances > 0).then(|| Self {
+        let sample = Self {
             metric: metric.to_owned(),
             at: Self::moment(at),
             instances,
@@ -66,18 +68,19 @@ impl Sample {
             sum: value * f64::from(instances),
             min: value,
             max: value,
-        })
+        };
+        sample.finite().filter(|s| s.instances > 0)
     }
 
-    /// A sample of what all of `instances` have together; `None` if there are none.
+    /// A sample of what all of `instances` have together; `None` as in [`Self::of`].
     pub fn shared(metric: &str, at: Timestamp, value: f64, instances: u32) -> Option<Self> {
         let share = value / f64::from(instances);
         Self::each(metric, at, share, instances)
     }
 
-    /// A sample of what waits for a set that has no instances.
-    pub fn alone(metric: &str, at: Timestamp, value: f64) -> Self {
-        Self {
+    /// A sample of what waits for a set that has no instances; `None` if that is no number.
+    pub fn alone(metric: &str, at: Timestamp, value: f64) -> Option<Self> {
+        let sample = Self {
             metric: metric.to_owned(),
             at: Self::moment(at),
             instances: 0,
@@ -85,7 +88,14 @@ impl Sample {
             sum: value,
             min: value,
             max: value,
-        }
+        };
+        sample.finite()
+    }
+
+    /// The sample, if its numbers are numbers: others can't be kept, nor anything be decided by them. The sum is none as
+    /// soon as one of its parts is none.
+    fn finite(self) -> Option<Self> {
+        self.sum.is_finite().then_some(self)
     }
 
     /// The values of instances as one.
@@ -311,5 +321,17 @@ mod tests {
             Sample::shared("queue", minute(0), 1250.0, 5).map(|s| s.max),
             Some(250.0)
         );
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_sample() {
+        for wild in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX] {
+            assert_eq!(Sample::of("cpu", minute(0), &[1.0, wild, f64::MAX], 0), None);
+            assert_eq!(Sample::each("cpu", minute(0), wild, 3), None);
+        }
+        for wild in [f64::NAN, f64::INFINITY] {
+            assert_eq!(Sample::shared("queue", minute(0), wild, 3), None);
+            assert_eq!(Sample::alone("queue", minute(0), wild), None);
+        }
     }
 }

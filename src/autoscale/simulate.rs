@@ -265,7 +265,7 @@ impl Simulation<'_> {
                 each
             };
             let sample = match self.set.len() {
-                0 => Some(Sample::alone(name, at, load)),
+                0 => Sample::alone(name, at, load),
                 _ => Sample::each(name, at, each, warm),
             };
             match sample {

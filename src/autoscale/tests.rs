@@ -584,10 +584,12 @@ fn a_set_without_instances_is_woken_by_what_waits_for_it() {
         let mut policy = policy(rules, targets);
         (policy.profiles[0].min, policy.profiles[0].default) = (0, 0);
         let mut set = Stage::new(policy, 0);
-        set.samples.push(super::Sample::alone("jobs", set.now, 0.0));
+        set.samples
+            .push(super::Sample::alone("jobs", set.now, 0.0).unwrap());
         assert_eq!(set.tick().to, 0);
         set.wait(MINUTE);
-        set.samples.push(super::Sample::alone("jobs", set.now, 350.0));
+        set.samples
+            .push(super::Sample::alone("jobs", set.now, 350.0).unwrap());
         let decision = set.tick();
         assert_eq!(decision.to, expected, "{}", decision.reason);
     }

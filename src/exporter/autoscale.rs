@@ -47,7 +47,14 @@ impl Area for Scaling {
     fn take(&self, view: &View<'_>) {
         let policy = view.record.applied.autoscale.as_ref();
         let counts = |p: &Autoscale| p.enabled && view.record.autoscale.disabled.is_none();
-        self.in_force.put_one(view.set, flag(policy.is_some_and(counts)));
+        let in_force = policy.is_some_and(counts);
+        self.in_force.put_one(view.set, flag(in_force));
+        if !in_force {
+            // Nothing is measured or wanted any more: what the last evaluation said would be told for ever.
+            for gauge in [&self.wanted, &self.min, &self.max, &self.metric, &self.missing] {
+                gauge.put(view.set, []);
+            }
+        }
     }
 }
 

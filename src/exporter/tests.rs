@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::autoscale::{Decision, Measured, Move};
+use crate::autoscale::{Autoscale, Decision, Disabled, Measured, Move};
 
 use super::*;
 use crate::health::{Sign, Vital};
@@ -253,6 +253,49 @@ fn what_a_later_look_does_not_show_is_told_no_more() {
         samples(&text, "vmss_host_up").iter().all(|s| !s.contains("d0h1")),
         "{text}"
     );
+}
+
+#[test]
+fn a_policy_that_counts_no_more_is_told_no_more_but_for_what_it_came_to() {
+    let policy = Autoscale {
+        enabled: true,
+        warm_up: Duration::ZERO,
+        stabilization: Duration::ZERO,
+        cooldown_out: None,
+        cooldown_in: None,
+        max_scale_in: None,
+        profiles: Vec::new(),
+        schedules: Vec::new(),
+        prometheus: None,
+        predict: None,
+    };
+    let told = |scene: &Scene| {
+        let exporter = Exporter::new();
+        exporter.decided(&scene.set.name, &decision());
+        exporter.take(sight(scene));
+        let text = exporter.text();
+        let of_policy = text.lines().filter(|l| l.starts_with("vmss_autoscale_"));
+        let mut names: Vec<String> = of_policy
+            .map(|l| l.split(['{', ' ']).next().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let mut scene = busy();
+    let only = ["vmss_autoscale_decisions_total", "vmss_autoscale_in_force"];
+    assert_eq!(told(&scene), only, "it was removed");
+    scene.record.applied.autoscale = Some(policy);
+    assert_eq!(told(&scene).len(), 7, "it counts");
+    scene.record.autoscale.disabled = Some(Disabled {
+        by: "ann@ops1".to_owned(),
+        at: at(20),
+    });
+    assert_eq!(told(&scene), only, "it was switched off by hand");
+    scene.record.autoscale.disabled = None;
+    let policy = scene.record.applied.autoscale.as_mut().unwrap();
+    policy.enabled = false;
+    assert_eq!(told(&scene), only, "its definition has switched it off");
 }
 
 #[test]

@@ -52,7 +52,8 @@ pub struct InstanceStats {
     pub network: Option<NetworkStats>,
 }
 
-/// CPU time. How many virtual CPUs share it is the model's to say: libvirt counts them in a group that costs as much again.
+/// CPU time. How many virtual CPUs share it is seen whenever the host is looked at: libvirt counts them in a group that costs
+/// as much again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CpuStats {
     /// CPU time spent so far for the domain, in user and in kernel mode, on all CPUs together (libvirt's `cpu.time`). It is the

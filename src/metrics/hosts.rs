@@ -89,7 +89,7 @@ pub(super) fn measure(
                     };
                     if let Some(rate) = before.rate(name, id, &counter) {
                         let scale = match metric {
-                            HostMetric::Cpu => 100.0 / f64::from(one.vcpus),
+                            HostMetric::Cpu => 100.0 / f64::from(one.instance.vcpus.max(1)),
                             _ => 1.0,
                         };
                         values.insert(id, rate * scale);
@@ -177,7 +177,8 @@ pub(super) fn take_guests(
                     };
                     let rate = before.rate(name, id, &counter);
                     measurement.readings.note(name, id, counter);
-                    rate.map(|rate| 100.0 * rate)
+                    // Linux may count idle time back a little, and a guest can say anything.
+                    rate.map(|rate| 100.0 * rate.min(1.0))
                 }),
                 metric => said.get(&id).and_then(|said| said.value(*metric)),
             };

@@ -3,6 +3,8 @@
 mod balancers;
 mod guest;
 mod hosts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -51,8 +53,6 @@ impl Measurement {
 struct Counted<'a> {
     instance: &'a Instance,
     host: &'a Host,
-    /// Virtual CPUs of the revision it has.
-    vcpus: u32,
 }
 
 /// Those that count, and how many others should but can't be seen.
@@ -86,11 +86,8 @@ impl<'a> Roster<'a> {
             };
             let goes = |id| record.written_off.contains_key(id) || record.leaving.contains_key(id);
             let ours = (seen.instances.iter()).filter(|i| i.meta.store == record.store && !goes(&i.id));
-            counted.extend(ours.filter(|i| is_warm(i)).map(|instance| Counted {
-                instance,
-                host,
-                vcpus: (record.revision(instance.meta.revision)).map_or(1, |r| r.model.vcpus.max(1)),
-            }));
+            let warm = ours.filter(|i| is_warm(i));
+            counted.extend(warm.map(|instance| Counted { instance, host }));
         }
         let is_hidden = |host| inventory.host(host).is_some_and(|h| h.seen().is_none());
         let hidden = record
@@ -267,13 +264,17 @@ fn take_externals(
             }
         };
         let sample = match (external.of, roster.len()) {
-            (_, 0) => is_empty.then(|| Sample::alone(name, now, value)),
+            (_, 0) if !is_empty => {
+                measurement.problem(name, NOBODY.to_owned());
+                continue;
+            }
+            (_, 0) => Sample::alone(name, now, value),
             (Of::Instance, n) => Sample::each(name, now, value, n),
             (Of::Set, n) => Sample::shared(name, now, value, n),
         };
         match sample {
             Some(sample) => measurement.samples.push(sample),
-            None => measurement.problem(name, NOBODY.to_owned()),
+            None => measurement.unanswered(name, format!("{value:e} is too large a number")),
         }
     }
 }

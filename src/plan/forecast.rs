@@ -209,7 +209,7 @@ fn become_another(host: &mut HostSeen, spec: &InstanceSpec, from: &Model, to: &M
     let Some(instance) = host.instances.iter_mut().find(|i| i.uuid == spec.uuid) else {
         return;
     };
-    instance.power = Power::Running;
+    (instance.power, instance.vcpus) = (Power::Running, to.vcpus);
     let meta = &mut instance.meta;
     (meta.revision, meta.model_hash, meta.image, meta.phase) = (
         spec.revision,
@@ -228,6 +228,7 @@ fn appear(host: &mut HostSeen, spec: &InstanceSpec, model: &Model) {
         id: spec.id,
         uuid: spec.uuid,
         power: Power::Running,
+        vcpus: model.vcpus,
         meta,
     });
     host.used_memory = host.used_memory + model.memory;

@@ -160,6 +160,7 @@ impl Scene {
             id,
             uuid: instance_uuid(store, &set, id),
             power: Power::Running,
+            vcpus,
             meta: Metadata {
                 set,
                 id,

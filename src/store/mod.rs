@@ -87,7 +87,7 @@ pub trait Store: Send + Sync {
     /// Samples of a set from `since` on, of every metric, oldest first.
     fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError>;
 
-    /// Counters as they were read last; none if nothing was measured yet.
+    /// Counters as they were read last; none if nothing was measured yet, or if what is kept makes no sense.
     fn readings(&self, set: &Label) -> Result<Readings, StoreError>;
 
     /// Keeps a decision. `anew`: beside the last one; if not, in its place.

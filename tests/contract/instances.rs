@@ -21,6 +21,7 @@ pub fn a_created_instance_runs_and_tells_its_facts(host: &dyn Hypervisor, f: &Fi
     let spec = f.spec(3);
     let seen = f.instance(host, 3).expect("it was just created");
     assert_eq!((seen.uuid, seen.power), (spec.uuid, Power::Running));
+    assert_eq!(seen.vcpus, f.model.vcpus);
     let mut expected = spec.metadata(seen.meta.volumes.clone());
     expected.phase = Phase::Ready;
     assert_eq!(seen.meta, expected);

@@ -42,6 +42,29 @@ pub fn what_was_measured_comes_back_by_set_and_time(store: &dyn Store) {
     assert_eq!(store.samples(&label("measured-not"), at(0)).unwrap(), []);
 }
 
+pub fn what_is_no_number_breaks_no_later_look(store: &dyn Store) {
+    let set = label("no-number");
+    let mut readings = Readings::default();
+    let counter = |value, of| Counter {
+        at: at(60),
+        value,
+        of,
+    };
+    readings.note("guest.cpu", InstanceId(1), counter(5.0, Some(9.0)));
+    let good = readings.clone();
+    let mut samples = vec![sample("host.cpu", at(60), 10.0)];
+    for (id, wild) in (2..).zip([f64::NAN, f64::INFINITY, f64::NEG_INFINITY]) {
+        readings.note("guest.cpu", InstanceId(id), counter(wild, Some(9.0)));
+        readings.note("guest.cpu", InstanceId(id + 10), counter(5.0, Some(wild)));
+        samples.extend(Sample::of("guest.memory", at(60), &[1.0, wild], 0));
+        samples.extend(Sample::each("guest.load", at(60), wild, 3));
+        samples.extend(Sample::alone("jobs", at(60), wild));
+    }
+    store.measured(&set, &samples, &readings, at(60)).unwrap();
+    assert_eq!(store.readings(&set).unwrap(), good);
+    assert_eq!(store.samples(&set, at(0)).unwrap(), samples[..1]);
+}
+
 pub fn a_sample_of_the_moment_that_a_clock_shows_comes_back_as_of_that_moment(store: &dyn Store) {
     let set = label("moment");
     let now = Sample::moment("2026-01-01T00:00:00.123456789Z".parse().unwrap());

@@ -43,6 +43,7 @@ pub fn check(store: &dyn Store) {
     history_is_pruned_by_set(store);
     measured::what_was_measured_comes_back_by_set_and_time(store);
     measured::a_sample_of_the_moment_that_a_clock_shows_comes_back_as_of_that_moment(store);
+    measured::what_is_no_number_breaks_no_later_look(store);
     measured::old_samples_are_thinned_out_and_then_forgotten(store);
     measured::a_decision_stands_beside_the_last_or_in_its_place(store);
     measured::what_was_measured_goes_with_its_set(store);

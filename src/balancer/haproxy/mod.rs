@@ -23,6 +23,7 @@ use crate::hypervisor::{Finding, Problem};
 use crate::load_balancer::{AdminSocket, Bind, Frontend, Run, Stickiness};
 use crate::membership::{BalancerSeen, Duty, Membership, Server, ServerSeen};
 use crate::names::{InstanceId, instance_name};
+use crate::said;
 use crate::scaleset::ScaleSet;
 
 /// The oldest version that takes servers at run time without being told to try something new.
@@ -492,6 +493,5 @@ fn refuse_old(version: &str) -> Result<(), BalancerError> {
 
 /// What HAProxy said, fit for a terminal and a line.
 fn shown(text: &str) -> String {
-    let fit = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(fit).take(300).collect()
+    said::shown(text, 300)
 }

@@ -47,6 +47,7 @@ pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSe
                 id,
                 uuid: domain.uuid,
                 power: domain.power,
+                vcpus: domain.vcpus,
                 meta: meta.clone(),
             }),
             (Some(id), None) => seen.foreign.push(id),

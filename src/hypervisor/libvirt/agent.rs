@@ -9,9 +9,13 @@ use super::{domains, power, raw};
 use crate::hypervisor::domain_xml::element::Element;
 use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::plan::action::InstanceRef;
+use crate::said::shown;
 
 /// How long the agent has to answer, in seconds. A shutdown that works gives no answer at all.
 const PATIENCE: i32 = 2;
+
+/// Longest part of what an agent says that is shown: whoever has the guest writes it.
+const SHOWN: usize = 200;
 
 /// Whether the guest's agent listens. A call to one that doesn't may block for a minute.
 pub fn is_connected(session: &Session<'_>, name: &str, domain: &Domain) -> Result<bool, HypervisorError> {
@@ -73,7 +77,18 @@ pub fn failure(fault: Fault, doing: &str) -> HypervisorError {
     if fault.is(sys::VIR_ERR_OPERATION_INVALID) {
         return HypervisorError::new(FaultKind::Other, doing, OFF);
     }
-    fault.error
+    // Most of it may be the agent's own words.
+    HypervisorError {
+        message: shown(&fault.error.message, SHOWN),
+        ..fault.error
+    }
+}
+
+/// An answer of the agent's that is none to what it was asked.
+pub fn nonsense(answer: &str, doing: &str) -> HypervisorError {
+    let answer = shown(answer, SHOWN);
+    let text = format!("its agent's answer makes no sense: {answer}");
+    HypervisorError::new(FaultKind::Other, doing, text)
 }
 
 /// Whether the agent did not answer in time.
@@ -104,7 +119,22 @@ pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hypervi
 
 #[cfg(test)]
 mod tests {
-    use super::listens;
+    use super::*;
+
+    #[test]
+    fn what_an_agent_says_is_shown_in_one_line_and_in_part() {
+        let wild = format!("internal error: \u{1b}[2J{}", "x".repeat(1 << 20));
+        let failed = Fault {
+            code: sys::VIR_ERR_INTERNAL_ERROR,
+            error: HypervisorError::new(FaultKind::Other, "asking", wild.clone()),
+        };
+        for error in [failure(failed, "asking"), nonsense(&wild, "asking")] {
+            let said = &error.message;
+            assert!(said.contains("internal error:  [2Jxxx"), "{}", said.len());
+            assert!(said.len() < 300, "{}", said.len());
+            assert!(!said.contains(char::is_control), "{said:?}");
+        }
+    }
 
     #[test]
     fn only_a_connected_channel_of_the_agents_is_asked() {

@@ -24,9 +24,12 @@ pub fn exec(
     patience: Duration,
 ) -> Result<Ran, HypervisorError> {
     let doing = format!("running a command in {}", instance.name);
-    let other = |text: String| HypervisorError::new(FaultKind::Other, &doing, text);
     let Some((program, arguments)) = command.split_first() else {
-        return Err(other("there is no command".to_owned()));
+        return Err(HypervisorError::new(
+            FaultKind::Other,
+            doing,
+            "there is no command",
+        ));
     };
     let domain = agent::listening(session, instance, &doing)?;
     let begin = json!({
@@ -35,7 +38,7 @@ pub fn exec(
     });
     let answer = agent::command(session, &doing, &domain, &begin.to_string())
         .map_err(|fault| agent::failure(fault, &doing))?;
-    let pid = pid(&answer).ok_or_else(|| other(format!("its agent's answer makes no sense: {answer}")))?;
+    let pid = pid(&answer).ok_or_else(|| agent::nonsense(&answer, &doing))?;
 
     let ask = json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } }).to_string();
     let began = Instant::now();
@@ -45,7 +48,7 @@ pub fn exec(
             Ok(answer) => match ended(&answer) {
                 Ok(Some(ran)) => return Ok(ran),
                 Ok(None) => {}
-                Err(why) => return Err(other(format!("its agent's answer makes no sense: {why}"))),
+                Err(why) => return Err(agent::nonsense(&why, &doing)),
             },
             // The command may keep the guest so busy that its agent is late.
             Err(fault) if agent::is_silence(&fault) => {}

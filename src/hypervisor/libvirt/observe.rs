@@ -153,6 +153,7 @@ fn sight(session: &Session<'_>, set: &Label, domain: &Domain) -> Result<Sight, H
             id: meta.id,
             uuid,
             power,
+            vcpus: sight.promised.vcpus,
             meta,
         });
     }
