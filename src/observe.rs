@@ -1,6 +1,6 @@
 //! Observation: all hosts side by side, each with its own deadline. A host that hangs costs its own answer, no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -88,7 +88,7 @@ pub fn observe(
     }
 }
 
-/// How long one guest may take for a command that only reads: so that others of its host have their turn.
+/// How long one guest may take: so that others of its host have their turn.
 const OF_ONE_GUEST: Duration = Duration::from_secs(4);
 
 /// Instances of one host that are asked about at once: most of a question is waiting for its answer.
@@ -102,47 +102,47 @@ pub fn addresses(
     ask: Vec<(&Host, Vec<InstanceRef>)>,
     patience: Duration,
 ) -> BTreeMap<InstanceId, Vec<IpAddr>> {
-    let told: Arc<Mutex<BTreeMap<InstanceId, Vec<IpAddr>>>> = Arc::default();
-    let sink = Arc::clone(&told);
-    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
-        for instance in &instances {
-            if let Ok(addresses) = host.addresses(instance) {
-                lock(&sink).insert(instance.id, addresses);
-            }
-        }
-        Ok(())
+    let heard = ask_each(hosts, limits, ask, patience, |host, instance| {
+        host.addresses(instance)
     });
-    std::mem::take(&mut *lock(&told))
+    let found = |(id, answer): (_, Result<_, _>)| Some((id, answer.ok()?));
+    heard.answers.into_iter().filter_map(found).collect()
 }
 
-/// What guest agents answer to a ping, as [`addresses`] asks.
+/// What guest agents answer to a ping, as [`addresses`] asks. The time grows with the number of guests, beyond
+/// `patience`, so that each of them has its turn though all others hang; of one that had none nothing is told.
 pub fn pings(
     hosts: &dyn Hosts,
     limits: &Limits,
     ask: Vec<(&Host, Vec<InstanceRef>)>,
     patience: Duration,
 ) -> BTreeMap<InstanceId, Answer> {
-    let asked: Vec<InstanceId> = ask.iter().flat_map(|(_, i)| i.iter().map(|i| i.id)).collect();
-    let told: Arc<Mutex<BTreeMap<InstanceId, Answer>>> = Arc::default();
-    let sink = Arc::clone(&told);
-    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
-        for instance in &instances {
-            let (good, said) = match host.ping(instance) {
-                Ok(()) => (true, "the agent answers".to_owned()),
-                Err(e) => (false, e.message),
-            };
-            lock(&sink).insert(instance.id, Answer { good, said });
-        }
-        Ok(())
+    let most = ask.iter().map(|(_, instances)| instances.len()).max();
+    let patience = patience.saturating_add(turns_of(most.unwrap_or(0), limits));
+    let heard = ask_each(hosts, limits, ask, patience, |host, i| host.ping(i));
+    judged(heard, patience)
+}
+
+/// How long it takes until so many instances of one host have had their turn, though all of them hang.
+fn turns_of(instances: usize, limits: &Limits) -> Duration {
+    let turns = u32::try_from(instances.div_ceil(lanes(limits))).unwrap_or(u32::MAX);
+    OF_ONE_GUEST.saturating_mul(turns)
+}
+
+/// What an answer to a ping says of a guest, and none within `patience`.
+fn judged(heard: Heard<Result<(), HypervisorError>>, patience: Duration) -> BTreeMap<InstanceId, Answer> {
+    let answered = heard.answers.into_iter().map(|(id, answer)| {
+        let (good, said) = match answer {
+            Ok(()) => (true, "the agent answers".to_owned()),
+            Err(e) => (false, e.message),
+        };
+        (id, Answer { good, said })
     });
-    let mut answers = std::mem::take(&mut *lock(&told));
-    for id in asked {
-        answers.entry(id).or_insert_with(|| Answer {
-            good: false,
-            said: format!("no answer within {} s", patience.as_secs_f64()),
-        });
-    }
-    answers
+    let silent = heard.silent.into_iter().map(|id| {
+        let said = format!("no answer within {} s", patience.as_secs_f64());
+        (id, Answer { good: false, said })
+    });
+    answered.chain(silent).collect()
 }
 
 /// What a command prints in guests, as [`addresses`] asks: its standard output, or why there is none.
@@ -153,51 +153,192 @@ pub fn outputs(
     command: Vec<String>,
     patience: Duration,
 ) -> BTreeMap<InstanceId, Result<String, String>> {
-    let asked: Vec<InstanceId> = ask.iter().flat_map(|(_, i)| i.iter().map(|i| i.id)).collect();
-    let told: Arc<Mutex<BTreeMap<InstanceId, Result<String, String>>>> = Arc::default();
-    let sink = Arc::clone(&told);
     let pulse = Arc::new(Pulse::silent());
     let beat = Arc::clone(&pulse);
-    ask_all(split(hosts, limits, ask), patience, move |host, instances| {
-        for instance in &instances {
-            let ran = host.exec(instance, &command, OF_ONE_GUEST, &beat);
-            let output = match ran {
-                Ok(ran) if ran.code == 0 => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
-                Ok(ran) => Err(format!("{} ended with {}", command.join(" "), ran.code)),
-                Err(e) => Err(e.message),
-            };
-            lock(&sink).insert(instance.id, output);
+    let heard = ask_each(hosts, limits, ask, patience, move |host, instance| {
+        let ran = host.exec(instance, &command, OF_ONE_GUEST, &beat);
+        match ran {
+            Ok(ran) if ran.code == 0 => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
+            Ok(ran) => Err(format!("{} ended with {}", command.join(" "), ran.code)),
+            Err(e) => Err(e.message),
         }
-        Ok(())
     });
-    // Those that are left behind need not go on to the next guest.
+    // Those that are left behind need not wait for their command to end.
     pulse.cancel();
-    let mut outputs = std::mem::take(&mut *lock(&told));
-    for id in asked {
-        let late = || Err(format!("no answer within {} s", patience.as_secs_f64()));
-        outputs.entry(id).or_insert_with(late);
-    }
-    outputs
+    let late = |id| (id, Err(format!("no answer within {} s", patience.as_secs_f64())));
+    let missing = heard.silent.into_iter().chain(heard.unasked).map(late);
+    heard.answers.into_iter().chain(missing).collect()
 }
 
-fn split(
+/// What came of asking about instances.
+struct Heard<T> {
+    /// What was answered in time.
+    answers: BTreeMap<InstanceId, T>,
+    /// Those that were asked about without an answer in time.
+    silent: BTreeSet<InstanceId>,
+    /// Those that were not asked about: too many before them took their time.
+    unasked: BTreeSet<InstanceId>,
+}
+
+/// How many of one host's instances are asked about at once.
+fn lanes(limits: &Limits) -> usize {
+    let calls = usize::try_from(limits.calls_per_host).unwrap_or(usize::MAX);
+    calls.clamp(1, SIDE_BY_SIDE)
+}
+
+/// Asks about each instance, all hosts side by side, the next of a host's as soon as one is done with: so that a guest
+/// that does not answer keeps back few others. Who was not asked about within `patience` never is.
+fn ask_each<T: Send + 'static>(
     hosts: &dyn Hosts,
     limits: &Limits,
     ask: Vec<(&Host, Vec<InstanceRef>)>,
-) -> Vec<(Arc<dyn Hypervisor>, Vec<InstanceRef>)> {
-    let mut questions = Vec::new();
+    patience: Duration,
+    question: impl Fn(&dyn Hypervisor, &InstanceRef) -> T + Send + Sync + 'static,
+) -> Heard<T> {
+    let mut silent: BTreeSet<InstanceId> = ask.iter().flat_map(|(_, i)| i.iter().map(|i| i.id)).collect();
+    let mut queues = Vec::new();
+    let mut workers = Vec::new();
     for (host, instances) in ask.into_iter().filter(|(_, i)| !i.is_empty()) {
         let open = hosts.host(host, limits);
-        let share = instances.len().div_ceil(SIDE_BY_SIDE);
-        questions.extend(
-            instances
-                .chunks(share)
-                .map(|part| (Arc::clone(&open), part.to_vec())),
-        );
+        let many = lanes(limits).min(instances.len());
+        let queue = Arc::new(Mutex::new(VecDeque::from(instances)));
+        workers.extend((0..many).map(|_| (Arc::clone(&open), Arc::clone(&queue))));
+        queues.push(queue);
     }
-    questions
+    let told: Arc<Mutex<BTreeMap<InstanceId, T>>> = Arc::default();
+    let sink = Arc::clone(&told);
+    ask_all(workers, patience, move |host, queue: Arc<Mutex<VecDeque<_>>>| {
+        loop {
+            let Some(instance) = lock(&queue).pop_front() else {
+                return Ok(());
+            };
+            let answer = question(host, &instance);
+            lock(&sink).insert(instance.id, answer);
+        }
+    });
+    // Those that are left behind find nobody else to ask about.
+    let left = queues.iter().flat_map(|queue| std::mem::take(&mut *lock(queue)));
+    let unasked: BTreeSet<InstanceId> = left.map(|instance| instance.id).collect();
+    let answers = std::mem::take(&mut *lock(&told));
+    silent.retain(|id| !answers.contains_key(id) && !unasked.contains(id));
+    Heard {
+        answers,
+        silent,
+        unasked,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Condvar;
+
+    use super::*;
+    use crate::hypervisor::fake::Fleet;
+    use crate::names::instance_uuid;
+
+    fn limits(calls_per_host: u32) -> Limits {
+        Limits {
+            calls_per_host,
+            starts_per_host: 1,
+            call_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Asks about the instances 1 to `many` of one host.
+    fn ask_about<T: Send + 'static>(
+        many: u64,
+        patience: Duration,
+        question: impl Fn(u64) -> T + Send + Sync + 'static,
+    ) -> Heard<T> {
+        let label = |text| Label::new(text).unwrap();
+        let host = Host {
+            name: label("kvm1"),
+            uri: "test:///default".to_owned(),
+            pool: "default".to_owned(),
+            migration_address: None,
+        };
+        let (set, store) = (label("web"), StoreId(uuid::Uuid::nil()));
+        let instances = (1..=many).map(InstanceId).map(|id| InstanceRef {
+            set: set.clone(),
+            store,
+            id,
+            name: format!("web-{id}"),
+            uuid: instance_uuid(store, &set, id),
+        });
+        let ask = vec![(&host, instances.collect())];
+        ask_each(&*Fleet::new(), &limits(4), ask, patience, move |_, instance| {
+            question(instance.id.0)
+        })
+    }
+
+    fn silence() -> HypervisorError {
+        HypervisorError::new(FaultKind::TimedOut, "asking", "no answer within 2 s")
+    }
+
+    #[test]
+    fn each_guest_has_its_turn_though_all_others_hang() {
+        for (calls, at_once) in [(1, 1), (2, 2), (4, 3)] {
+            for turns in [0, 1, 2, 100] {
+                let time = turns_of(turns * at_once, &limits(calls));
+                assert_eq!(time, OF_ONE_GUEST * u32::try_from(turns).unwrap());
+            }
+        }
+        assert_eq!(turns_of(4, &limits(4)), OF_ONE_GUEST * 2);
+    }
+
+    #[test]
+    fn guests_that_hang_hold_nobody_else() {
+        let (well, patience) = (Mutex::new(0), Duration::from_secs(20));
+        let all_are_well = Condvar::new();
+        let heard = ask_about(12, patience, move |id| {
+            let mut well = well.lock().unwrap();
+            if id > 2 {
+                *well += 1;
+                all_are_well.notify_all();
+                return Ok(());
+            }
+            // The first two answer nothing until everybody else has.
+            while *well < 10 {
+                well = all_are_well.wait(well).unwrap();
+            }
+            Err(silence())
+        });
+        let answers = judged(heard, patience);
+        let bad: Vec<u64> = (answers.iter())
+            .filter(|(_, a)| !a.good)
+            .map(|(id, _)| id.0)
+            .collect();
+        assert_eq!((answers.len(), bad), (12, vec![1, 2]));
+    }
+
+    #[test]
+    fn who_was_not_asked_has_no_answer_and_is_not_asked_later() {
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let asked: Arc<Mutex<BTreeSet<InstanceId>>> = Arc::default();
+        // Dropped with the question once the last thread has ended.
+        let (is_asking, ended) = mpsc::channel::<()>();
+        let (note, patience) = (Arc::clone(&asked), Duration::from_millis(100));
+        let heard = ask_about(9, patience, move |id| {
+            let _is_asking = &is_asking;
+            note.lock().unwrap().insert(InstanceId(id));
+            let _ = gate.lock().unwrap().recv();
+            Ok(())
+        });
+        drop(release);
+        let _ = ended.recv();
+        let asked = asked.lock().unwrap();
+        assert!(asked.len() <= SIDE_BY_SIDE, "{asked:?}");
+        let answers = judged(heard, patience);
+        assert!(answers.keys().eq(asked.iter()), "{answers:?}");
+        assert!(
+            answers
+                .values()
+                .all(|a| !a.good && a.said == "no answer within 0.1 s")
+        );
+    }
 }

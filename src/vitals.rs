@@ -1,15 +1,17 @@
 //! A round of probes: every running instance of a set is asked how it is, each in its own way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::health::Sign;
 use crate::hypervisor::Hosts;
 use crate::inventory::{Answer, Instance, Inventory, Phase, Power};
-use crate::names::{InstanceId, instance_name, instance_uuid};
+use crate::names::{InstanceId, Label, instance_name, instance_uuid};
 use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::probe::{self, Probes, Target};
@@ -19,14 +21,26 @@ use crate::scaleset::{Host, Probe, ScaleSet};
 /// How long hosts may take to tell their instances' addresses.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Addresses that were found out once. Asking a host costs several calls for each instance, and an address hardly ever
-/// changes: one that stops answering is asked for again.
+/// How long an address that was found is taken for the instance's without asking again. Asking a host costs several
+/// calls for each instance, and an address hardly ever changes; but a guest that gets another lease tells nobody, and
+/// clients are sent to where it was until it is asked.
+const KEPT: SignedDuration = SignedDuration::from_mins(3);
+
+/// Addresses that were found out already, by set: each with the instances that were seen running in the last look.
 #[derive(Default)]
-pub struct KnownAddresses(Mutex<HashMap<Uuid, Vec<IpAddr>>>);
+pub struct KnownAddresses(Mutex<HashMap<Label, HashMap<Uuid, Found>>>);
+
+/// Where an instance was found.
+struct Found {
+    addresses: Vec<IpAddr>,
+    /// When its host was asked last.
+    asked: Timestamp,
+}
 
 impl KnownAddresses {
-    fn with<T>(&self, change: impl FnOnce(&mut HashMap<Uuid, Vec<IpAddr>>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, set: &ScaleSet, change: impl FnOnce(&mut HashMap<Uuid, Found>) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(all.entry(set.name.clone()).or_default())
     }
 }
 
@@ -39,8 +53,8 @@ pub struct Round {
     pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
 }
 
-/// Asks every running instance of `record`'s that was seen; over the network also those on hosts that were not, at the
-/// addresses they had: a host that does not answer is not a dead host.
+/// Asks every running instance of `record`'s that was seen, at `now`; over the network also those on hosts that were
+/// not, at the addresses they had: a host that does not answer is not a dead host.
 pub fn ask(
     hosts: &dyn Hosts,
     probes: &Arc<dyn Probes>,
@@ -48,6 +62,7 @@ pub fn ask(
     set: &ScaleSet,
     record: &Record,
     inventory: &Inventory,
+    now: Timestamp,
 ) -> Round {
     let is_asked = |i: &&Instance| {
         i.meta.store == record.store
@@ -61,18 +76,22 @@ pub fn ask(
             Some((set.host(&view.name)?, instances))
         })
         .collect();
+    let find = || find_addresses(hosts, known, set, record, &running, now);
     // Who sends clients needs to know where to, however health is asked.
-    let led_to = |running: &[(&Host, Vec<&Instance>)]| match set.is_served() {
-        true => found_addresses(hosts, known, set, running),
-        false => BTreeMap::new(),
+    let led_to = || {
+        if !set.is_served() {
+            return BTreeMap::new();
+        }
+        find();
+        found_addresses(known, set, &running)
     };
     match &set.health.probe {
         Probe::None => Round {
-            reached: led_to(&running),
+            reached: led_to(),
             ..Round::default()
         },
         Probe::Agent => {
-            let reached = led_to(&running);
+            let reached = led_to();
             let all = running.into_iter().map(|(host, instances)| {
                 let references = instances.into_iter().map(|i| reference(set, i)).collect();
                 (host, references)
@@ -81,7 +100,8 @@ pub fn ask(
             Round { answers, reached }
         }
         Probe::Tcp { .. } | Probe::Http { .. } => {
-            over_network(hosts, probes, known, set, &running, &hidden(record, inventory))
+            find();
+            over_network(probes, known, set, &running, &hidden(record, inventory))
         }
     }
 }
@@ -103,61 +123,94 @@ fn assigned(instance: &Instance) -> Vec<IpAddr> {
     given.map(|a| IpAddr::V4(*a)).collect()
 }
 
-/// Finds out the addresses of those that have none from vmss and that are not known yet.
+/// Whether the host of an instance is to be asked for its addresses: none is known, or the one that is may not be its
+/// own any more. A guest that begins anew (after a reimage it is another machine to whoever leases addresses) may come
+/// to another, and while it starts its host still tells what it had before.
+fn is_due(found: Option<&Found>, instance: &Instance, record: &Record, now: Timestamp) -> bool {
+    let Some(found) = found else {
+        return true;
+    };
+    let has_begun_anew =
+        (record.vitals.get(&instance.id)).is_some_and(|v| v.sign == Sign::Starting || v.since >= found.asked);
+    // A clock that was put back makes nothing last longer.
+    let is_fresh = (SignedDuration::ZERO..KEPT).contains(&now.duration_since(found.asked));
+    has_begun_anew || !is_fresh
+}
+
+/// Finds out the addresses of those that have none from vmss, as far as that is due. What was found before counts until
+/// something else is.
 fn find_addresses(
     hosts: &dyn Hosts,
     known: &KnownAddresses,
     set: &ScaleSet,
+    record: &Record,
     running: &[(&Host, Vec<&Instance>)],
+    now: Timestamp,
 ) {
-    let is_unknown = |i: &Instance| assigned(i).is_empty() && known.with(|k| !k.contains_key(&i.uuid));
-    let lookups: Vec<(&Host, Vec<InstanceRef>)> = (running.iter())
-        .map(|(host, instances)| {
-            let unknown = instances.iter().filter(|i| is_unknown(i));
-            (*host, unknown.map(|i| reference(set, i)).collect())
-        })
+    let seen: HashSet<Uuid> = (running.iter())
+        .flat_map(|(_, instances)| instances.iter().map(|i| i.uuid))
         .collect();
-    let found = observe::addresses(hosts, &set.limits, lookups, PATIENCE);
-    known.with(|known| {
-        for instance in running.iter().flat_map(|(_, instances)| instances.iter()) {
-            if let Some(addresses) = found.get(&instance.id).filter(|a| !a.is_empty()) {
-                known.insert(instance.uuid, addresses.clone());
+    let lookups: Vec<(&Host, Vec<InstanceRef>)> = known.with(set, |known| {
+        known.retain(|uuid, _| seen.contains(uuid));
+        let is_asked = |i: &&&Instance| assigned(i).is_empty() && is_due(known.get(&i.uuid), i, record, now);
+        (running.iter())
+            .map(|(host, instances)| {
+                let due = instances.iter().filter(is_asked);
+                (*host, due.map(|i| reference(set, i)).collect())
+            })
+            .collect()
+    });
+    let asked: Vec<InstanceRef> = lookups.iter().flat_map(|(_, i)| i.iter().cloned()).collect();
+    let mut told = observe::addresses(hosts, &set.limits, lookups, PATIENCE);
+    known.with(set, |known| {
+        for instance in asked {
+            let Some(addresses) = told.remove(&instance.id) else {
+                continue;
+            };
+            if !addresses.is_empty() {
+                known.insert(
+                    instance.uuid,
+                    Found {
+                        addresses,
+                        asked: now,
+                    },
+                );
+            } else if let Some(found) = known.get_mut(&instance.uuid) {
+                found.asked = now;
             }
         }
     });
 }
 
-/// Addresses of those that have none from vmss, found out by their hosts.
+/// Addresses of those that have none from vmss, as far as they were found.
 fn found_addresses(
-    hosts: &dyn Hosts,
     known: &KnownAddresses,
     set: &ScaleSet,
     running: &[(&Host, Vec<&Instance>)],
 ) -> BTreeMap<InstanceId, Vec<IpAddr>> {
-    find_addresses(hosts, known, set, running);
     let unassigned =
         (running.iter()).flat_map(|(_, instances)| instances.iter().filter(|i| assigned(i).is_empty()));
-    known.with(|known| {
-        let found = |i: &&Instance| Some((i.id, known.get(&i.uuid)?.clone()));
+    known.with(set, |known| {
+        let found = |i: &&Instance| Some((i.id, known.get(&i.uuid)?.addresses.clone()));
         unassigned.filter_map(found).collect()
     })
 }
 
 fn over_network(
-    hosts: &dyn Hosts,
     probes: &Arc<dyn Probes>,
     known: &KnownAddresses,
     set: &ScaleSet,
     running: &[(&Host, Vec<&Instance>)],
     hidden: &[Target],
 ) -> Round {
-    find_addresses(hosts, known, set, running);
     let instances = || running.iter().flat_map(|(_, instances)| instances.iter());
     let mut targets: Vec<Target> = instances()
         .map(|i| {
             let assigned = assigned(i);
             let addresses = if assigned.is_empty() {
-                known.with(|k| k.get(&i.uuid).cloned().unwrap_or_default())
+                known.with(set, |k| {
+                    k.get(&i.uuid).map_or_else(Vec::new, |f| f.addresses.clone())
+                })
             } else {
                 assigned
             };
@@ -183,7 +236,7 @@ fn over_network(
     let asked = targets.clone();
     let answers = probe::ask_all(probes, targets, &set.health, deadline);
     let is_well = |t: &&Target| answers.get(&t.id).is_some_and(|answer| answer.good);
-    known.with(|known| {
+    known.with(set, |known| {
         for target in asked.iter().filter(|t| !is_well(t)) {
             known.remove(&target.uuid);
         }

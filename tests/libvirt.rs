@@ -77,7 +77,8 @@ fn sample() -> (Model, LocalImage) {
 fn the_contract_holds_on_the_simulation() {
     let simulation = Simulation::start();
     let (model, image) = sample();
-    contract::run(&simulated(&simulation), &model, &image);
+    let processes = [simulated(&simulation), simulated(&simulation)];
+    contract::run([&processes[0], &processes[1]], &model, &image);
 }
 
 #[test]
@@ -437,8 +438,8 @@ mod real {
     #[test]
     #[ignore = "needs a real host: tests/run"]
     fn the_contract_holds_on_a_real_host() {
-        let real = real();
-        contract::run(&real.host, &real.model, &real.image);
+        let (real, another) = (real(), real());
+        contract::run([&real.host, &another.host], &real.model, &real.image);
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn the_contract_holds_on_the_fake() {
         starts_per_host: 2,
         call_timeout: Duration::from_secs(30),
     };
-    let host = fleet.host(&host, &limits);
+    let processes = [fleet.host(&host, &limits), fleet.host(&host, &limits)];
     let text = "name = \"web\"\n[image]\nsource = \"a\"\n[instance]\nmemory = \"1 GiB\"\n[[instance.networks]]\nbridge = \"br0\"\n[[fault_domains]]\nname = \"a\"\nhosts = [{ name = \"kvm1\", uri = \"test:///default\" }]\n";
     let set = vmss::definition::parse(text, Path::new("/x.toml")).unwrap();
     let image = vmss::model::Image {
@@ -164,7 +164,7 @@ fn the_contract_holds_on_the_fake() {
     };
     let model = vmss::resolve::model(&set, &image, None).unwrap();
     contract::run(
-        &*host,
+        [&*processes[0], &*processes[1]],
         &model,
         &LocalImage {
             path: "/image".into(),

@@ -118,6 +118,7 @@ pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
         set,
         record,
         &inventory,
+        world.clock.now(),
     );
     (inventory.answers, inventory.reached) = (round.answers, round.reached);
     inventory.balancers = serve::observe(world, set);

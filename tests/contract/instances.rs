@@ -181,6 +181,21 @@ pub fn a_shared_seed_is_seen_and_outlives_its_instances(host: &dyn Hypervisor, f
     assert_eq!(f.seen(host).seeds, seeds, "and made anew when it is needed");
 }
 
+pub fn a_shared_seed_that_another_process_deletes_is_made_anew(
+    [host, another]: [&dyn Hypervisor; 2],
+    f: &Fixture,
+) {
+    let model = f.with_user_data("#cloud-config\n");
+    let instance = f.create_of(host, 1, &model);
+    f.delete(host, &instance);
+    let seeds = f.seen(host).seeds;
+    another
+        .delete_volume(&seeds[0].1)
+        .expect("a seed is deleted by name");
+    f.create_of(host, 2, &model);
+    assert_eq!(f.seen(host).seeds, seeds, "its instance could not start without");
+}
+
 pub fn what_is_promised_is_counted(host: &dyn Hypervisor, f: &Fixture) {
     let before = f.seen(host);
     f.create(host, 1);

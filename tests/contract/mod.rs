@@ -271,12 +271,23 @@ situations![
     owners::adopted_instances_obey_their_new_store,
 ];
 
-/// Runs every situation on `host`, each with a set of its own, and cleans up after it.
-pub fn run(host: &dyn Hypervisor, model: &Model, image: &LocalImage) {
-    for (name, situation) in SITUATIONS {
+/// A situation on a host that two processes have open: its name and what must hold in it.
+pub type Shared = (&'static str, fn([&dyn Hypervisor; 2], &Fixture));
+
+/// Every situation that takes two processes.
+pub const SHARED: &[Shared] = &[(
+    "a_shared_seed_that_another_process_deletes_is_made_anew",
+    instances::a_shared_seed_that_another_process_deletes_is_made_anew,
+)];
+
+/// Runs every situation on a host, each with a set of its own, and cleans up after it. The host is given as two
+/// processes have it open.
+pub fn run(processes: [&dyn Hypervisor; 2], model: &Model, image: &LocalImage) {
+    let [host, _] = processes;
+    let alone = |name: &str, situation: &dyn Fn(&Fixture)| {
         let began = std::time::Instant::now();
         let fixture = Fixture::new(name, model, image);
-        situation(host, &fixture);
+        situation(&fixture);
         fixture.clean(host);
         let seen = fixture.seen(host);
         assert!(
@@ -284,6 +295,12 @@ pub fn run(host: &dyn Hypervisor, model: &Model, image: &LocalImage) {
             "{name} left something: {seen:?}"
         );
         println!("{name}: {:.2?}", began.elapsed());
+    };
+    for (name, situation) in SITUATIONS {
+        alone(name, &|fixture| situation(host, fixture));
+    }
+    for (name, situation) in SHARED {
+        alone(name, &|fixture| situation(processes, fixture));
     }
 }
 

@@ -3,6 +3,8 @@
 //! # Panics
 //! All of these panic on a host, domain or volume that is not there: a test names only what it made.
 
+use std::net::Ipv4Addr;
+
 use uuid::Uuid;
 
 use super::machine::{Content, Domain, FakeHost, ImageCopy, Machine, Volume};
@@ -149,6 +151,11 @@ impl Fleet {
             m.foreign.1.remove(name);
             m.volumes.remove(name).expect(ADDED);
         });
+    }
+
+    /// The network leases these addresses to a domain, and takes back those that it had.
+    pub fn set_leases(&self, host: &str, name: &str, addresses: &[Ipv4Addr]) {
+        self.machine(host, |m| m.domain(name).leases = addresses.to_vec());
     }
 
     /// A domain's guest says a line on its console.

@@ -12,8 +12,8 @@ use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::model::Model;
 use crate::plan::action::InstanceSpec;
 
-/// The shared seeds that this process has found to be right, or made. One lock each, so that of several instances
-/// made at once one writes the seed and the others wait for it.
+/// The shared seeds that this process has found to be right, or made: those that are still there need not be read back.
+/// One lock each, so that of several instances made at once one writes the seed and the others wait for it.
 #[derive(Default)]
 pub struct Checked(Mutex<HashMap<String, Arc<Mutex<bool>>>>);
 
@@ -58,14 +58,16 @@ pub fn forget(checked: &Checked, name: &str) {
 fn share(pool: &Pool<'_, '_>, checked: &Checked, name: &str, bytes: &[u8]) -> Result<(), HypervisorError> {
     let mine = Arc::clone(lock(&checked.0).entry(name.to_owned()).or_default());
     let mut right = lock(&mine);
-    if *right {
-        return Ok(());
-    }
     let Some(volume) = pool.find(name)? else {
+        // Another process may have swept what this one had found to be right.
+        *right = false;
         write(pool, name, bytes)?;
         *right = true;
         return Ok(());
     };
+    if *right {
+        return Ok(());
+    }
     // It may be what a killed upload left.
     let simulated = pool.session().traits()?.simulated;
     let doing = pool.doing("reading back volume", name);
