@@ -6,20 +6,31 @@
 mod contract;
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use contract::{Fixture, label, on_network};
 use support::simulation::Simulation;
+use virt::connect::Connect;
 use virt::sys;
 use vmss::hypervisor::libvirt::{Libvirt, LibvirtHosts};
-use vmss::hypervisor::{FaultKind, Hosts as _, Hypervisor, LocalImage, Pulse, Rework, Settled};
+use vmss::hypervisor::meter::{Hears, Meter};
+use vmss::hypervisor::{
+    FaultKind, Groups, Hosts as _, Hypervisor, HypervisorError, LocalImage, Pulse, Rework, Settled,
+    StoredImage,
+};
 use vmss::inventory::{Phase, Power};
 use vmss::model::*;
-use vmss::names::{InstanceId, volume_name};
+use vmss::names::{InstanceId, StoreId, volume_name};
+use vmss::plan::action::InstanceRef;
 use vmss::scaleset::{Host, Limits};
 use vmss::units::Bytes;
 
 fn connect(uri: &str, pool: &str, call_timeout: Duration) -> Libvirt {
+    measured(uri, pool, call_timeout, &Meter::default())
+}
+
+fn measured(uri: &str, pool: &str, call_timeout: Duration, meter: &Meter) -> Libvirt {
     let host = Host {
         name: label("kvm1"),
         uri: uri.to_owned(),
@@ -31,7 +42,7 @@ fn connect(uri: &str, pool: &str, call_timeout: Duration) -> Libvirt {
         starts_per_host: 2,
         call_timeout,
     };
-    Libvirt::new(&host, &limits)
+    Libvirt::measured(&host, &limits, meter)
 }
 
 /// A host of the simulation; its pool is named so by libvirt.
@@ -180,6 +191,110 @@ fn only_our_own_volumes_without_a_domain_are_leftovers() {
     assert_eq!(fixture.seen(&host).leftovers, std::slice::from_ref(&ours));
     host.delete_volume(&ours).unwrap();
     assert!(fixture.seen(&host).leftovers.is_empty());
+}
+
+/// Does something once, right after so many more calls to the host.
+#[derive(Clone, Default)]
+struct After(Arc<Mutex<Option<Due>>>);
+
+/// After how many more calls what is done.
+type Due = (usize, Box<dyn FnOnce() + Send>);
+
+impl After {
+    fn calls(&self, calls: usize, then: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some((calls, Box::new(then)));
+    }
+
+    /// Whether so many calls have not come.
+    fn is_due(&self) -> bool {
+        self.0.lock().unwrap().take().is_some()
+    }
+}
+
+impl Hears for After {
+    fn ended(&self, _: &str, _: &'static str, _: Duration) {
+        let due = {
+            let mut next = self.0.lock().unwrap();
+            match &mut *next {
+                Some((calls, _)) if *calls > 0 => {
+                    *calls -= 1;
+                    None
+                }
+                _ => next.take(),
+            }
+        };
+        if let Some((_, then)) = due {
+            then();
+        }
+    }
+    fn failed(&self, _: &str, _: &'static str) {}
+}
+
+/// Takes away an instance and the copies of an image, as other processes do.
+fn take_away(holder: &Connect, instance: &str, digest: &ImageDigest) {
+    let domain = holder.lookup_domain_by_name(instance).unwrap();
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+    let pool = holder.lookup_storage_pool_by_name("default-pool").unwrap();
+    for volume in pool.list_all_volumes(0).unwrap() {
+        let name = volume.name().unwrap();
+        if name.contains(&digest.0) || name.starts_with(&format!("{instance}-")) {
+            volume.delete(0).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_goes_while_a_host_is_looked_at_hides_nothing_else() {
+    let simulation = Simulation::start();
+    let (meter, after) = (Meter::default(), After::default());
+    meter.connect(Box::new(after.clone()));
+    let host = measured(&simulation.uri(), "default-pool", Duration::from_secs(10), &meter);
+    let (model, image) = sample();
+    let stays = Fixture::new("going", &model, &image);
+    let (goes, _folder) = stays.with_another_image();
+    let one = stays.create(&host, 1);
+    let other = StoreId(uuid::Uuid::from_u128(stays.store.0.as_u128() ^ 1));
+    let kept = |images: Vec<StoredImage>| images.iter().any(|i| i.digest == stays.model.image.digest);
+    type Look<'a> = (
+        &'static str,
+        &'a dyn Fn(&InstanceRef) -> Result<bool, HypervisorError>,
+    );
+    // Each says whether what stays was seen.
+    let looks: [Look<'_>; 6] = [
+        ("images", &|_| host.images().map(kept)),
+        ("delete_image", &|_| {
+            host.delete_image(&goes.model.image.digest, &[goes.store])?;
+            host.images().map(kept)
+        }),
+        ("observe", &|_| {
+            let seen = host.observe(&stays.set, &[stays.store])?;
+            Ok(seen.instances.iter().any(|i| i.id == one.id))
+        }),
+        ("facts", &|_| Ok(host.facts()?.running >= 1)),
+        ("stats", &|two| {
+            host.stats(&[one.clone(), two.clone()], Groups::ALL)
+                .map(|stats| stats.iter().any(|s| s.id == one.id))
+        }),
+        ("adopt", &|_| {
+            let there = host.adopt(&stays.set, stays.store, other)?;
+            let back = host.adopt(&stays.set, other, stays.store)?;
+            Ok(there >= 1 && back >= 1)
+        }),
+    ];
+    for (what, look) in looks {
+        for calls in 0.. {
+            let two = goes.create(&host, 2);
+            let (holder, name) = (simulation.holder.clone(), two.name.clone());
+            let digest = goes.model.image.digest.clone();
+            after.calls(calls, move || take_away(&holder, &name, &digest));
+            let seen = look(&two).unwrap_or_else(|e| panic!("{what}, gone after {calls} calls: {e}"));
+            assert!(seen, "{what}, gone after {calls} calls");
+            if after.is_due() {
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 
 use virt::storage_vol::StorageVol;
+use virt::sys;
 
 use super::connection::cancelled;
+use super::fault::optional;
 use super::transfer;
 use super::users::{self, Users};
 use super::volume_xml;
@@ -206,9 +208,13 @@ pub fn list(pool: &Pool<'_, '_>) -> Result<Vec<StoredImage>, HypervisorError> {
         let Some(volume) = pool.find(&copy.name)? else {
             continue;
         };
-        let info = pool
+        let looked = pool
             .session()
-            .call(pool.doing("looking at volume", &copy.name), |_| volume.info())?;
+            .call(pool.doing("looking at volume", &copy.name), |_| volume.info());
+        // Another process deletes it: that hides no other copy.
+        let Some(info) = optional(looked, sys::VIR_ERR_NO_STORAGE_VOL)? else {
+            continue;
+        };
         images.push(StoredImage {
             allocation: Bytes(info.allocation),
             users: users.names(&copy),

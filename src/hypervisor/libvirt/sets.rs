@@ -6,7 +6,7 @@ use virt::sys;
 use super::connection::Session;
 use super::domains;
 use super::observe::all;
-use crate::hypervisor::HypervisorError;
+use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::inventory::Metadata;
 use crate::names::{Label, StoreId, parse_instance_name};
 
@@ -42,8 +42,12 @@ pub fn adopt(
     for (domain, mut meta) in instances(session)? {
         if meta.set == *set && meta.store == from {
             meta.store = to;
-            domains::write(session, &domain, &meta)?;
-            changed += 1;
+            match domains::write(session, &domain, &meta) {
+                Ok(()) => changed += 1,
+                // It went meanwhile.
+                Err(error) if error.kind == FaultKind::Missing => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(changed)
