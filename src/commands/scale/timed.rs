@@ -32,7 +32,10 @@ fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> Result<Timestamp, Strin
         return Ok(at);
     }
     let place = |civil| calendar::placed(civil, zone).ok_or_else(form);
-    let time: Time = text.trim().parse().map_err(|_| form())?;
+    let text = text.trim();
+    // The parser takes a date, an offset or a zone as well, and passes over it.
+    let is_bare = text.chars().all(|c| c.is_ascii_digit() || matches!(c, ':' | '.'));
+    let time: Time = (text.parse().ok()).filter(|_| is_bare).ok_or_else(form)?;
     let today = now.to_zoned_datetime(zone.clone()).date();
     let at = place(today.to_datetime(time))?;
     if at > now {
@@ -159,7 +162,20 @@ mod tests {
             "2026-12-24T23:00:00Z"
         );
         assert_eq!(meant("2026-01-01 00:00").unwrap_err(), "2026-01-01 00:00 is past");
-        for bad in ["", "noon", "25:00", "2026-12-24 25:00"] {
+        assert_eq!(
+            meant("2026-12-24 18:00[America/New_York]").unwrap(),
+            "2026-12-24T23:00:00Z"
+        );
+        for bad in [
+            "",
+            "noon",
+            "25:00",
+            "2026-12-24 25:00",
+            "18:00+01:00",
+            "18:00Z",
+            "18:00[America/New_York]",
+            "2026-12-24 18:00[Europe/Bonn]",
+        ] {
             assert!(meant(bad).unwrap_err().contains("is no time"), "{bad:?}");
         }
     }
