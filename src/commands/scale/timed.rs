@@ -120,14 +120,17 @@ pub(super) fn cancel(ctx: &Context<'_>) -> Result<Exit> {
 
 /// Says what becomes of a capacity that was just asked for: until when it holds, and who may change it.
 pub(super) fn say(ctx: &Context<'_>, target: &Target, freed: &[Timed], until: Option<Timestamp>) {
-    for timed in freed.iter().filter_map(|t| Some((t, t.until?))) {
-        let (timed, end) = timed;
-        ctx.say(format!(
-            "note: {} that {} wanted until {} holds no more",
-            timed.capacity,
-            timed.by,
-            moment(end)
-        ));
+    for timed in freed {
+        let what = format!("{} that {} wanted", timed.capacity, timed.by);
+        match timed.until {
+            Some(end) if timed.holds() => {
+                ctx.say(format!("note: {what} until {} holds no more", moment(end)));
+            }
+            _ => ctx.say(format!(
+                "note: {what} from {} on was never carried out, and holds no more",
+                moment(timed.from)
+            )),
+        }
     }
     match until {
         Some(until) if scaling::in_force(&target.record).is_some() => {
