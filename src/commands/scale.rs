@@ -123,6 +123,7 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
                 until: Some(until),
                 by: ctx.world.env.who(),
                 before: Some(back),
+                kept_at: None,
             });
         }
         freed = ended;

@@ -65,6 +65,7 @@ pub(super) fn later(ctx: &Context<'_>, change: Change, at: &str, span: Option<Du
         until,
         by: ctx.world.env.who(),
         before: None,
+        kept_at: None,
     };
     amend(&*target.store, &target.name, |record| {
         let is_new = !record.timed.contains(&timed);
