@@ -153,17 +153,15 @@ pub fn pin(all: &[Timed]) -> Option<Pin> {
     })
 }
 
-/// When the next thing is due, now or later.
-pub fn next(all: &[Timed]) -> Option<Timestamp> {
-    (all.iter())
-        .filter_map(|t| if t.holds() { t.until } else { Some(t.from) })
-        .min()
+/// When each of them begins or ends, whichever is to come; that may be past if nobody has carried it out.
+pub fn moments(all: &[Timed]) -> impl Iterator<Item = Timestamp> {
+    (all.iter()).filter_map(|t| if t.holds() { t.until } else { Some(t.from) })
 }
 
 /// Since when something should have begun or ended that nobody has carried out, once whoever evaluates every minute must
 /// have come by.
 pub fn overdue(all: &[Timed], now: Timestamp) -> Option<Timestamp> {
-    next(all).filter(|due| now.duration_since(*due) > PATIENCE)
+    (moments(all).min()).filter(|due| now.duration_since(*due) > PATIENCE)
 }
 
 /// An evaluation each minute, and one that took as long.
@@ -202,7 +200,7 @@ mod tests {
         assert_eq!((capacity, left[0].before), (9, Some(3)));
         assert_eq!(pin(&left).map(|p| p.capacity), Some(9));
         let (capacity, left, _) = due(&left, 9, false, at(3));
-        assert_eq!((capacity, next(&left)), (9, Some(at(4))));
+        assert_eq!((capacity, moments(&left).min()), (9, Some(at(4))));
         let (capacity, left, turns) = due(&left, 9, false, at(4));
         assert_eq!((capacity, left.len()), (3, 0));
         assert!(matches!(turns[0], Turn::Ended { to: Some(3), .. }));
