@@ -363,6 +363,12 @@ fn said(evaluation: &Evaluation) -> String {
     format!("{blind} {:?}", evaluation.unreachable)
 }
 
+/// Whether an evaluation at each `interval` is late at `now`, the last one being that at `last`. One in the future was noted
+/// before the clock was set back: nobody waits until it gets there again.
+fn is_late(last: Timestamp, interval: Duration, now: Timestamp) -> bool {
+    now < last || later(last, interval.saturating_mul(2)) <= now
+}
+
 /// Evaluates while a tick takes longer than the interval: a rollout that goes on for an hour is no reason to let a load
 /// wait. What is decided is a request; the loop that is running carries it out.
 fn scale_meanwhile(
@@ -375,8 +381,8 @@ fn scale_meanwhile(
 ) {
     while !ctx.world.interrupt.is_set() && !pace.over.load(Ordering::SeqCst) {
         ctx.world.clock.wait(HEED.min(interval), &ctx.world.interrupt);
-        let due = later(lock(&pace.last).at, interval.saturating_mul(2));
-        if ctx.world.clock.now() < due || pace.over.load(Ordering::SeqCst) {
+        let last = lock(&pace.last).at;
+        if !is_late(last, interval, ctx.world.clock.now()) || pace.over.load(Ordering::SeqCst) {
             continue;
         }
         let Ok(Some((record, _))) = store.get(name) else {
@@ -463,5 +469,13 @@ mod tests {
     #[test]
     fn what_became_due_while_somebody_looked_is_looked_for_at_once() {
         assert_eq!(next(None, &[timed(-1, None, false)]), -1);
+    }
+
+    #[test]
+    fn an_evaluation_is_late_after_two_intervals_and_once_the_clock_was_set_back() {
+        assert!(!is_late(at(0), INTERVAL, at(0)));
+        assert!(!is_late(at(0), INTERVAL, at(59)));
+        assert!(is_late(at(0), INTERVAL, at(60)));
+        assert!(is_late(at(7200), INTERVAL, at(0)));
     }
 }
