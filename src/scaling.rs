@@ -159,7 +159,7 @@ pub fn evaluate(
     })
 }
 
-/// What the policy says now, changing nothing.
+/// What an evaluation would come to now, changing nothing; its record is one that was not written down.
 ///
 /// # Errors
 /// The store can't be read.
@@ -169,21 +169,32 @@ pub fn consider(
     name: &Label,
     record: &Record,
     inventory: &Inventory,
-) -> Result<Option<(Decision, Vec<String>)>> {
+) -> Result<Evaluation> {
     let now = world.clock.now();
-    let Some(policy) = in_force(record) else {
-        return Ok(None);
+    let (facts, unreachable) = match in_force(record) {
+        None => (Facts::none(record, inventory, now), Vec::new()),
+        Some(policy) => {
+            let before: Readings = store.readings(name)?;
+            let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
+            let known = store.samples(name, needed_since(policy, now))?;
+            let samples = known
+                .into_iter()
+                .chain(measured.samples.iter().cloned())
+                .collect();
+            let unreachable = out_of_reach(inventory, &measured);
+            (Facts::of(samples, measured, record, inventory, now), unreachable)
+        }
     };
-    let before: Readings = store.readings(name)?;
-    let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
-    let known = store.samples(name, needed_since(policy, now))?;
-    let samples = known
-        .into_iter()
-        .chain(measured.samples.iter().cloned())
-        .collect();
-    let unreachable = out_of_reach(inventory, &measured);
-    let decision = Facts::of(samples, measured, record, inventory, now).decide(record);
-    Ok(decision.map(|decision| (decision, unreachable)))
+    let from = record.capacity;
+    let mut record = record.clone();
+    let (turns, decision) = facts.carry_out(&mut record, now);
+    Ok(Evaluation {
+        record,
+        from,
+        decision,
+        turns,
+        unreachable,
+    })
 }
 
 impl Facts {

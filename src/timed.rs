@@ -37,7 +37,8 @@ impl Timed {
 }
 
 /// Something that the time has brought about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Turn {
     /// A capacity begins to hold, or is set once; or one that holds gets what protection has kept it from.
     Began {

@@ -63,9 +63,13 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
             "{name}: nothing to do: the definition has no [autoscale], and no capacity is asked for at a time"
         ));
         if ctx.is_json() {
-            ctx.json(
-                &serde_json::json!({ "set": name, "command": "autoscale", "decision": null, "exit_code": 0 }),
-            );
+            ctx.json(&serde_json::json!({
+                "set": name,
+                "command": "autoscale",
+                "decision": null,
+                "turns": [],
+                "exit_code": 0,
+            }));
         }
         return Ok(Exit::Converged);
     }
@@ -126,6 +130,7 @@ fn document(
             "from": evaluation.from,
             "to": evaluation.record.capacity,
             "decision": evaluation.decision,
+            "turns": evaluation.turns,
             "unreachable": evaluation.unreachable,
             "exit_code": exit.code(),
             "run": run,
