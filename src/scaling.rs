@@ -63,6 +63,20 @@ struct Facts {
 }
 
 impl Facts {
+    /// Carries out on `record` what is due at `now`, and then what the policy decides.
+    fn carry_out(&self, record: &mut Record, now: Timestamp) -> (Vec<Turn>, Option<Decision>) {
+        let scaled = in_force(record).is_some();
+        let turns;
+        (record.capacity, record.timed, turns) =
+            timed::due(&record.timed, record.capacity, self.protected, scaled, now);
+        let decision = self.decide(record);
+        if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
+            record.autoscale = record.autoscale.after(&policy, decision);
+            record.capacity = decision.to;
+        }
+        (turns, decision)
+    }
+
     fn decide(&self, record: &Record) -> Option<Decision> {
         let policy = in_force(record).filter(|policy| self.policy.as_ref() == Some(policy))?;
         let outlook = predict::outlook(policy, &self.samples, self.now);
@@ -108,7 +122,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let now = world.clock.now();
     let (facts, unreachable) = match in_force(record) {
-        None => (Facts::none(now), Vec::new()),
+        None => (Facts::none(record, inventory, now), Vec::new()),
         Some(policy) => {
             let before = store.readings(name)?;
             let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
@@ -128,13 +142,7 @@ pub fn evaluate(
     let (record, _) = amend(store, name, |record| {
         let before = (record.capacity, record.timed.clone(), record.autoscale.clone());
         from = record.capacity;
-        let scaled = in_force(record).is_some();
-        (record.capacity, record.timed, turns) = timed::due(&record.timed, record.capacity, scaled, now);
-        decision = facts.decide(record);
-        if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
-            record.autoscale = record.autoscale.after(&policy, decision);
-            record.capacity = decision.to;
-        }
+        (turns, decision) = facts.carry_out(record, now);
         (record.capacity, record.timed.clone(), record.autoscale.clone()) != before
     })?;
     if let Some(decision) = &decision {
@@ -151,7 +159,7 @@ pub fn evaluate(
     })
 }
 
-/// What the policy says now, changing nothing.
+/// What an evaluation would come to now, changing nothing; its record is one that was not written down.
 ///
 /// # Errors
 /// The store can't be read.
@@ -161,31 +169,43 @@ pub fn consider(
     name: &Label,
     record: &Record,
     inventory: &Inventory,
-) -> Result<Option<(Decision, Vec<String>)>> {
+) -> Result<Evaluation> {
     let now = world.clock.now();
-    let Some(policy) = in_force(record) else {
-        return Ok(None);
+    let (facts, unreachable) = match in_force(record) {
+        None => (Facts::none(record, inventory, now), Vec::new()),
+        Some(policy) => {
+            let before: Readings = store.readings(name)?;
+            let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
+            let known = store.samples(name, needed_since(policy, now))?;
+            let samples = known
+                .into_iter()
+                .chain(measured.samples.iter().cloned())
+                .collect();
+            let unreachable = out_of_reach(inventory, &measured);
+            (Facts::of(samples, measured, record, inventory, now), unreachable)
+        }
     };
-    let before: Readings = store.readings(name)?;
-    let measured = measure(world, &record.applied, record, inventory, policy, &before, now);
-    let known = store.samples(name, needed_since(policy, now))?;
-    let samples = known
-        .into_iter()
-        .chain(measured.samples.iter().cloned())
-        .collect();
-    let unreachable = out_of_reach(inventory, &measured);
-    let decision = Facts::of(samples, measured, record, inventory, now).decide(record);
-    Ok(decision.map(|decision| (decision, unreachable)))
+    let from = record.capacity;
+    let mut record = record.clone();
+    let (turns, decision) = facts.carry_out(&mut record, now);
+    Ok(Evaluation {
+        record,
+        from,
+        decision,
+        turns,
+        unreachable,
+    })
 }
 
 impl Facts {
-    fn none(now: Timestamp) -> Self {
+    /// Where nothing is measured.
+    fn none(record: &Record, inventory: &Inventory, now: Timestamp) -> Self {
         Self {
             policy: None,
             samples: Samples::default(),
             problems: BTreeMap::new(),
             unseen: Vec::new(),
-            protected: 0,
+            protected: protection(record, inventory, now),
             now: Sample::moment(now),
         }
     }
@@ -197,23 +217,28 @@ impl Facts {
         inventory: &Inventory,
         now: Timestamp,
     ) -> Self {
-        let protected = protected(plan::Situation {
-            set: &record.applied,
-            record,
-            inventory,
-            experience: &Experience::default(),
-            now,
-        });
         let hidden = inventory.hosts.iter().filter(|h| h.seen().is_none());
         Self {
             policy: in_force(record).cloned(),
             samples,
             problems: measured.problems,
             unseen: hidden.map(|h| h.name.to_string()).collect(),
-            protected: u32::try_from(protected.len()).unwrap_or(u32::MAX),
+            protected: protection(record, inventory, now),
             now: Sample::moment(now),
         }
     }
+}
+
+/// How many instances are protected from scale in.
+fn protection(record: &Record, inventory: &Inventory, now: Timestamp) -> u32 {
+    let protected = protected(plan::Situation {
+        set: &record.applied,
+        record,
+        inventory,
+        experience: &Experience::default(),
+        now,
+    });
+    u32::try_from(protected.len()).unwrap_or(u32::MAX)
 }
 
 /// Whether a decision says anything that the last one does not.

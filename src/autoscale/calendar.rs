@@ -9,9 +9,10 @@ use std::time::Duration;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds};
 use croner::{CivilDateTime, CronDateTime, Resolution};
-use jiff::civil::{Date, DateTime, Time, Weekday};
+use jiff::civil::{DateTime, Time, Weekday};
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp, ToSpan as _, ZonedDateTime};
 use serde::{Deserialize, Serialize};
 
 /// A time from a start to an end, which is not part of it.
@@ -202,15 +203,22 @@ fn parse(text: &str) -> Result<croner::Cron, CronError> {
         .parse(text)
 }
 
-/// The moment that a date means, with a time or without, by the clocks of `rules` unless it has an offset of its own.
+/// The moment that a date means, with a time or without, by the clocks of `rules` unless it has an offset or a zone of its
+/// own ("2026-12-24 18:00\[America/New_York\]"). `None` for all else: no part of it is passed over.
 pub fn moment(text: &str, rules: &TimeZone) -> Option<Timestamp> {
     let text = text.trim();
+    if text.contains('[') {
+        // An offset beside the zone has to be one that the zone has then.
+        return text.parse::<ZonedDateTime>().ok().map(|at| at.timestamp());
+    }
     if let Ok(exact) = text.parse::<Timestamp>() {
         return Some(exact);
     }
-    let civil = (text.parse::<DateTime>().ok())
-        .or_else(|| Some(text.parse::<Date>().ok()?.to_datetime(Time::midnight())))?;
-    placed(civil, rules)
+    let pieces = Pieces::parse(text).ok()?;
+    let time = pieces.time().unwrap_or(Time::midnight());
+    (pieces.offset().is_none())
+        .then(|| placed(pieces.date().to_datetime(time), rules))
+        .flatten()
 }
 
 /// The moment when clocks of `rules` show `civil`.
@@ -547,6 +555,31 @@ mod tests {
         assert_eq!(sale.current(at("2026-11-28T00:00:00Z")), None);
         assert_eq!(sale.next(at("2026-11-27T00:00:00Z")), None);
         assert_eq!(sale.to_string(), "2026-11-27 00:00 to 2026-11-28 00:00 UTC");
+    }
+
+    #[test]
+    fn a_date_is_by_its_own_offset_or_zone_or_else_by_the_clocks_it_is_read_with() {
+        let berlin = zone("Europe/Berlin").rules();
+        for (text, meant) in [
+            ("2026-12-24", "2026-12-23T23:00:00Z"),
+            ("2026-12-24 18:00", "2026-12-24T17:00:00Z"),
+            ("2026-12-24T18:00:00-05:00", "2026-12-24T23:00:00Z"),
+            ("2026-12-24 18:00[America/New_York]", "2026-12-24T23:00:00Z"),
+            ("2026-12-24T18:00-05:00[America/New_York]", "2026-12-24T23:00:00Z"),
+            ("2026-12-24[America/New_York]", "2026-12-24T05:00:00Z"),
+        ] {
+            assert_eq!(moment(text, &berlin), Some(at(meant)), "{text}");
+        }
+        for bad in [
+            "18:00",
+            "2026-12-24 18:00[Europe/Bonn]",
+            "2026-12-24T18:00+01:00[America/New_York]",
+            "2026-12-24 18:00[u-ca=hebrew]",
+            "2026-12-24+01:00",
+            "2026-12-24Z",
+        ] {
+            assert_eq!(moment(bad, &berlin), None, "{bad}");
+        }
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub fn decide(s: Situation<'_>) -> Decision {
         floor: bounds.floor.clone(),
     };
     if let Some(pin) = s.pin {
-        pinned(&mut decision, pin, s.now);
+        pinned(s, &mut decision, pin);
         return decision;
     }
     let mut why = ask.why.clone();
@@ -156,18 +156,25 @@ fn sentence(decision: &Decision, why: &str) -> String {
     }
 }
 
-fn pinned(decision: &mut Decision, pin: &Pin, now: Timestamp) {
-    decision.to = pin.capacity;
+fn pinned(s: Situation<'_>, decision: &mut Decision, pin: &Pin) {
+    // Not below the number of those that may not be taken, whoever wants it.
+    decision.to = pin.capacity.max(s.protected.min(s.capacity));
     if decision.to != decision.from {
         decision.moved = Move::Bound;
     }
     decision.recommended = decision.recommended.max(pin.capacity);
-    let why = format!(
+    let mut why = format!(
         "{} wants {} for another {}",
         pin.by,
         pin.capacity,
-        age(pin.until.duration_since(now))
+        age(pin.until.duration_since(s.now))
     );
+    if decision.to != pin.capacity {
+        why += &match s.protected {
+            1 => ", but 1 instance is protected from scale in".to_owned(),
+            n => format!(", but {n} instances are protected from scale in"),
+        };
+    }
     decision.reason = sentence(decision, &why);
 }
 

@@ -679,3 +679,22 @@ fn a_rule_that_fires_has_its_cooldown_though_a_prediction_moves_the_capacity_fur
         decision.reason
     );
 }
+
+#[test]
+fn an_operators_wish_goes_no_lower_than_what_is_protected_from_scale_in() {
+    let mut set = Stage::new(policy(&["host.cpu > 75: out 1"], &[]), 5);
+    set.pin = Some(super::Pin {
+        capacity: 1,
+        by: "ann@vm".to_owned(),
+        until: at("2026-11-25T14:00:00Z"),
+    });
+    set.protected = 3;
+    let decision = set.each("host.cpu", 50.0).tick();
+    assert_eq!(
+        decision.reason,
+        "in from 5 to 3: ann@vm wants 1 for another 2h, but 3 instances are protected from scale in"
+    );
+    set.protected = 0;
+    let decision = set.each("host.cpu", 50.0).tick();
+    assert_eq!(decision.reason, "in from 3 to 1: ann@vm wants 1 for another 2h");
+}

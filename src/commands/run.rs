@@ -22,7 +22,7 @@ use crate::names::Label;
 use crate::record::{Life, Record};
 use crate::scaling::{self, Evaluation};
 use crate::store::Store;
-use crate::timed;
+use crate::timed::{self, Timed};
 use crate::ui::outcome::in_history;
 use crate::world::Notice;
 
@@ -153,6 +153,7 @@ fn tend_until_over(
     let mut said = String::new();
     while !ctx.world.interrupt.is_set() {
         let mut joining = None;
+        let began = ctx.world.clock.now();
         let ended = tick(ctx, store, name, listener, exporter, pace);
         if let (Some(exporter), Some(result)) = (exporter, result(&ended)) {
             exporter.ticked(name, result, ctx.world.clock.now());
@@ -178,13 +179,9 @@ fn tend_until_over(
             (ctx.world.notify)(Notice::Status(&text));
             said = text;
         }
-        // New instances take clients as soon as they are healthy, and not only at the look after next.
-        let until = later(ctx.world.clock.now(), interval);
-        let until = joining.map_or(until, |at| until.min(at));
         let known = store.get(name).ok().flatten();
-        // A capacity that was asked for from some time on begins then.
-        let due = known.as_ref().and_then(|(record, _)| timed::next(&record.timed));
-        let until = due.map_or(until, |at| until.min(at));
+        let asked = known.as_ref().map_or(&[][..], |(record, _)| &record.timed);
+        let until = next_look((began, ctx.world.clock.now()), interval, joining, asked);
         let version = known.map(|(_, version)| version);
         let waited = version.map_or(Ok(()), |version| {
             wait_for_change(ctx.world, &**store, name, version, until)
@@ -193,6 +190,22 @@ fn tend_until_over(
             ctx.world.clock.wait(interval, &ctx.world.interrupt);
         }
     }
+}
+
+/// When to look again after a look from `began` to `now`: an interval later, or before that when instances that are
+/// starting are to take clients (`joining`), or something `timed` begins or ends.
+///
+/// What was due before the look began and still is could not be done, for something is in the way: to look at once, again
+/// and again, would not change that.
+fn next_look(
+    (began, now): (Timestamp, Timestamp),
+    interval: Duration,
+    joining: Option<Timestamp>,
+    timed: &[Timed],
+) -> Timestamp {
+    // What became due while it looked may have been missed by it.
+    let due = timed::moments(timed).filter(|at| *at > began);
+    (joining.filter(|at| *at > now).into_iter().chain(due)).fold(later(now, interval), Timestamp::min)
 }
 
 /// How a tick ended, for the metrics; `None` if it was cut short or there was nothing to tend.
@@ -350,6 +363,12 @@ fn said(evaluation: &Evaluation) -> String {
     format!("{blind} {:?}", evaluation.unreachable)
 }
 
+/// Whether an evaluation at each `interval` is late at `now`, the last one being that at `last`. One in the future was noted
+/// before the clock was set back: nobody waits until it gets there again.
+fn is_late(last: Timestamp, interval: Duration, now: Timestamp) -> bool {
+    now < last || later(last, interval.saturating_mul(2)) <= now
+}
+
 /// Evaluates while a tick takes longer than the interval: a rollout that goes on for an hour is no reason to let a load
 /// wait. What is decided is a request; the loop that is running carries it out.
 fn scale_meanwhile(
@@ -362,8 +381,8 @@ fn scale_meanwhile(
 ) {
     while !ctx.world.interrupt.is_set() && !pace.over.load(Ordering::SeqCst) {
         ctx.world.clock.wait(HEED.min(interval), &ctx.world.interrupt);
-        let due = later(lock(&pace.last).at, interval.saturating_mul(2));
-        if ctx.world.clock.now() < due || pace.over.load(Ordering::SeqCst) {
+        let last = lock(&pace.last).at;
+        if !is_late(last, interval, ctx.world.clock.now()) || pace.over.load(Ordering::SeqCst) {
             continue;
         }
         let Ok(Some((record, _))) = store.get(name) else {
@@ -399,4 +418,64 @@ fn remember(ctx: &Context<'_>, store: &Arc<dyn Store>, name: &Label, from: u32) 
     let number = store.begin(&ctx.operation(name, "autoscale", Some(from), to))?;
     let outcome = "recorded: whoever acts on the set carries it out";
     Ok(store.finish(number, ctx.world.clock.now(), outcome, to)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn timed(from: i64, until: Option<i64>, holds: bool) -> Timed {
+        Timed {
+            capacity: 9,
+            from: at(from),
+            until: until.map(at),
+            by: "ann@vm".to_owned(),
+            before: holds.then_some(3),
+            kept_at: None,
+        }
+    }
+
+    /// When to look again after a look that took four seconds, from its end on.
+    fn next(joining: Option<i64>, timed: &[Timed]) -> i64 {
+        let next = next_look((at(-4), at(0)), INTERVAL, joining.map(at), timed);
+        next.duration_since(at(0)).as_secs()
+    }
+
+    #[test]
+    fn what_is_yet_to_come_shortens_the_wait_for_the_next_look() {
+        assert_eq!(next(None, &[]), 30);
+        assert_eq!(next(Some(10), &[]), 10);
+        let (soon, later) = (timed(5, None, false), timed(7, None, false));
+        assert_eq!(next(Some(10), &[later, soon]), 5);
+        assert_eq!(next(None, &[timed(-9, Some(20), true)]), 20);
+        assert_eq!(next(Some(40), &[timed(50, None, false)]), 30);
+    }
+
+    #[test]
+    fn what_was_due_and_could_not_be_done_is_tried_again_after_an_interval_and_not_without_a_pause() {
+        let begins = timed(-4, None, false);
+        let ends = timed(-50, Some(-5), true);
+        assert_eq!(next(None, &[begins.clone(), ends.clone()]), 30);
+        assert_eq!(next(None, &[begins, ends, timed(20, None, false)]), 20);
+        assert_eq!(next(Some(-1), &[]), 30);
+    }
+
+    #[test]
+    fn what_became_due_while_somebody_looked_is_looked_for_at_once() {
+        assert_eq!(next(None, &[timed(-1, None, false)]), -1);
+    }
+
+    #[test]
+    fn an_evaluation_is_late_after_two_intervals_and_once_the_clock_was_set_back() {
+        assert!(!is_late(at(0), INTERVAL, at(0)));
+        assert!(!is_late(at(0), INTERVAL, at(59)));
+        assert!(is_late(at(0), INTERVAL, at(60)));
+        assert!(is_late(at(7200), INTERVAL, at(0)));
+    }
 }

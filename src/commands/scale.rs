@@ -111,20 +111,22 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
             }
         }
         let before = (record.capacity, record.timed.clone());
-        // Whoever says how many from now on has said it for one that held until now as well.
-        let held: Vec<Timed>;
-        (held, record.timed) = record.timed.iter().cloned().partition(Timed::holds);
+        // Whoever says how many from now on has said it for one that held until now as well, and for one that should have
+        // begun before now: it would take the place of the newer wish as soon as somebody carried it out.
+        let ended: Vec<Timed>;
+        (ended, record.timed) = (record.timed.iter().cloned()).partition(|t| t.holds() || t.from <= now_at);
         if let Some(until) = until {
-            let back = held.first().and_then(|t| t.before).unwrap_or(record.capacity);
+            let back = ended.iter().find_map(|t| t.before).unwrap_or(record.capacity);
             record.timed.push(Timed {
                 capacity: to,
                 from: now_at,
                 until: Some(until),
                 by: ctx.world.env.who(),
                 before: Some(back),
+                kept_at: None,
             });
         }
-        freed = held;
+        freed = ended;
         record.capacity = to;
         (record.capacity, record.timed.clone()) != before
     })?;

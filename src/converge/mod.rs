@@ -24,7 +24,7 @@ use crate::record::Record;
 use crate::rollout::Rollout;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
-use crate::world::World;
+use crate::world::{Clock, Interrupt, World};
 use crate::{serve, vitals};
 pub use serving::drop_the_dropped;
 use tell::Told;
@@ -442,16 +442,30 @@ pub fn wait_for_change(
     version: Version,
     at: Timestamp,
 ) -> Result<()> {
-    loop {
-        let left = Duration::try_from(at.duration_since(world.clock.now())).unwrap_or_default();
-        if left.is_zero() || world.interrupt.is_set() {
-            return Ok(());
+    wait_until(&*world.clock, &world.interrupt, at, || {
+        Ok(store.get(set)?.is_none_or(|(_, now)| now != version))
+    })
+}
+
+/// Waits until `at`, until `is_over` says so, or until the operator wants to stop; and no longer than `at` was away, for a
+/// clock that is set back meanwhile says nothing of how long anybody has waited.
+fn wait_until(
+    clock: &dyn Clock,
+    interrupt: &Interrupt,
+    at: Timestamp,
+    mut is_over: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let left = || Duration::try_from(at.duration_since(clock.now())).unwrap_or_default();
+    let mut unwaited = left();
+    while !unwaited.is_zero() && !interrupt.is_set() {
+        let step = unwaited.min(HEAR);
+        clock.wait(step, interrupt);
+        if is_over()? {
+            break;
         }
-        world.clock.wait(left.min(HEAR), &world.interrupt);
-        if store.get(set)?.is_none_or(|(_, now)| now != version) {
-            return Ok(());
-        }
+        unwaited = unwaited.saturating_sub(step).min(left());
     }
+    Ok(())
 }
 
 fn first(steps: &[Step]) -> String {
@@ -504,4 +518,47 @@ fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSou
         known.insert(wanted.clone(), found.clone());
         Ok(found)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    /// A clock that goes by what is waited, and by what somebody sets it to: by so many seconds in the first wait.
+    struct SetClock {
+        shown: Mutex<i64>,
+        waited: Mutex<Duration>,
+        set: i64,
+    }
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            at(*self.shown.lock().unwrap())
+        }
+
+        fn wait(&self, span: Duration, _: &Interrupt) {
+            let mut waited = self.waited.lock().unwrap();
+            let set = if waited.is_zero() { self.set } else { 0 };
+            *self.shown.lock().unwrap() += i64::try_from(span.as_secs()).unwrap() + set;
+            *waited += span;
+        }
+    }
+
+    #[test]
+    fn nobody_waits_longer_for_a_clock_that_is_set_back_meanwhile() {
+        for (set, seconds) in [(0, 30), (-7200, 30), (10, 20), (7200, 1)] {
+            let clock = SetClock {
+                shown: Mutex::new(0),
+                waited: Mutex::default(),
+                set,
+            };
+            wait_until(&clock, &Interrupt::default(), at(30), || Ok(false)).unwrap();
+            let waited = *clock.waited.lock().unwrap();
+            assert_eq!(waited, Duration::from_secs(seconds), "set by {set} s");
+        }
+    }
 }

@@ -1,14 +1,26 @@
 //! `vmss autoscale explain`: a decision, with everything it rests on.
 
-use super::{no_policy, unsaid};
+use serde::Serialize;
+
+use super::{no_policy, turn, unsaid};
 use crate::autoscale::Decision;
-use crate::commands::Context;
+use crate::commands::{Context, Target};
 use crate::converge::look_closely;
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
 use crate::scaling;
+use crate::timed::Turn;
 use crate::ui::table::Table;
 use crate::ui::words::{ago, count, moment};
+
+/// A decision that nobody has made yet.
+#[derive(Serialize)]
+struct Considered<'a> {
+    #[serde(flatten)]
+    decision: &'a Decision,
+    turns: &'a [Turn],
+    unreachable: &'a [String],
+}
 
 /// Explains the last decision, or evaluates now without acting, or lists decisions.
 pub fn run(ctx: &Context<'_>, now: bool, limit: Option<usize>) -> Result<Exit> {
@@ -34,43 +46,51 @@ pub fn run(ctx: &Context<'_>, now: bool, limit: Option<usize>) -> Result<Exit> {
         ctx.table(&table);
         return Ok(Exit::Converged);
     }
-    let (decision, unreachable) = if now {
-        let set = target.record.applied.clone();
-        let inventory = look_closely(ctx.world, &set, &mut target.record);
-        let considered = scaling::consider(
-            ctx.world,
-            &*target.store,
-            &target.name,
-            &target.record,
-            &inventory,
-        )?;
-        considered.ok_or_else(|| {
-            Error::message(
-                Exit::Blocked,
-                format!("autoscaling of {} is switched off", target.name),
-            )
-            .hint("vmss autoscale enable")
-        })?
-    } else {
-        let last = target.store.decisions(&target.name, 1)?.into_iter().next();
-        let last = last.ok_or_else(|| {
-            Error::message(
-                Exit::Failed,
-                format!("nothing was decided on {} yet", target.name),
-            )
-            .hint("vmss autoscale evaluates and acts; explain --now evaluates and changes nothing")
-        })?;
-        (last, Vec::new())
+    if now {
+        return consider(ctx, &mut target);
+    }
+    let last = target.store.decisions(&target.name, 1)?.into_iter().next();
+    let last = last.ok_or_else(|| {
+        Error::message(
+            Exit::Failed,
+            format!("nothing was decided on {} yet", target.name),
+        )
+        .hint("vmss autoscale evaluates and acts; explain --now evaluates and changes nothing")
+    })?;
+    match ctx.is_json() {
+        true => ctx.json(&last),
+        false => show(ctx, &target.name, &last, false),
+    }
+    Ok(Exit::Converged)
+}
+
+/// Explains what an evaluation would come to now.
+fn consider(ctx: &Context<'_>, target: &mut Target) -> Result<Exit> {
+    let set = target.record.applied.clone();
+    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let (store, name) = (&*target.store, &target.name);
+    let considered = scaling::consider(ctx.world, store, name, &target.record, &inventory)?;
+    let Some(decision) = &considered.decision else {
+        let text = format!("autoscaling of {name} is switched off");
+        return Err(Error::message(Exit::Blocked, text).hint("vmss autoscale enable"));
     };
     if ctx.is_json() {
-        ctx.json(&decision);
+        ctx.json(&Considered {
+            decision,
+            turns: &considered.turns,
+            unreachable: &considered.unreachable,
+        });
     } else {
-        show(ctx, &target.name, &decision, now);
-        for what in &unreachable {
+        for due in &considered.turns {
+            let name = ctx.style.strong(name.as_str());
+            ctx.print(format!("{name}: due now: {}", turn(due)));
+        }
+        show(ctx, name, decision, true);
+        for what in &considered.unreachable {
             ctx.say(format!("! {what}"));
         }
     }
-    Ok(match unreachable.is_empty() {
+    Ok(match considered.unreachable.is_empty() {
         true => Exit::Converged,
         false => Exit::Unreachable,
     })

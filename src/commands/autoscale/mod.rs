@@ -16,6 +16,7 @@ use crate::record::Record;
 use crate::scaling::{self, Evaluation};
 use crate::timed::Turn;
 use crate::ui::outcome;
+use crate::ui::words::count;
 
 /// Runs one of its commands.
 pub fn run(ctx: &Context<'_>, args: &AutoscaleArgs) -> Result<Exit> {
@@ -62,9 +63,13 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
             "{name}: nothing to do: the definition has no [autoscale], and no capacity is asked for at a time"
         ));
         if ctx.is_json() {
-            ctx.json(
-                &serde_json::json!({ "set": name, "command": "autoscale", "decision": null, "exit_code": 0 }),
-            );
+            ctx.json(&serde_json::json!({
+                "set": name,
+                "command": "autoscale",
+                "decision": null,
+                "turns": [],
+                "exit_code": 0,
+            }));
         }
         return Ok(Exit::Converged);
     }
@@ -125,6 +130,7 @@ fn document(
             "from": evaluation.from,
             "to": evaluation.record.capacity,
             "decision": evaluation.decision,
+            "turns": evaluation.turns,
             "unreachable": evaluation.unreachable,
             "exit_code": exit.code(),
             "run": run,
@@ -178,23 +184,36 @@ fn unsaid(decision: &Decision) -> impl Iterator<Item = &String> {
         .filter(|held| !decision.reason.contains(*held))
 }
 
+fn held_back(to: u32, protected: u32) -> String {
+    let are = if protected == 1 { "is" } else { "are" };
+    let instances = count(protected as usize, "instance");
+    format!("held back at {to}: {instances} {are} protected from scale in")
+}
+
 /// What the time has brought about, as a sentence.
 pub fn turn(turn: &Turn) -> String {
     match turn {
-        Turn::Began { timed, from } => {
-            format!(
-                "from {from} to {}, as {} wanted at this time",
-                timed.capacity, timed.by
-            )
+        Turn::Began {
+            timed,
+            to,
+            protected: Some(n),
+            ..
+        } => format!(
+            "{} that {} wanted at this time is {}",
+            timed.capacity,
+            timed.by,
+            held_back(*to, *n)
+        ),
+        Turn::Began { timed, from, to, .. } => {
+            format!("from {from} to {to}, as {} wanted at this time", timed.by)
         }
-        Turn::Ended { timed, to: Some(to) } => {
-            format!(
-                "the time of {} that {} wanted is over: back to {to}",
-                timed.capacity, timed.by
-            )
-        }
-        Turn::Ended { timed, to: None } => {
-            format!("the time of {} that {} wanted is over", timed.capacity, timed.by)
+        Turn::Ended { timed, to, protected } => {
+            let over = format!("the time of {} that {} wanted is over", timed.capacity, timed.by);
+            match (to, protected, timed.before) {
+                (Some(to), Some(n), Some(before)) => format!("{over}: {before} is {}", held_back(*to, *n)),
+                (Some(to), ..) => format!("{over}: back to {to}"),
+                (None, ..) => over,
+            }
         }
         Turn::Missed { timed } => format!(
             "{} that {} wanted is left out: its time had passed before anybody looked",

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{no_policy, schedule};
 use crate::autoscale::policy::Direction;
 use crate::autoscale::spelling::{age, span};
-use crate::autoscale::{Autoscale, Decision};
+use crate::autoscale::{Autoscale, Decision, Disabled, Pin};
 use crate::commands::{Context, scale};
 use crate::error::{Exit, Result};
 use crate::record::Record;
@@ -18,7 +18,10 @@ use crate::ui::words::{ago, moment};
 struct Document<'a> {
     set: &'a str,
     in_force: bool,
+    enabled: bool,
+    disabled: Option<&'a Disabled>,
     capacity: u32,
+    held: Option<Pin>,
     profile: Option<&'a str>,
     min: Option<u32>,
     max: Option<u32>,
@@ -71,7 +74,10 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let document = Document {
         set: target.name.as_str(),
         in_force: scaling::in_force(record).is_some(),
+        enabled: policy.enabled,
+        disabled: state.disabled.as_ref(),
         capacity: record.capacity,
+        held: timed::pin(&record.timed),
         profile: profile.map(|p| p.name.as_str()),
         min: profile.map(|p| floor.as_ref().map_or(p.min, |f| f.min.clamp(p.min, p.max))),
         max: profile.map(|p| p.max),
@@ -122,10 +128,17 @@ fn show(ctx: &Context<'_>, record: &Record, policy: &Autoscale, document: &Docum
             ));
         }
     }
-    if let Some(pin) = timed::pin(&record.timed) {
-        let left = age(pin.until.duration_since(now));
+    if let Some(pin) = &document.held {
+        let left = pin.until.duration_since(now);
+        let how_long = match left.is_positive() {
+            true => format!("for another {}", age(left)),
+            false => format!(
+                "until {}: that is over, and the next evaluation ends it",
+                moment(pin.until)
+            ),
+        };
         ctx.print(format!(
-            "  held        at {} by {}, for another {left}",
+            "  held        at {} by {}, {how_long}",
             pin.capacity, pin.by
         ));
     }

@@ -32,7 +32,10 @@ fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> Result<Timestamp, Strin
         return Ok(at);
     }
     let place = |civil| calendar::placed(civil, zone).ok_or_else(form);
-    let time: Time = text.trim().parse().map_err(|_| form())?;
+    let text = text.trim();
+    // The parser takes a date, an offset or a zone as well, and passes over it.
+    let is_bare = text.chars().all(|c| c.is_ascii_digit() || matches!(c, ':' | '.'));
+    let time: Time = (text.parse().ok()).filter(|_| is_bare).ok_or_else(form)?;
     let today = now.to_zoned_datetime(zone.clone()).date();
     let at = place(today.to_datetime(time))?;
     if at > now {
@@ -62,6 +65,7 @@ pub(super) fn later(ctx: &Context<'_>, change: Change, at: &str, span: Option<Du
         until,
         by: ctx.world.env.who(),
         before: None,
+        kept_at: None,
     };
     amend(&*target.store, &target.name, |record| {
         let is_new = !record.timed.contains(&timed);
@@ -117,14 +121,17 @@ pub(super) fn cancel(ctx: &Context<'_>) -> Result<Exit> {
 
 /// Says what becomes of a capacity that was just asked for: until when it holds, and who may change it.
 pub(super) fn say(ctx: &Context<'_>, target: &Target, freed: &[Timed], until: Option<Timestamp>) {
-    for timed in freed.iter().filter_map(|t| Some((t, t.until?))) {
-        let (timed, end) = timed;
-        ctx.say(format!(
-            "note: {} that {} wanted until {} holds no more",
-            timed.capacity,
-            timed.by,
-            moment(end)
-        ));
+    for timed in freed {
+        let what = format!("{} that {} wanted", timed.capacity, timed.by);
+        match timed.until {
+            Some(end) if timed.holds() => {
+                ctx.say(format!("note: {what} until {} holds no more", moment(end)));
+            }
+            _ => ctx.say(format!(
+                "note: {what} from {} on was never carried out, and holds no more",
+                moment(timed.from)
+            )),
+        }
     }
     match until {
         Some(until) if scaling::in_force(&target.record).is_some() => {
@@ -159,7 +166,20 @@ mod tests {
             "2026-12-24T23:00:00Z"
         );
         assert_eq!(meant("2026-01-01 00:00").unwrap_err(), "2026-01-01 00:00 is past");
-        for bad in ["", "noon", "25:00", "2026-12-24 25:00"] {
+        assert_eq!(
+            meant("2026-12-24 18:00[America/New_York]").unwrap(),
+            "2026-12-24T23:00:00Z"
+        );
+        for bad in [
+            "",
+            "noon",
+            "25:00",
+            "2026-12-24 25:00",
+            "18:00+01:00",
+            "18:00Z",
+            "18:00[America/New_York]",
+            "2026-12-24 18:00[Europe/Bonn]",
+        ] {
             assert!(meant(bad).unwrap_err().contains("is no time"), "{bad:?}");
         }
     }
