@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use support::prometheus::Running;
 use support::{Runs, steps, wait_for};
 
 /// The lab that `tests/run` has brought up, with a set's folder of its own.
@@ -264,12 +265,13 @@ fn logs_are_shown_with_their_older_parts(lab: &Lab, name: &str) {
 /// Somebody deletes the log that is followed; the next start begins another, and whoever follows sees it and can leave.
 fn followed_beyond_its_deletion(lab: &Lab, id: u64, host: &str, name: &str) {
     use std::io::BufRead as _;
-    let mut child = lab
+    let follow = lab
         .command(&format!("instance log {id} -n 1 --follow"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut shown = std::io::BufReader::new(child.stdout.take().unwrap())
+    let mut follow = Running(follow);
+    let mut shown = std::io::BufReader::new(follow.0.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
     assert_eq!(shown.next().as_deref(), Some("newest"));
@@ -277,11 +279,18 @@ fn followed_beyond_its_deletion(lab: &Lab, id: u64, host: &str, name: &str) {
     self::lab(&["exec", host, "sh", "-ec", &gone]);
     lab.expect(0, &format!("instance restart {id} --yes"));
     let ready = format!("vmss-guest ready {name}");
-    assert!(shown.any(|line| line.contains(&ready)), "the new log is followed");
-    let pid = i32::try_from(child.id()).unwrap();
+    let (heard, is_heard) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        if shown.any(|line| line.contains(&ready)) {
+            let _ = heard.send(());
+        }
+    });
+    let patience = Duration::from_secs(180);
+    is_heard.recv_timeout(patience).expect("the new log is followed");
+    let pid = i32::try_from(follow.0.id()).unwrap();
     // SAFETY: a signal to a process of our own that we have not waited for.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(follow.0.wait().unwrap().code(), Some(130));
 }
 
 #[test]
@@ -506,8 +515,15 @@ fn killed_on_real_hosts_the_next_run_puts_everything_right() {
 #[ignore = "needs the lab: tests/run"]
 fn a_full_pool_is_named_and_the_instances_go_elsewhere() {
     let lab = Lab::new(3, "", "");
-    let mount = "mkdir -p /run/tiny && mount -t tmpfs -o size=12m tmpfs /run/tiny && virsh -q pool-create-as tiny dir --target /run/tiny";
-    self::lab(&["exec", "kvm1", "sh", "-c", mount]);
+    let image = fs::metadata(lab_folder().join("images/guest-v1.qcow2"))
+        .unwrap()
+        .len();
+    let mount = |size: u64| {
+        format!(
+            "mkdir -p /run/tiny; mount -t tmpfs -o size={size} tmpfs /run/tiny; virsh -q pool-create-as tiny dir --target /run/tiny"
+        )
+    };
+    self::lab(&["exec", "kvm1", "sh", "-ec", &mount(image * 3 / 4)]);
     lab.edit(
         "hosts/kvm1/sock/libvirt-sock\"",
         "hosts/kvm1/sock/libvirt-sock\", pool = \"tiny\"",
@@ -518,13 +534,10 @@ fn a_full_pool_is_named_and_the_instances_go_elsewhere() {
     assert_eq!(lab.counts()[0], 0, "{}", ran.stderr);
     lab.expect(0, "delete --yes");
     // Met by surprise: it looks as if it would fit, and the disk is full in the middle.
-    self::lab(&[
-        "exec",
-        "kvm1",
-        "sh",
-        "-c",
-        "virsh -q pool-destroy tiny; umount /run/tiny; mount -t tmpfs -o size=18m tmpfs /run/tiny; virsh -q pool-create-as tiny dir --target /run/tiny; head -c 3m /dev/zero >/run/tiny/.hidden",
-    ]);
+    let again = mount(image + (3 << 19));
+    let fill = "head -c 3m /dev/zero >/run/tiny/.hidden";
+    let script = format!("virsh -q pool-destroy tiny; umount /run/tiny; {again}; {fill}");
+    self::lab(&["exec", "kvm1", "sh", "-ec", &script]);
     let ran = lab.expect(0, "create");
     assert!(
         ran.stderr.contains("kvm1") && ran.stderr.to_lowercase().contains("no space"),
@@ -693,8 +706,10 @@ fn answering(known: &mut BTreeSet<String>) -> BTreeSet<String> {
             "-s",
             "-Z",
             "--parallel-immediate",
-            "-m",
+            "--connect-timeout",
             "2",
+            "-m",
+            "10",
             "-w",
             "%{http_code} %{url_effective}\n",
         ]);
@@ -720,13 +735,23 @@ struct Watch {
 
 impl Watch {
     /// How many served at each look, and the most domains there at once.
-    fn end(self) -> (Vec<usize>, BTreeSet<String>) {
+    fn end(mut self) -> (Vec<usize>, BTreeSet<String>) {
         self.over.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             thread.join().expect("the watcher could look");
         }
         let (serving, most) = (self.serving.lock().unwrap(), self.most.lock().unwrap());
         (serving.clone(), most.clone())
+    }
+}
+
+impl Drop for Watch {
+    /// A test that failed leaves no watcher to those that come after it.
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -745,20 +745,22 @@ mod real {
         // What was shown is not shown again.
         let pulse = Pulse::silent();
         let mut followed = Vec::new();
-        std::thread::scope(|scope| {
+        let is_over = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut closed = 0;
-                while closed < 4 {
+                while closed < 4 && !is_over.load(Ordering::Relaxed) {
                     closed += u32::from(close_once(Duration::ZERO).join().unwrap());
                 }
                 std::thread::sleep(Duration::from_secs(1));
                 pulse.cancel();
             });
             let mut show = |bytes: &[u8]| followed.extend_from_slice(bytes);
-            real.host
-                .follow_console_log(&instance, 0, &pulse, &mut show)
-                .unwrap();
+            let result = real.host.follow_console_log(&instance, 0, &pulse, &mut show);
+            is_over.store(true, Ordering::Relaxed);
+            result
         });
+        assert_eq!(result, Ok(()));
         assert!(!followed.is_empty());
         let by_now = whole().unwrap().text;
         assert!(by_now.starts_with(&followed), "shown in order, and once");

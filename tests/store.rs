@@ -267,7 +267,12 @@ fn one_who_may_only_read_can_look() {
     drop(store);
     // Root may write everywhere, so the reader is somebody else.
     let exe = folder.path().join("reader");
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    // By another process: one that a test beside this one forks would have it open for writing, and it could not be run.
+    let copied = Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&exe)
+        .status();
+    assert!(copied.unwrap().success());
     let open = |p: &Path, mode| std::fs::set_permissions(p, std::fs::Permissions::from_mode(mode)).unwrap();
     open(&exe, 0o755);
     open(&path, 0o444);

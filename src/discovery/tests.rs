@@ -346,11 +346,11 @@ fn a_process_that_a_command_leaves_behind_is_not_waited_for() {
 fn a_command_that_hangs_is_killed_with_what_it_started() {
     let begin = Instant::now();
     let place = Place::with_reload("sleep 60 & echo $! > $0/pid; echo waiting >&2; wait");
-    let error = place.publish_within(Duration::from_millis(500)).unwrap_err();
+    let error = place.publish_within(Duration::from_secs(3)).unwrap_err();
     assert!(
         error
             .why
-            .ends_with("did not end within 0.5 s and was killed: waiting"),
+            .ends_with("did not end within 3 s and was killed: waiting"),
         "{error}"
     );
     assert!(begin.elapsed() < PATIENT);

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A server that answers every request with its own address, and every line of another kind with that line.
@@ -15,6 +15,7 @@ pub struct Guest {
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    accepts: Option<JoinHandle<()>>,
 }
 
 impl Guest {
@@ -23,13 +24,14 @@ impl Guest {
         let listener = TcpListener::bind(address).unwrap();
         let (well, stop) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let guest = Self {
+        let mut guest = Self {
             well: Arc::clone(&well),
             address,
             stop: Arc::clone(&stop),
             open: Arc::clone(&open),
+            accepts: None,
         };
-        thread::spawn(move || {
+        let accepts = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stop.load(Ordering::SeqCst) {
                     return;
@@ -43,6 +45,7 @@ impl Guest {
                 });
             }
         });
+        guest.accepts = Some(accepts);
         guest
     }
 }
@@ -52,6 +55,10 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
+        // Until it has ended, who connects is let in and then thrown out.
+        if let Some(accepts) = self.accepts.take() {
+            let _ = accepts.join();
+        }
         for stream in self.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }

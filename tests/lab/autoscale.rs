@@ -14,8 +14,9 @@ use crate::support::number::Number;
 use crate::support::prometheus::{Prometheus, Running, free_port};
 use crate::support::{Runs as _, wait_for, wait_to_hear};
 
-/// Emulated guests answer with a tenth of a second of their CPU: looked at all the time they would never idle.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// Emulated guests answer with a tenth of a second of their CPU or more: looked at all the time they would never idle. On
+/// a slow machine it takes longer until they do.
+const BETWEEN_LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(16)];
 
 /// `[autoscale]` within these bounds that acts at once and counts every instance; `more` is what it acts on. A guest that
 /// still boots when it is to go does not hear that it should: it is not waited for.
@@ -59,8 +60,10 @@ impl Lab {
     /// Evaluates and acts until that is said, well each time.
     #[track_caller]
     fn evaluate_until(&self, what: &str) {
+        let [mut pause, longest] = BETWEEN_LOOKS;
         wait_to_hear(what, || {
-            thread::sleep(BETWEEN_LOOKS);
+            thread::sleep(pause);
+            pause = (pause * 2).min(longest);
             self.expect(0, "autoscale").stderr
         });
     }

@@ -161,6 +161,7 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
             failures.len()
         ));
         assert_eq!(failures, Vec::<String>::new(), "{name}");
+        assert!(sent > before, "{name}: nobody has asked anything");
         before = sent;
     };
     lab.expect(0, "scale 9");
@@ -195,9 +196,9 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
     // A guest dies: what was in flight on it may fail, and nothing else.
     let listed = lab.listed();
     let victim = &listed[0];
-    let killed = Instant::now();
     let name = format!("web-{}", victim.id);
     lab.signal(&victim.host, &name, "KILL");
+    let killed = Instant::now();
     wait_for("libvirt to see it", || {
         lab.virsh(&victim.host, &["domstate", &name]).trim() == "shut off"
     });
@@ -364,16 +365,17 @@ fn two_that_run_already_and_the_end(lab: &Lab) {
     );
     lab.assert_level(2, "moved");
     let answer = |shift: u16| curl(&format!("http://{}.1:{}/", lab_net(), 8080 + shift));
-    assert!(answer(1).starts_with("web-") && answer(2).starts_with("web-"));
+    for shift in [1, 2] {
+        wait_for("an answer of both", || answer(shift).starts_with("web-"));
+    }
 
     drop(two);
     lab.edit("guest-v1", "guest-v2");
     let said = lab.expect(4, "apply").stderr;
     assert!(said.contains("b.sock was not seen"), "{said}");
-    assert!(
-        answer(1).ends_with("image 2\n"),
-        "the upgrade went on with the other"
-    );
+    wait_for("an answer of what was upgraded with the other", || {
+        answer(1).ends_with("image 2\n")
+    });
     let _two = Elsewhere::start(&sockets[1], &on(2));
     lab.expect(0, "scale +0 --yes");
     lab.assert_level(2, "the other is back");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use super::{Lab, curl, healthy_set, lab};
+use super::{Lab, healthy_set, lab, said_by};
 use crate::support::{Runs as _, wait_for};
 
 /// `vmss run`, ended with the test.
@@ -93,7 +93,7 @@ fn what_is_killed_hangs_is_lost_or_only_cut_off_is_each_dealt_with_as_the_rules_
     assert!(made.values().all(|host| host == "kvm1"), "{made:?}");
     for id in &served {
         let name = format!("web-{id}");
-        let said = curl(&format!("http://{}/", serving[&name]));
+        let said = said_by(&name, &serving[&name]);
         assert!(said.starts_with(&name), "it serves: {said}");
     }
 

@@ -496,10 +496,8 @@ mod tests {
         let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let uri = format!("qemu+unix:///system?socket={}", path.display());
         let line = Line::new(&uri, Duration::from_secs(1), 4);
-        let began = std::time::Instant::now();
         let error = line.session(&Pulse::silent()).err().map(|e| e.kind);
         assert_eq!(error, Some(FaultKind::TimedOut));
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
 
     /// Notes what it hears: the end of a call as `host kind`, a failure with an exclamation mark.

@@ -23,6 +23,9 @@ const HEARS: Duration = Duration::from_secs(10);
 /// before it kills it.
 const ENDS: Duration = Duration::from_secs(60);
 
+/// How long a start may take: QEMU may have much memory to lay out, and others may start beside it.
+const STARTS: Duration = Duration::from_secs(60);
+
 /// Starts without the memory that somebody saved of it (`virsh managedsave`).
 pub const AFRESH: u32 = sys::VIR_DOMAIN_START_FORCE_BOOT;
 
@@ -118,7 +121,7 @@ pub fn destroy(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(),
 pub fn boot(session: &Session<'_>, name: &str, domain: &Domain, flags: u32) -> Result<(), HypervisorError> {
     let doing = format!("starting domain {name}");
     let create = |flags| {
-        session.call(&doing, |_| match flags {
+        session.long_call(&doing, STARTS, |_| match flags {
             0 => domain.create(),
             flags => domain.create_with_flags(flags),
         })

@@ -122,7 +122,9 @@ mod tests {
         let pulse = Pulse::silent();
         let line = Line::new("test:///default", Duration::from_secs(5), 2);
         let session = line.session(&pulse).unwrap();
-        let domains = all(&session).unwrap();
+        // Others of this process define domains beside this one, and take them away.
+        let mut domains = all(&session).unwrap();
+        domains.retain(|domain| domain.name().is_ok_and(|name| name == "test"));
         let many: Vec<Domain> = domains.iter().cycle().take(PER_CONNECTION + 1).cloned().collect();
         let here = thread::current().id();
         let fails_elsewhere = |_: &Session<'_>, _: &Domain| match thread::current().id() == here {
