@@ -161,7 +161,7 @@ pub enum Command {
     },
     /// Set the capacity: N, +N or -N; also finishes what was interrupted
     Scale(ScaleArgs),
-    /// Scale as [autoscale] says: evaluate it once and act, for cron; `vmss run` does the same at its interval
+    /// Scale as [autoscale] and what was timed say: evaluate once and act, for cron; `vmss run` does the same at its interval
     Autoscale(AutoscaleArgs),
     /// Show how the set stands, and why
     Show,
@@ -222,10 +222,11 @@ pub struct ScaleArgs {
         conflicts_with = "cancel"
     )]
     pub capacity: Option<Change>,
-    /// Only for so long, such as 2h, whatever [autoscale] says; then back to what it was
+    /// Only for so long, such as 2h, whatever [autoscale] says; then back to what it was, or to what [autoscale] says by then
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub span: Option<Duration>,
-    /// Not now but then: 18:00, "2026-12-24 18:00", or with an offset; carried out by `vmss run`, or `vmss autoscale` from cron
+    /// Not now but then: 18:00, "2026-12-24 18:00", or with an offset or a zone ("2026-12-24 18:00[Europe/Berlin]"); needs N
+    /// itself; carried out by `vmss run`, or `vmss autoscale` from cron
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
     /// Forget every --at and --for that is to come or holds; the capacity stays as it is
@@ -278,7 +279,7 @@ pub struct SimulateArgs {
     /// That server, if it is not autoscale.prometheus
     #[arg(long, value_name = "URL", requires = "prometheus")]
     pub url: Option<String>,
-    /// Begin there: a date, a time, or how long ago, such as 7d
+    /// Begin there: a date, a date with a time, or how long ago, such as 7d
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
     /// End there [default: now, or the end of the trace]

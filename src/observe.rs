@@ -109,8 +109,12 @@ pub fn addresses(
     heard.answers.into_iter().filter_map(found).collect()
 }
 
-/// What guest agents answer to a ping, as [`addresses`] asks. The time grows with the number of guests, beyond
-/// `patience`, so that each of them has its turn though all others hang; of one that had none nothing is told.
+/// Longest time beyond its patience that is waited for guests to have their turn: a host that hangs itself holds up all
+/// others for no longer.
+const FOR_TURNS: Duration = Duration::from_secs(30);
+
+/// What guest agents answer to a ping, as [`addresses`] asks. The time grows with the number of guests, up to
+/// [`FOR_TURNS`] beyond `patience`, so that each of them has its turn though others hang; of one that had none nothing is told.
 pub fn pings(
     hosts: &dyn Hosts,
     limits: &Limits,
@@ -118,7 +122,7 @@ pub fn pings(
     patience: Duration,
 ) -> BTreeMap<InstanceId, Answer> {
     let most = ask.iter().map(|(_, instances)| instances.len()).max();
-    let patience = patience.saturating_add(turns_of(most.unwrap_or(0), limits));
+    let patience = patience.saturating_add(turns_of(most.unwrap_or(0), limits).min(FOR_TURNS));
     let heard = ask_each(hosts, limits, ask, patience, |host, i| host.ping(i));
     judged(heard, patience)
 }
@@ -165,9 +169,10 @@ pub fn outputs(
     });
     // Those that are left behind need not wait for their command to end.
     pulse.cancel();
-    let late = |id| (id, Err(format!("no answer within {} s", patience.as_secs_f64())));
-    let missing = heard.silent.into_iter().chain(heard.unasked).map(late);
-    heard.answers.into_iter().chain(missing).collect()
+    let span = patience.as_secs_f64();
+    let silent = (heard.silent.into_iter()).map(|id| (id, Err(format!("no answer within {span} s"))));
+    let unasked = (heard.unasked.into_iter()).map(|id| (id, Err(format!("it had no turn within {span} s"))));
+    heard.answers.into_iter().chain(silent).chain(unasked).collect()
 }
 
 /// What came of asking about instances.

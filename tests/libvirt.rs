@@ -722,7 +722,7 @@ mod real {
             whole().expect("it is opened again");
             closed += u32::from(closer.join().unwrap());
         }
-        println!("closed {closed} times");
+        assert!(closed > 0, "nobody has closed it in time");
 
         // A look at what depends on an image passes through every pool, this one too.
         let digest = &fixture.model.image.digest;
@@ -749,11 +749,12 @@ mod real {
         let result = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut closed = 0;
-                while closed < 4 && !is_over.load(Ordering::Relaxed) {
+                while closed < 4 && !is_over.load(Ordering::Relaxed) && began.elapsed().as_secs() < 120 {
                     closed += u32::from(close_once(Duration::ZERO).join().unwrap());
                 }
                 std::thread::sleep(Duration::from_secs(1));
                 pulse.cancel();
+                assert_eq!(closed, 4, "nobody opens it");
             });
             let mut show = |bytes: &[u8]| followed.extend_from_slice(bytes);
             let result = real.host.follow_console_log(&instance, 0, &pulse, &mut show);

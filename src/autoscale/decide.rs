@@ -170,10 +170,7 @@ fn pinned(s: Situation<'_>, decision: &mut Decision, pin: &Pin) {
         age(pin.until.duration_since(s.now))
     );
     if decision.to != pin.capacity {
-        why += &match s.protected {
-            1 => ", but 1 instance is protected from scale in".to_owned(),
-            n => format!(", but {n} instances are protected from scale in"),
-        };
+        why += &format!(", but {}", are_protected(s.protected));
     }
     decision.reason = sentence(decision, &why);
 }
@@ -431,16 +428,21 @@ fn limited(s: Situation<'_>, to: u32, decision: &mut Decision) -> u32 {
     lowest
 }
 
+/// "3 instances are protected from scale in".
+pub fn are_protected(count: u32) -> String {
+    match count {
+        1 => "1 instance is protected from scale in".to_owned(),
+        n => format!("{n} instances are protected from scale in"),
+    }
+}
+
 /// Not below the number of those that may not be taken: no run could ever bring that about.
 fn unprotected(s: Situation<'_>, to: u32, decision: &mut Decision) -> u32 {
     let fewest = s.protected.min(s.capacity);
     if to >= fewest {
         return to;
     }
-    let text = format!(
-        "in to {to} is held back: {} instances are protected from scale in",
-        s.protected
-    );
+    let text = format!("in to {to} is held back: {}", are_protected(s.protected));
     decision.held.insert(0, text);
     fewest
 }

@@ -28,6 +28,9 @@ pub(super) struct Judged<'p> {
     pub stale: Option<String>,
     /// Which way it wants to go, and to which capacity.
     pub wants: Option<(Direction, u32)>,
+    /// The most that each of those that are there may have, by all that was measured in a target's window: with more than
+    /// its value, the set does not shrink.
+    most: Option<f64>,
 }
 
 /// What judges.
@@ -111,15 +114,16 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
             .unwrap_or_else(|| BEGUN_ANEW.to_owned())
     };
     let stale = is_old.then(why);
+    let mut most = None;
     let wants = reading.as_mut().ok().and_then(|reading| match by {
         By::Rule(rule) => {
             let to = rule.apply(facts.capacity);
             (rule.fires(reading.value) && to != facts.capacity).then(|| (rule.direction(), to))
         }
         By::Target(target) => {
-            let (value, wants) = desired(target, reading, facts.capacity);
-            reading.value = value;
-            wants
+            let each = Each::of(reading, facts.capacity);
+            (reading.value, most) = (each.least, Some(each.most));
+            desired(target, &each, reading.instances, facts.capacity)
         }
     });
     Judged {
@@ -127,23 +131,43 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
         by,
         reading,
         stale,
+        most,
     }
 }
 
-/// What a target wants: as many instances as bring its metric to its value, within a tenth nothing; and the value that it
-/// goes by, which is what each of those that are there now has of the load.
+/// What each of the instances that are there now has of what was measured over a window.
 ///
-/// Of a window it is the load that is averaged and not what each had of it: when the set has just grown, its instances of
-/// now do not have what those few had before. Who has as much as that all the same shows it in the samples to come.
+/// It is the load that is averaged, and what each had of it, for each of them alone is wrong whenever instances have come or
+/// gone: when the set has just grown, its instances of now do not have what those few had before; when some are not measured
+/// any more, those that are do not have the load of all.
+struct Each {
+    /// Those whose load it is: measured just now, and not about to go.
+    there: f64,
+    /// By whichever is less.
+    least: f64,
+    /// By whichever is more.
+    most: f64,
+}
+
+impl Each {
+    fn of(reading: &Reading, capacity: u32) -> Self {
+        // Those beyond the capacity are about to go. What waits for a set without instances is the load of one.
+        let there = f64::from(reading.instances.min(capacity).max(1));
+        let had = reading.value * f64::from(reading.instances.max(1));
+        Self {
+            there,
+            least: reading.load.min(had) / there,
+            most: reading.load.max(had) / there,
+        }
+    }
+}
+
+/// What a target wants: as many instances as bring its metric to its value, within a tenth nothing.
 ///
 /// Those that were not measured (out of sight, in their warm-up, unhealthy) are taken to do nothing when the set may grow,
-/// and to be at the target when it may shrink (Kubernetes): each is the careful assumption. Over a window, more may have
-/// gone unmeasured than do now; so the set shrinks only as far as what each had allows it, too.
-fn desired(target: &Target, reading: &Reading, capacity: u32) -> (f64, Option<(Direction, u32)>) {
-    // Those beyond the capacity are about to go. What waits for a set without instances is the load of one.
-    let there = f64::from(reading.instances.min(capacity).max(1));
-    let had = reading.value * f64::from(reading.instances.max(1));
-    let (least, most) = (reading.load / there, reading.load.max(had) / there);
+/// and to be at the target when it may shrink (Kubernetes): each is the careful assumption, as is the least that each may have
+/// for growing, and the most for shrinking.
+fn desired(target: &Target, each: &Each, measured: u32, capacity: u32) -> Option<(Direction, u32)> {
     // Nothing is asked for by what is a rounding error.
     #[expect(
         clippy::cast_possible_truncation,
@@ -151,17 +175,14 @@ fn desired(target: &Target, reading: &Reading, capacity: u32) -> (f64, Option<(D
         reason = "the cast saturates, and a capacity has a maximum"
     )]
     let up = |needed: f64| (needed - 1e-9).ceil().max(0.0) as u32;
-    let out = up(there * least / target.value);
-    if least > target.value * (1.0 + TOLERANCE) {
-        return (least, (out > capacity).then_some((Direction::Out, out)));
+    if each.least > target.value * (1.0 + TOLERANCE) {
+        let out = up(each.there * each.least / target.value);
+        return (out > capacity).then_some((Direction::Out, out));
     }
-    if least >= target.value * (1.0 - TOLERANCE) {
-        return (least, None);
-    }
-    let silent = f64::from(capacity.saturating_sub(reading.instances));
-    let inward = up(there * most / target.value + silent);
-    let is_in = most < target.value * (1.0 - TOLERANCE) && inward < capacity;
-    (most, is_in.then_some((Direction::In, inward)))
+    let silent = f64::from(capacity.saturating_sub(measured));
+    let inward = up(each.there * each.most / target.value + silent);
+    let is_in = each.most < target.value * (1.0 - TOLERANCE) && inward < capacity;
+    is_in.then_some((Direction::In, inward))
 }
 
 impl Judged<'_> {
@@ -193,8 +214,8 @@ impl Judged<'_> {
             }
             By::Target(target) => {
                 let limit = target.value * (1.0 + TOLERANCE);
-                let there = f64::from(reading.instances.min(capacity).max(1));
-                let projected = reading.value * there / after;
+                let there = Each::of(reading, capacity).there;
+                let projected = self.most.unwrap_or(reading.value) * there / after;
                 (projected > limit, projected, Operator::Above, limit)
             }
         };
@@ -303,7 +324,19 @@ impl Judged<'_> {
                     .trim_start();
                 format!("{metric} is {value} ({condition})")
             }
-            By::Target(target) => format!("{metric} is {value}, its target {}", unit.show(target.value)),
+            By::Target(target) => {
+                let least = target.value * (1.0 - TOLERANCE);
+                let is_low = self.reading.as_ref().is_ok_and(|r| r.value < least);
+                // What keeps it from shrinking though its value is low.
+                let kept = (self.most).filter(|most| is_low && *most >= least);
+                let kept = kept.map_or_else(String::new, |most| {
+                    format!(" (up to {} by all that was measured)", unit.show(most))
+                });
+                format!(
+                    "{metric} is {value}{kept}, its target {}",
+                    unit.show(target.value)
+                )
+            }
         }
     }
 }

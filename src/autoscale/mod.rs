@@ -22,7 +22,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Situation, decide};
+pub use decide::{Situation, are_protected, decide};
 pub use decision::{Decision, Floor, Measured, Move, Verdict};
 pub use metric::Metric;
 pub use policy::Autoscale;

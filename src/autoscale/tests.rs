@@ -108,6 +108,31 @@ fn a_target_does_not_shrink_by_what_went_unmeasured_in_its_window() {
 }
 
 #[test]
+fn a_target_asks_for_no_more_because_fewer_are_measured() {
+    for (each, reason) in [
+        (
+            80.0,
+            "stays at 10: host.cpu is 80 %, its target 75 %, and no rule fires",
+        ),
+        (
+            62.5,
+            "stays at 10: host.cpu is 62.5 % (up to 115 % by all that was measured), its target 75 %, and no rule fires",
+        ),
+    ] {
+        let mut set = Stage::new(policy(&[], &[("host.cpu", 75.0)]), 10);
+        set.policy.profiles[0].targets[0].window = 5 * MINUTE;
+        for _ in 0..5 {
+            set.each("host.cpu", each).wait(MINUTE);
+        }
+        // One of its two hosts is out of sight.
+        let half = super::Sample::each("host.cpu", set.now, each, 5).unwrap();
+        set.samples.push(half);
+        set.unseen = vec!["kvm2".to_owned()];
+        assert_eq!(set.tick().reason, reason);
+    }
+}
+
+#[test]
 fn a_cut_goes_by_what_all_had_to_do_when_the_window_began() {
     // 12 have 67 each. 8 have 100 each, and the window still says 72.
     let mut policy = policy(&["lb.requests > 100: out 1", "lb.requests < 75: in 4"], &[]);

@@ -192,6 +192,9 @@ fn tend_until_over(
     }
 }
 
+/// Shortest time between two looks at instances that are starting.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// When to look again after a look from `began` to `now`: an interval later, or before that when instances that are
 /// starting are to take clients (`joining`), or something `timed` begins or ends.
 ///
@@ -205,7 +208,12 @@ fn next_look(
 ) -> Timestamp {
     // What became due while it looked may have been missed by it.
     let due = timed::moments(timed).filter(|at| *at > began);
-    (joining.filter(|at| *at > now).into_iter().chain(due)).fold(later(now, interval), Timestamp::min)
+    // Who was to be looked at while load balancers were still being told is looked at next, but not without a pause.
+    let joining = joining.map(|at| at.max(later(now, PAUSE)));
+    joining
+        .into_iter()
+        .chain(due)
+        .fold(later(now, interval), Timestamp::min)
 }
 
 /// How a tick ended, for the metrics; `None` if it was cut short or there was nothing to tend.
@@ -463,7 +471,12 @@ mod tests {
         let ends = timed(-50, Some(-5), true);
         assert_eq!(next(None, &[begins.clone(), ends.clone()]), 30);
         assert_eq!(next(None, &[begins, ends, timed(20, None, false)]), 20);
-        assert_eq!(next(Some(-1), &[]), 30);
+    }
+
+    #[test]
+    fn who_is_to_take_clients_is_looked_at_soon_however_long_the_look_took() {
+        assert_eq!(next(Some(-1), &[]), 1);
+        assert_eq!(next(Some(0), &[]), 1);
     }
 
     #[test]

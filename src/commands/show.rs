@@ -250,8 +250,10 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             false => format!(" from {}", moment(timed.from)),
         };
         ctx.print(format!(
-            "  timed       {}{from}{until}, asked for by {}",
-            timed.capacity, timed.by
+            "  timed       {}{}{from}{until}, asked for by {}",
+            timed.capacity,
+            scale::timed::kept(timed),
+            timed.by
         ));
     }
     if let Some(text) = scale::timed::overdue(record, now) {

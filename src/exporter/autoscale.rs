@@ -1,5 +1,7 @@
 //! Metrics of autoscaling.
 
+use std::collections::BTreeMap;
+
 use super::family::{Families, PerSet};
 use super::{Area, View, flag};
 use crate::autoscale::{Autoscale, Decision};
@@ -25,7 +27,7 @@ impl Area for Scaling {
             ),
             wanted: families.gauge(
                 "vmss_autoscale_wanted",
-                "Instances that metrics, schedules and defaults ask for, before cooldowns, stabilisation and limits",
+                "Instances that metrics ask for, or the default of a profile without rules and targets, before cooldowns, stabilisation and limits",
             ),
             min: families.gauge("vmss_autoscale_capacity_min", "Fewest instances that the policy allows now"),
             max: families.gauge("vmss_autoscale_capacity_max", "Most instances that the policy allows now"),
@@ -35,7 +37,7 @@ impl Area for Scaling {
             ),
             missing: families.gauge(
                 "vmss_autoscale_metric_missing",
-                "Whether a metric of the policy could not be measured",
+                "Whether a rule or target has no value of a metric that it goes by",
             ),
             decisions: families.counter(
                 "vmss_autoscale_decisions_total",
@@ -70,10 +72,14 @@ impl Scaling {
             .iter()
             .filter_map(|m| Some((labels(&m.metric), m.value?)));
         self.metric.put(set, values);
-        let missing = decision
-            .measured
-            .iter()
-            .map(|m| (labels(&m.metric), flag(m.value.is_none())));
+        // Several may go by one metric, each over a window of its own.
+        let mut missing: BTreeMap<&str, bool> = BTreeMap::new();
+        for measured in &decision.measured {
+            *missing.entry(&measured.metric).or_default() |= measured.value.is_none();
+        }
+        let missing = missing
+            .into_iter()
+            .map(|(metric, is_so)| (labels(metric), flag(is_so)));
         self.missing.put(set, missing);
         for (direction, is_so) in [
             ("out", decision.to > decision.from),

@@ -256,6 +256,28 @@ fn what_a_later_look_does_not_show_is_told_no_more() {
 }
 
 #[test]
+fn a_metric_is_missing_as_soon_as_one_rule_has_no_value_of_it() {
+    let scene = busy();
+    let of_cpu = |values: [Option<f64>; 2]| {
+        let mut decision = decision();
+        let measured = |value| Measured {
+            value,
+            ..decision.measured[0].clone()
+        };
+        decision.measured = values.map(measured).to_vec();
+        let exporter = Exporter::new();
+        exporter.decided(&scene.set.name, &decision);
+        let text = exporter.text();
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("vmss_autoscale_metric_missing{"));
+        line.unwrap().ends_with(" 1")
+    };
+    assert!(of_cpu([None, Some(82.5)]) && of_cpu([Some(82.5), None]));
+    assert!(!of_cpu([Some(82.5), Some(80.0)]));
+}
+
+#[test]
 fn a_policy_that_counts_no_more_is_told_no_more_but_for_what_it_came_to() {
     let policy = Autoscale {
         enabled: true,

@@ -62,7 +62,7 @@ struct Roster<'a> {
 }
 
 impl<'a> Roster<'a> {
-    /// Healthy instances past their warm-up that are not about to go. One that is starting, unhealthy, off or leaving its load
+    /// Healthy instances past their warm-up that are not about to go, if there are any. One that is starting, unhealthy, off or leaving its load
     /// balancer has no load that says anything of what one more would have (AWS).
     fn of(
         set: &'a ScaleSet,
@@ -84,10 +84,15 @@ impl<'a> Roster<'a> {
             let (Some(seen), Some(host)) = (view.seen(), set.host(&view.name)) else {
                 continue;
             };
-            let goes = |id| record.written_off.contains_key(id) || record.leaving.contains_key(id);
-            let ours = (seen.instances.iter()).filter(|i| i.meta.store == record.store && !goes(&i.id));
+            let ours = (seen.instances.iter())
+                .filter(|i| i.meta.store == record.store && !record.written_off.contains_key(&i.id));
             let warm = ours.filter(|i| is_warm(i));
             counted.extend(warm.map(|instance| Counted { instance, host }));
+        }
+        // Where all are leaving, what they have is better than nothing: without a metric a set grows.
+        let stays = |one: &Counted<'_>| !record.leaving.contains_key(&one.instance.id);
+        if counted.iter().any(stays) {
+            counted.retain(stays);
         }
         let is_hidden = |host| inventory.host(host).is_some_and(|h| h.seen().is_none());
         let hidden = record

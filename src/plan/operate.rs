@@ -531,6 +531,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_out_of_sight_is_as_protected_as_it_was() {
+        let mut scene = scene();
+        protect(&mut scene, "d2h0", 3, Protection::ScaleIn);
+        let seen = scene.inventory.clone();
+        scene.record.absorb(&seen);
+        scene.lose("d2h0");
+        assert_eq!(crate::plan::protected(scene.situation()), ids(&[3]));
+    }
+
+    #[test]
     fn what_can_not_become_the_current_revision_in_place_is_not_reimaged() {
         let mut scene = scene();
         scene.host("d0h0").instances[0].meta.model_hash = "of a store that was lost".into();

@@ -37,12 +37,18 @@ fn key(s: Situation<'_>, member: &Member<'_>) -> Key {
     (current, running && !member.state.is_bad(), order)
 }
 
-/// Instances that scale in may not take, by id: no capacity below their number can be reached.
+/// Instances that scale in may not take, by id: no capacity below their number can be reached. Of those on hosts that are out
+/// of sight, the ones that were protected when they were last seen: they are there again with their host.
 pub fn protected(s: Situation<'_>) -> Vec<InstanceId> {
-    (Fleet::of(s).members.iter())
-        .filter(|m| m.instance.meta.protection != Protection::None && !s.record.condemned.contains(&m.id))
-        .map(|m| m.id)
-        .collect()
+    let fleet = Fleet::of(s);
+    let seen = fleet.members.iter().map(|m| (m.id, m.instance.meta.protection));
+    let absent = (fleet.absent.iter()).filter_map(|a| Some((a.id, s.record.known.get(&a.id)?.protection)));
+    let mut protected: Vec<InstanceId> = (seen.chain(absent))
+        .filter(|(id, protection)| *protection != Protection::None && !s.record.condemned.contains(id))
+        .map(|(id, _)| id)
+        .collect();
+    protected.sort_unstable();
+    protected
 }
 
 /// `count` instances to delete, in the order in which they are chosen.

@@ -5,7 +5,7 @@ mod schedule;
 mod simulate;
 mod status;
 
-use crate::autoscale::Decision;
+use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
 use crate::commands::{Context, Target};
 use crate::converge::{amend, look};
@@ -16,7 +16,6 @@ use crate::record::Record;
 use crate::scaling::{self, Evaluation};
 use crate::timed::Turn;
 use crate::ui::outcome;
-use crate::ui::words::count;
 
 /// Runs one of its commands.
 pub fn run(ctx: &Context<'_>, args: &AutoscaleArgs) -> Result<Exit> {
@@ -184,12 +183,6 @@ fn unsaid(decision: &Decision) -> impl Iterator<Item = &String> {
         .filter(|held| !decision.reason.contains(*held))
 }
 
-fn held_back(to: u32, protected: u32) -> String {
-    let are = if protected == 1 { "is" } else { "are" };
-    let instances = count(protected as usize, "instance");
-    format!("held back at {to}: {instances} {are} protected from scale in")
-}
-
 /// What the time has brought about, as a sentence.
 pub fn turn(turn: &Turn) -> String {
     match turn {
@@ -199,10 +192,10 @@ pub fn turn(turn: &Turn) -> String {
             protected: Some(n),
             ..
         } => format!(
-            "{} that {} wanted at this time is {}",
+            "{} that {} wanted at this time is held back at {to}: {}",
             timed.capacity,
             timed.by,
-            held_back(*to, *n)
+            are_protected(*n)
         ),
         Turn::Began { timed, from, to, .. } => {
             format!("from {from} to {to}, as {} wanted at this time", timed.by)
@@ -210,7 +203,12 @@ pub fn turn(turn: &Turn) -> String {
         Turn::Ended { timed, to, protected } => {
             let over = format!("the time of {} that {} wanted is over", timed.capacity, timed.by);
             match (to, protected, timed.before) {
-                (Some(to), Some(n), Some(before)) => format!("{over}: {before} is {}", held_back(*to, *n)),
+                (Some(to), Some(n), Some(before)) => {
+                    format!(
+                        "{over}: back to {to} and not to {before}, for {}",
+                        are_protected(*n)
+                    )
+                }
                 (Some(to), ..) => format!("{over}: back to {to}"),
                 (None, ..) => over,
             }

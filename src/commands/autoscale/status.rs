@@ -6,12 +6,12 @@ use serde::Serialize;
 use super::{no_policy, schedule};
 use crate::autoscale::policy::Direction;
 use crate::autoscale::spelling::{age, span};
-use crate::autoscale::{Autoscale, Decision, Disabled, Pin};
+use crate::autoscale::{Autoscale, Decision, Disabled};
 use crate::commands::{Context, scale};
 use crate::error::{Exit, Result};
 use crate::record::Record;
 use crate::scaling;
-use crate::timed;
+use crate::timed::{self, Timed};
 use crate::ui::words::{ago, moment};
 
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ struct Document<'a> {
     enabled: bool,
     disabled: Option<&'a Disabled>,
     capacity: u32,
-    held: Option<Pin>,
+    held: Option<&'a Timed>,
     profile: Option<&'a str>,
     min: Option<u32>,
     max: Option<u32>,
@@ -77,7 +77,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         enabled: policy.enabled,
         disabled: state.disabled.as_ref(),
         capacity: record.capacity,
-        held: timed::pin(&record.timed),
+        held: record.timed.iter().find(|t| t.holds()),
         profile: profile.map(|p| p.name.as_str()),
         min: profile.map(|p| floor.as_ref().map_or(p.min, |f| f.min.clamp(p.min, p.max))),
         max: profile.map(|p| p.max),
@@ -128,18 +128,20 @@ fn show(ctx: &Context<'_>, record: &Record, policy: &Autoscale, document: &Docum
             ));
         }
     }
-    if let Some(pin) = &document.held {
-        let left = pin.until.duration_since(now);
+    if let Some((timed, until)) = document.held.and_then(|t| Some((t, t.until?))) {
+        let left = until.duration_since(now);
         let how_long = match left.is_positive() {
             true => format!("for another {}", age(left)),
             false => format!(
                 "until {}: that is over, and the next evaluation ends it",
-                moment(pin.until)
+                moment(until)
             ),
         };
         ctx.print(format!(
-            "  held        at {} by {}, {how_long}",
-            pin.capacity, pin.by
+            "  held        at {}{} by {}, {how_long}",
+            timed.capacity,
+            scale::timed::kept(timed),
+            timed.by
         ));
     }
     if let Some(text) = scale::timed::overdue(record, now) {

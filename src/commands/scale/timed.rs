@@ -23,7 +23,9 @@ use crate::ui::words::{ago, count, moment};
 /// A sentence.
 fn meant(text: &str, zone: &TimeZone, now: Timestamp) -> Result<Timestamp, String> {
     let form = || {
-        format!("{text:?} is no time: write it as 18:00, \"2026-12-24 18:00\" or 2026-12-24T18:00:00+01:00")
+        format!(
+            "{text:?} is no time: write it as 18:00, \"2026-12-24 18:00\", 2026-12-24T18:00:00+01:00 or \"2026-12-24 18:00[Europe/Berlin]\""
+        )
     };
     if let Some(at) = calendar::moment(text, zone) {
         if at <= now {
@@ -85,6 +87,13 @@ pub(super) fn later(ctx: &Context<'_>, change: Change, at: &str, span: Option<Du
         moment(from)
     ));
     Ok(Exit::Converged)
+}
+
+/// What holds instead of a timed capacity, if protection keeps the set from it.
+pub fn kept(timed: &Timed) -> String {
+    timed.kept_at.map_or_else(String::new, |at| {
+        format!(" (kept at {at} by what is protected from scale in)")
+    })
 }
 
 /// What an operator is to know if nobody carries out what is timed.
