@@ -62,8 +62,8 @@ struct Roster<'a> {
 }
 
 impl<'a> Roster<'a> {
-    /// Healthy instances past their warm-up that are not about to go, if there are any. One that is starting, unhealthy, off or leaving its load
-    /// balancer has no load that says anything of what one more would have (AWS).
+    /// Healthy instances past their warm-up that are not about to go, if there are any. One that is starting, unhealthy,
+    /// off or leaving its load balancer has no load that says anything of what one more would have (AWS).
     fn of(
         set: &'a ScaleSet,
         record: &Record,
