@@ -4,18 +4,22 @@
 //! hung host costs its own lane and nothing else. After an unreachable or hung host's first such failure the rest of
 //! its lane is not tried; after a failed create or push nothing more is made there in this batch.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::event::{ActionNumber, Event, Listener};
-use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
+use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, Uses};
+use crate::inventory::Rework;
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::scaleset::{Host, Limits};
+use crate::warrants::Warrants;
 use crate::world::Interrupt;
 
 /// Finds a revision's model.
@@ -26,6 +30,24 @@ pub type ImageSource = Arc<dyn Fn(&ImageDigest) -> Result<LocalImage, String> + 
 /// Finds a host of the set.
 pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
 
+/// Who uses what on each host from which something is taken, all that share its folder included, and whether anybody does.
+#[derive(Clone, Debug, Default)]
+pub struct Proofs(pub BTreeMap<Label, Result<(Uses, bool), HypervisorError>>);
+
+impl Proofs {
+    fn of(&self, host: &Label) -> Result<&(Uses, bool), HypervisorError> {
+        match self.0.get(host) {
+            Some(Ok(uses)) => Ok(uses),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(HypervisorError::new(
+                FaultKind::InUse,
+                "looking for who uses what",
+                "nobody has looked",
+            )),
+        }
+    }
+}
+
 /// What executing needs beside the steps.
 #[derive(Clone)]
 pub struct Means {
@@ -35,6 +57,10 @@ pub struct Means {
     pub models: Models,
     /// The local file of an image.
     pub image: ImageSource,
+    /// Who uses what is to be deleted.
+    pub uses: Arc<Proofs>,
+    /// What the record says may be deleted: nothing else is.
+    pub warrants: Arc<Warrants>,
     /// All hosts, for what concerns two of them.
     pub hosts: Arc<dyn Hosts>,
     /// A host of the set by its name.
@@ -127,6 +153,8 @@ impl Lane {
         let mut lost = false;
         let mut making_failed = false;
         let mut told = false;
+        // Instances that this lane has deleted: they use nothing any more, whatever was read before.
+        let mut gone: HashSet<Uuid> = HashSet::new();
         loop {
             while let Some(next) = queue.front() {
                 let stage = next.action.stage();
@@ -153,7 +181,7 @@ impl Lane {
                     break;
                 }
                 if let Some(step) = queue.pop_front() {
-                    in_flight.push(self.begin(step, tx.clone()));
+                    in_flight.push(self.begin(step, &gone, tx.clone()));
                 }
             }
             if in_flight.is_empty() && queue.is_empty() {
@@ -171,6 +199,9 @@ impl Lane {
                 let done = in_flight.swap_remove(at);
                 let end = self.conclude(&done, result);
                 (lost, making_failed) = lessons(&done.step, &end, lost, making_failed);
+                if let (Action::Delete { instance, .. }, End::Done) = (&done.step.action, &end) {
+                    gone.insert(instance.uuid);
+                }
                 ended.push(Ended { step: done.step, end });
             }
             let patience = self.means.limits.call_timeout;
@@ -204,13 +235,19 @@ impl Lane {
             Action::Stop { .. }
             | Action::Settle { .. }
             | Action::Protect { .. }
+            | Action::Renote { .. }
             | Action::Delete { .. }
             | Action::DeleteVolume { .. }
             | Action::DeleteImage { .. } => self.means.limits.calls_per_host as usize,
         }
     }
 
-    fn begin(&self, step: Step, tx: mpsc::Sender<(ActionNumber, Result<End, HypervisorError>)>) -> InFlight {
+    fn begin(
+        &self,
+        step: Step,
+        gone: &HashSet<Uuid>,
+        tx: mpsc::Sender<(ActionNumber, Result<End, HypervisorError>)>,
+    ) -> InFlight {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         self.tell(&Event::Started {
             number,
@@ -229,9 +266,13 @@ impl Lane {
             let (hypervisor, means) = (self.hypervisor.clone(), self.means.clone());
             let (action, pulse, tx) = (step.action.clone(), Arc::clone(&pulse), tx.clone());
             let host = step.host.clone();
+            let gone = match &step.action {
+                Action::DeleteVolume { .. } => gone.clone(),
+                _ => HashSet::new(),
+            };
             move || {
                 let result = match hypervisor {
-                    Some(hypervisor) => act(&*hypervisor, &host, &action, &means, &pulse),
+                    Some(hypervisor) => act(&*hypervisor, &host, &action, &means, &gone, &pulse),
                     None => Err(HypervisorError::new(
                         FaultKind::Missing,
                         "looking for the host",
@@ -308,6 +349,7 @@ fn act(
     name: &Label,
     action: &Action,
     means: &Means,
+    gone: &HashSet<Uuid>,
     pulse: &Pulse,
 ) -> Result<End, HypervisorError> {
     let find = |name: &Label| {
@@ -335,7 +377,12 @@ fn act(
         }
         Action::Create(spec) => host.create(spec, &*model(spec)?, pulse).map(|()| End::Done),
         Action::Rework { spec, how, shutdown } => {
-            let done = host.rework(spec, &*model(spec)?, *how, *shutdown, pulse);
+            let none = Uses::default();
+            let uses = match how {
+                Rework::Live => &none,
+                _ => &means.uses.of(name)?.0,
+            };
+            let done = host.rework(spec, &*model(spec)?, *how, *shutdown, uses, pulse);
             done.map(|()| End::Done)
         }
         Action::Migrate { instance, spec } => {
@@ -356,12 +403,48 @@ fn act(
             host.restart(instance, *shutdown, pulse).map(|()| End::Done)
         }
         Action::Protect { instance, protection } => host.protect(instance, *protection).map(|()| End::Done),
-        Action::Delete { instance, shutdown } => host.delete(instance, *shutdown, pulse).map(|()| End::Done),
-        Action::DeleteVolume { volume } => host.delete_volume(volume).map(|()| End::Done),
-        Action::DeleteImage { digest } => host
-            .delete_image(digest, &means.stores)
-            .map(|deleted| if deleted { End::Done } else { End::Kept }),
+        Action::Renote {
+            instance,
+            fault_domain,
+        } => host.renote(instance, name, fault_domain).map(|()| End::Done),
+        Action::Delete {
+            instance, shutdown, ..
+        } => {
+            if !means.warrants.covers(name, instance.id, instance.uuid) {
+                return Err(unwarranted(action));
+            }
+            let uses = &means.uses.of(name)?.0;
+            host.delete(instance, *shutdown, uses, pulse).map(|()| End::Done)
+        }
+        Action::DeleteVolume { volume, .. } => {
+            if !means.warrants.has_part(name, volume) {
+                return Err(unwarranted(action));
+            }
+            let uses = means.uses.of(name)?.0.without(gone);
+            host.delete_volume(volume, &uses).map(|()| End::Done)
+        }
+        Action::DeleteImage { digest } => {
+            if !means.warrants.has_part(name, &digest.0) {
+                return Err(unwarranted(action));
+            }
+            let (_, is_shared) = means.uses.of(name)?;
+            if *is_shared {
+                // Disks of hosts and stores that nobody here can look at may be backed by it.
+                return Ok(End::Kept);
+            }
+            let deleted = host.delete_image(digest, &means.stores)?;
+            Ok(if deleted { End::Done } else { End::Kept })
+        }
     }
+}
+
+/// The last line of defence: a step that the record says nothing of is not done, whoever made it.
+fn unwarranted(action: &Action) -> HypervisorError {
+    HypervisorError::new(
+        FaultKind::InUse,
+        format!("{} {}", action.verb(), action.subject()),
+        "the record does not say that it is to go: nothing was deleted",
+    )
 }
 
 fn missing(what: &str, why: String) -> HypervisorError {

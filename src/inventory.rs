@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::epoch::Epoch;
 use crate::membership::BalancerView;
 use crate::model::ImageDigest;
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::{InstanceId, Label, PoolMark, StoreId, VolumeName};
+use crate::ownership::Odd;
 use crate::units::Bytes;
 
 /// All hosts of a set, in any order.
@@ -26,6 +28,9 @@ pub struct Inventory {
     /// The set's load balancers.
     #[serde(default)]
     pub balancers: Vec<BalancerView>,
+    /// What looks like the set's and is no member, once it was sorted out ([`crate::ownership::sort_out`]).
+    #[serde(default)]
+    pub odd: Odd,
 }
 
 /// What an instance said to its probe.
@@ -104,27 +109,57 @@ pub struct HostSeen {
     pub used_vcpus: u32,
     /// Memory promised to domains: every running one, and every one of ours.
     pub used_memory: Bytes,
+    /// The host's own UUID, if it tells one.
+    #[serde(default)]
+    pub uuid: Option<Uuid>,
+    /// A number made of the UUIDs of all its domains, whosever they are: of one libvirtd that is asked under two names it is
+    /// the same.
+    #[serde(default)]
+    pub domains: u64,
+    /// Why its pool could not be seen, if it could not: its domains can be all the same. Of the pool nothing is told then.
+    #[serde(default)]
+    pub pool_unseen: Option<String>,
     /// Free space of the pool.
     pub pool_free: Bytes,
+    /// Marks of stores and hosts that use the pool's folder, as far as the host knows of them: it learns of what another host
+    /// has written with its next refresh.
+    #[serde(default)]
+    pub marks: BTreeSet<PoolMark>,
     /// Images that are whole and verified in the pool.
     pub bases: BTreeSet<ImageDigest>,
     /// Images of which only remains are there: a push or a deletion of this store's was cut short.
     pub remains: BTreeSet<ImageDigest>,
-    /// The set's instances, those of other stores among them.
+    /// The set's instances: members, those of other stores, what was given up with its host, and what is half made or half
+    /// deleted. Before it was sorted out, every domain with a note of this set that has an instance's name or UUID.
     pub instances: Vec<Instance>,
-    /// Domains that have an instance's name but are not vmss's.
+    /// Domains that have an instance's name but no note of the set.
     pub foreign: Vec<InstanceId>,
-    /// Volumes that are provably this store's and set's, without a domain that owns them.
-    pub leftovers: Vec<String>,
+    /// Domains that have an instance's UUID but no note of the set: name and UUID.
+    #[serde(default)]
+    pub nameless: Vec<(String, Uuid)>,
+    /// Volumes that have the name of one of an instance's of this set, whosever they are.
+    #[serde(default)]
+    pub volumes: Vec<VolumeName>,
     /// Revisions whose shared seed lies in the pool, with the volume's name.
     pub seeds: Vec<(u32, String)>,
+}
+
+impl HostSeen {
+    /// Names of volumes that have the name of an instance's of the set, and are of none that was seen on this host.
+    pub fn unowned(&self) -> Vec<String> {
+        let is_owned = |v: &VolumeName| self.instances.iter().any(|i| v.is_of(i.id, i.uuid));
+        let unowned = self.volumes.iter().filter(|v| !is_owned(v));
+        unowned.map(|v| v.name.clone()).collect()
+    }
 }
 
 /// One instance as its domain tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Its id.
+    /// Its id, as its note says.
     pub id: InstanceId,
+    /// Its domain's name.
+    pub name: String,
     /// Its domain's UUID.
     pub uuid: Uuid,
     /// Running or not.
@@ -214,6 +249,9 @@ pub struct Metadata {
     /// nobody is at it any more, it is settled which of the two has it, before anything else is done to it.
     #[serde(default)]
     pub moving_to: Option<Label>,
+    /// The epoch of the record under which the note was written; `None` in notes of versions that knew none.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
 }
 
 /// How an instance is changed in place, from the least to the most: each does what those before it do.

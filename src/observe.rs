@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse};
+use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Watch};
 use crate::inventory::{Answer, HostView, Inventory, View};
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::InstanceId;
+use crate::ownership::Odd;
 use crate::plan::action::InstanceRef;
 use crate::scaleset::{Host, Limits};
 
@@ -59,18 +60,10 @@ pub fn ask_all<Q: Send + 'static, T: Send + 'static>(
 }
 
 /// Observes the set on each of `hosts`.
-pub fn observe(
-    hosts: &dyn Hosts,
-    on: &[Host],
-    limits: &Limits,
-    set: &Label,
-    stores: &[StoreId],
-) -> Inventory {
+pub fn observe(hosts: &dyn Hosts, on: &[Host], limits: &Limits, watch: &Arc<Watch>) -> Inventory {
     let open = on.iter().map(|h| (hosts.host(h, limits), ())).collect();
-    let (asked, stores) = (set.clone(), stores.to_vec());
-    let answers = ask_all(open, limits.call_timeout, move |host, ()| {
-        host.observe(&asked, &stores)
-    });
+    let watch = Arc::clone(watch);
+    let answers = ask_all(open, limits.call_timeout, move |host, ()| host.observe(&watch));
     let views = on.iter().zip(answers).map(|(host, answer)| HostView {
         name: host.name.clone(),
         view: match answer {
@@ -85,6 +78,7 @@ pub fn observe(
         answers: BTreeMap::new(),
         reached: BTreeMap::new(),
         balancers: Vec::new(),
+        odd: Odd::default(),
     }
 }
 
@@ -243,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::hypervisor::fake::Fleet;
-    use crate::names::instance_uuid;
+    use crate::names::{Label, StoreId, instance_uuid};
 
     fn limits(calls_per_host: u32) -> Limits {
         Limits {
@@ -273,6 +267,7 @@ mod tests {
             id,
             name: format!("web-{id}"),
             uuid: instance_uuid(store, &set, id),
+            epoch: crate::epoch::Epoch::default(),
         });
         let ask = vec![(&host, instances.collect())];
         ask_each(&*Fleet::new(), &limits(4), ask, patience, move |_, instance| {

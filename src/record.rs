@@ -3,21 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::autoscale;
+use crate::epoch::Epoch;
 use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::load_balancer::Dropped;
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::{InstanceId, Label, StoreId, volume_tag};
+use crate::ownership::Age;
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
 use crate::rollout::Rollout;
 use crate::scaleset::{Health, Probe, ScaleSet};
 use crate::timed::Timed;
+use crate::warrants::{Cause, Warrants};
+
+/// How long after it began a call that was given up may still land: longer than any daemon keeps one.
+const LANDS_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Revisions kept though no instance has them.
 const KEPT_MODELS: usize = 10;
@@ -85,13 +93,27 @@ pub struct Record {
     /// Capacities that were asked for from some time on.
     #[serde(default)]
     pub timed: Vec<Timed>,
+    /// Renewed by each record that precedes an act on hosts; every note that the act writes carries it.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// What is to be deleted, by whose word.
+    #[serde(default)]
+    pub warrants: Warrants,
+    /// Instances that have gone from their host though nobody asked vmss for it: a domain that has the UUID of one is told, and
+    /// its addresses are given to nobody else as long as it is there.
+    #[serde(default)]
+    pub departed: BTreeMap<InstanceId, Departed>,
+    /// UUIDs of domains whose notes lie, as an operator has said.
+    #[serde(default)]
+    pub disowned: BTreeSet<Uuid>,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
     pub definition: PathBuf,
     /// When the set was made.
     pub created_at: Timestamp,
-    /// Instances as they were last seen or are about to be made. What stands in for a host that can't be seen.
+    /// Instances that live: as they were last seen, or are about to be made. Nothing else is the set's, whatever a note says;
+    /// and it stands in for a host that can't be seen.
     pub known: BTreeMap<InstanceId, Known>,
 }
 
@@ -141,9 +163,35 @@ pub struct Move {
     pub to: Label,
 }
 
+/// An instance that has gone though nobody asked vmss for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departed {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// The host it was on.
+    pub host: Label,
+    /// Addresses vmss gave it.
+    pub addresses: Vec<Option<Ipv4Addr>>,
+}
+
+/// How many of those that have gone are remembered, the newest: an operator keeps few domains under other names.
+const DEPARTED: usize = 1000;
+
 /// What is remembered of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
+    /// Its UUID, drawn when its id was reserved.
+    pub uuid: Uuid,
+    /// The epoch of its note as it was last seen; `None` for one of a version that knew none.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// Epochs under which its note was to be written since.
+    #[serde(default)]
+    pub ordered: Vec<Epoch>,
+    /// Whether it was made by a version that wrote no warrants: what its note says of being made or deleted counts, until it
+    /// was seen whole.
+    #[serde(default)]
+    pub is_carried_over: bool,
     /// The host it is on.
     pub host: Label,
     /// That host's fault domain when it was placed.
@@ -168,23 +216,35 @@ pub struct Known {
 }
 
 impl Known {
-    /// What is to be remembered of an instance that was seen on `host` and reached at those addresses.
-    pub fn seen(instance: &Instance, host: &Label, reached: Vec<IpAddr>) -> Self {
-        Self {
+    /// What is to be remembered of an instance that was seen on `host` and reached at those addresses; `before` is what was
+    /// known of it.
+    pub fn seen(instance: &Instance, host: &Label, reached: Vec<IpAddr>, before: Option<&Self>) -> Self {
+        let is_whole = matches!(instance.meta.phase, Phase::Ready | Phase::Changing);
+        let mut known = Self {
+            uuid: instance.uuid,
+            epoch: before.and_then(|k| k.epoch),
+            ordered: before.map_or_else(Vec::new, |k| k.ordered.clone()),
+            is_carried_over: before.is_some_and(|k| k.is_carried_over) && !is_whole,
             host: host.clone(),
             fault_domain: instance.meta.fault_domain.clone(),
             addresses: instance.meta.addresses.clone(),
-            confirmed: matches!(instance.meta.phase, Phase::Ready | Phase::Changing),
+            confirmed: is_whole || before.is_some_and(|k| k.confirmed),
             revision: Some(instance.meta.revision),
             reached,
             protection: instance.meta.protection,
             stopped: instance.meta.stopped,
-        }
+        };
+        known.note_seen(instance.meta.epoch);
+        known
     }
 
     /// What is to be remembered of an instance that is about to be made.
     pub fn reserved(spec: &InstanceSpec) -> Self {
         Self {
+            uuid: spec.uuid,
+            epoch: None,
+            ordered: Vec::new(),
+            is_carried_over: false,
             host: spec.host.clone(),
             fault_domain: spec.fault_domain.clone(),
             addresses: spec.addresses.clone(),
@@ -193,6 +253,36 @@ impl Known {
             reached: Vec::new(),
             protection: spec.protection,
             stopped: false,
+        }
+    }
+
+    /// Takes in the epoch of a note that was seen, if it is one that was ordered.
+    fn note_seen(&mut self, epoch: Option<Epoch>) {
+        let Some(seen) = epoch else { return };
+        if self.epoch.is_none() && self.ordered.is_empty() || self.ordered.contains(&seen) {
+            self.epoch = Some(seen);
+            self.ordered.retain(|o| o.count > seen.count);
+        }
+    }
+
+    /// Notes that its note is about to be written under `epoch`.
+    fn order(&mut self, epoch: Epoch) {
+        // More than that are never on their way.
+        const MOST: usize = 16;
+        if self.ordered.len() >= MOST {
+            self.ordered.remove(0);
+        }
+        self.ordered.push(epoch);
+    }
+
+    /// How old its note is that was seen with `note` as its epoch.
+    pub fn age_of(&self, note: Option<Epoch>) -> Age {
+        match (note, self.epoch) {
+            (None, None) => Age::Current,
+            (None, Some(_)) => Age::Older,
+            (Some(note), seen) if Some(note) == seen || self.ordered.contains(&note) => Age::Current,
+            (Some(note), Some(seen)) if note.count <= seen.count => Age::Older,
+            (Some(_), _) => Age::Newer,
         }
     }
 
@@ -230,6 +320,10 @@ impl Record {
             written_off: BTreeMap::new(),
             autoscale: autoscale::State::default(),
             timed: Vec::new(),
+            epoch: Epoch::default(),
+            warrants: Warrants::default(),
+            departed: BTreeMap::new(),
+            disowned: BTreeSet::new(),
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,
@@ -334,21 +428,37 @@ impl Record {
         changed
     }
 
-    /// Notes the ids and addresses that `steps` are about to use, so that nothing ever gives them out again, whatever
-    /// becomes of the steps. Returns whether anything changed.
-    pub fn reserve(&mut self, steps: &[Step], now: Timestamp) -> bool {
-        let specs = steps.iter().filter_map(|s| s.action.created());
-        let mut changed = false;
-        for spec in specs {
-            self.next_id = self.next_id.max(InstanceId(spec.id.0 + 1));
-            self.known.insert(spec.id, Known::reserved(spec));
-            changed = true;
+    /// Notes what `steps` are about to do, before anything of it is done: the ids, UUIDs and addresses that they use, so that
+    /// nothing ever gives them out again, whatever becomes of the steps; and what they delete, by whose word. A new epoch
+    /// begins, made of what was `drawn`. Returns whether anything changed.
+    pub fn reserve(&mut self, steps: &[Step], drawn: Uuid, now: Timestamp) -> bool {
+        if steps.is_empty() {
+            return false;
         }
+        self.epoch = self.epoch.next(drawn);
+        let mut changed = true;
+        for spec in steps.iter().filter_map(|s| s.action.created()) {
+            self.next_id = self.next_id.max(spec.id.next().unwrap_or(InstanceId::MAX));
+            self.known.insert(spec.id, Known::reserved(spec));
+        }
+        for known in (steps.iter()).filter_map(|step| step.action.instance()) {
+            if let Some(known) = self.known.get_mut(&known) {
+                known.order(self.epoch);
+            }
+        }
+        self.warrants.parts = Warrants::of_batch(steps).parts;
         for step in steps {
-            if let Action::Migrate { instance, spec } = &step.action {
-                let (from, to) = (step.host.clone(), spec.host.clone());
-                self.moves.insert(instance.id, Move { from, to });
-                changed = true;
+            let host = &step.host;
+            match &step.action {
+                Action::Migrate { instance, spec } => {
+                    let (from, to) = (host.clone(), spec.host.clone());
+                    self.moves.insert(instance.id, Move { from, to });
+                }
+                Action::Delete { instance, cause, .. } => {
+                    self.warrants
+                        .issue(host, instance.id, instance.uuid, cause.clone(), now);
+                }
+                _ => {}
             }
         }
         // Of which revision it is then shows when it is seen again, and not before.
@@ -394,6 +504,7 @@ impl Record {
             if let Some(known) = self.known.remove(id) {
                 self.vitals.remove(id);
                 let written_off = WrittenOff {
+                    uuid: known.uuid,
                     host: known.host,
                     at: now,
                     addresses: known.addresses,
@@ -454,7 +565,27 @@ impl Record {
         }
         let changed = vitals != self.vitals || unseen != self.unseen;
         (self.vitals, self.unseen) = (vitals, unseen);
-        self.forget_tries(inventory, rules, now) | changed
+        self.forget_warrants(inventory, now) | self.forget_tries(inventory, rules, now) | changed
+    }
+
+    /// Forgets warrants of what was seen to be gone, once no call that was given up can land any more.
+    fn forget_warrants(&mut self, inventory: &Inventory, now: Timestamp) -> bool {
+        let mut there: BTreeMap<&Label, HashSet<(InstanceId, String)>> = BTreeMap::new();
+        for host in &inventory.hosts {
+            let Some(seen) = host.seen().filter(|seen| seen.pool_unseen.is_none()) else {
+                continue;
+            };
+            if !self.warrants.instances.contains_key(&host.name) {
+                continue;
+            }
+            let instances = seen.instances.iter().map(|i| (i.id, volume_tag(i.uuid)));
+            let volumes = seen.volumes.iter().map(|v| (v.id, v.tag.clone()));
+            there.insert(&host.name, instances.chain(volumes).collect());
+        }
+        self.warrants.retain(|host, id, warrant| {
+            let Some(there) = there.get(host) else { return true };
+            there.contains(&(id, volume_tag(warrant.uuid))) || later(warrant.at, LANDS_WITHIN) > now
+        })
     }
 
     /// Forgets what was tried on instances that have been healthy for long since, or are gone.
@@ -486,35 +617,46 @@ impl Record {
         before != (self.repair.tries.len(), self.repair.starts.len())
     }
 
-    /// Brings `known` and `next_id` into line with what was seen: a host that answered is the truth about its
-    /// instances, a host that did not keeps what was known of it. An instance that was on its way to a host that did not
-    /// is known to be there, if it is not where it came from. What was written off is not known again, but forgotten once
-    /// it is seen to be gone, or its host has left the set. Returns whether anything changed.
+    /// Brings what is known of the instances into line with what was seen, once that was sorted out
+    /// ([`crate::ownership::sort_out`]): a host that answered is the truth about its instances, a host that did not keeps
+    /// what was known of it. Nothing that is seen makes an instance known, or raises the next id. An instance that was on its
+    /// way to a host that did not answer is known to be there, if it is not where it came from. What was written off is not
+    /// known again, but forgotten once it is seen to be gone, or its host has left the set. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
+        let before = self.clone_of_what_a_look_changes();
         let mut known = self.known.clone();
         let mut written_off = self.written_off.clone();
         let seen = inventory.seen_hosts();
-        known.retain(|id, k| !seen.contains(&k.host) || self.follow(*id, k, &seen));
+        known.retain(|id, k| {
+            inventory.odd.is_double(*id) || !seen.contains(&k.host) || self.follow(*id, k, &seen)
+        });
         let mut there = BTreeSet::new();
         let mut arriving = Vec::new();
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-                if instance.meta.store != self.store {
+                if instance.meta.store != self.store || inventory.odd.is_double(instance.id) {
                     continue;
                 }
                 if written_off.contains_key(&instance.id) {
                     there.insert(instance.id);
                     continue;
                 }
+                let Some(before) = self.known.get(&instance.id).filter(|k| k.uuid == instance.uuid) else {
+                    continue;
+                };
                 let reached = match inventory.reached.get(&instance.id) {
                     Some(addresses) => addresses.clone(),
-                    None => (self.known.get(&instance.id)).map_or_else(Vec::new, |k| k.reached.clone()),
+                    None => before.reached.clone(),
                 };
-                let seen = Known::seen(instance, &host.name, reached);
+                let seen = Known::seen(instance, &host.name, reached, Some(before));
                 if instance.is_arriving() {
                     arriving.push((instance.id, seen));
                 } else {
                     known.insert(instance.id, seen);
+                }
+                // Whole where it was to go: whoever wants it gone asks again.
+                if matches!(instance.meta.phase, Phase::Ready | Phase::Changing) {
+                    self.warrants.withdraw(&host.name, instance.id);
                 }
             }
         }
@@ -522,24 +664,108 @@ impl Record {
         for (id, seen) in arriving {
             known.entry(id).or_insert(seen);
         }
-        let mut moves = self.moves.clone();
-        moves.retain(|id, m| !is_over(*id, m, inventory));
+        for (id, gone) in std::mem::take(&mut self.known) {
+            if !known.contains_key(&id) {
+                self.part_with(id, gone);
+            }
+        }
+        let (over, moves) = std::mem::take(&mut self.moves)
+            .into_iter()
+            .partition(|(id, m)| is_over(*id, m, inventory));
+        self.known = known;
+        self.moves = moves;
+        self.clean_up_after(over, inventory);
         written_off.retain(|id, w| {
             let is_hidden = inventory.host(&w.host).is_some_and(|h| h.seen().is_none());
             there.contains(id) || is_hidden
         });
-        let highest = known.keys().next_back().map_or(0, |id| id.0);
-        let next_id = InstanceId(self.next_id.0.max(highest + 1));
-        let mut condemned = self.condemned.clone();
-        condemned.retain(|id| known.contains_key(id));
-        let changed = known != self.known
-            || next_id != self.next_id
-            || condemned != self.condemned
-            || moves != self.moves
-            || written_off != self.written_off;
-        (self.known, self.next_id) = (known, next_id);
-        (self.condemned, self.written_off, self.moves) = (condemned, written_off, moves);
-        changed
+        self.written_off = written_off;
+        let known = &self.known;
+        self.condemned.retain(|id| known.contains_key(id));
+        before != self.clone_of_what_a_look_changes()
+    }
+
+    fn clone_of_what_a_look_changes(&self) -> impl PartialEq + use<> {
+        (
+            self.known.clone(),
+            self.departed.clone(),
+            self.condemned.clone(),
+            self.moves.clone(),
+            self.written_off.clone(),
+            self.warrants.clone(),
+        )
+    }
+
+    /// An instance is not there any more. What was only about to be made may still come, by a call that was given up: then it is
+    /// to go again. What went by a warrant has gone as it was to. Anything else somebody has taken away by hand: it is
+    /// remembered, for it may be kept under another name.
+    fn part_with(&mut self, id: InstanceId, gone: Known) {
+        if self.warrants.covers(&gone.host, id, gone.uuid) {
+            return;
+        }
+        if !gone.confirmed {
+            let at = self.vitals.get(&id).map_or(self.created_at, |v| v.since);
+            self.warrants
+                .issue(&gone.host, id, gone.uuid, Cause::UnfinishedCreation, at);
+            return;
+        }
+        let departed = Departed {
+            uuid: gone.uuid,
+            host: gone.host,
+            addresses: gone.addresses,
+        };
+        self.departed.insert(id, departed);
+        while self.departed.len() > DEPARTED {
+            self.departed.pop_first();
+        }
+    }
+
+    /// Moves that have ended: on the host where the instance is not, whatever volumes it has left or was to have may go.
+    fn clean_up_after(&mut self, over: BTreeMap<InstanceId, Move>, inventory: &Inventory) {
+        for (id, moved) in over {
+            let Some(known) = self.known.get(&id) else {
+                continue;
+            };
+            let (uuid, on) = (known.uuid, known.host.clone());
+            let at = inventory
+                .instances()
+                .find(|i| i.id == id)
+                .map_or(self.created_at, |i| i.meta.created_at);
+            for host in [&moved.from, &moved.to].into_iter().filter(|h| **h != on) {
+                self.warrants.issue(host, id, uuid, Cause::EndOfMove, at);
+            }
+        }
+    }
+
+    /// Whether the record has given out that UUID.
+    pub fn is_known_uuid(&self, uuid: Uuid) -> bool {
+        self.id_of(uuid).is_some()
+    }
+
+    /// The instance that has or had that UUID.
+    pub fn id_of(&self, uuid: Uuid) -> Option<InstanceId> {
+        let known = self.known.iter().map(|(id, k)| (id, k.uuid));
+        let written_off = self.written_off.iter().map(|(id, w)| (id, w.uuid));
+        let departed = self.departed.iter().map(|(id, d)| (id, d.uuid));
+        let mut all = known.chain(written_off).chain(departed);
+        all.find(|(_, of)| *of == uuid).map(|(id, _)| *id)
+    }
+
+    /// UUIDs that hosts are to be looked through for, whatever their domains are called.
+    pub fn uuids(&self) -> HashSet<Uuid> {
+        let known = self.known.values().map(|k| k.uuid);
+        let written_off = self.written_off.values().map(|w| w.uuid);
+        let departed = self.departed.values().map(|d| d.uuid);
+        known.chain(written_off).chain(departed).collect()
+    }
+
+    /// Makes an instance that was seen the record's own: where an operator has said so, or the record is made anew. Its id is
+    /// given to no other.
+    pub fn take_in(&mut self, instance: &Instance, host: &Label) {
+        self.known
+            .insert(instance.id, Known::seen(instance, host, Vec::new(), None));
+        self.departed.remove(&instance.id);
+        self.next_id = self.next_id.max(instance.id.next().unwrap_or(InstanceId::MAX));
     }
 
     /// Whether an instance may have arrived on a host that is not among `seen`: then that is where it is known to be.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::health::later;
 use crate::names::{InstanceId, Label};
@@ -104,6 +105,8 @@ impl Tries {
 /// An instance that was given up with its host. It counts for nothing, and if it is seen again it is deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenOff {
+    /// Its UUID.
+    pub uuid: Uuid,
     /// The host it was on.
     pub host: Label,
     /// When it was given up.

@@ -237,6 +237,8 @@ fn protection(record: &Record, inventory: &Inventory, now: Timestamp) -> u32 {
         inventory,
         experience: &Experience::default(),
         now,
+        // Nothing is made.
+        drawn: uuid::Uuid::nil(),
     });
     u32::try_from(protected.len()).unwrap_or(u32::MAX)
 }

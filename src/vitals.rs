@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::health::Sign;
 use crate::hypervisor::Hosts;
 use crate::inventory::{Answer, Instance, Inventory, Phase, Power};
-use crate::names::{InstanceId, Label, instance_name, instance_uuid};
+use crate::names::{InstanceId, Label, instance_name};
 use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::probe::{self, Probes, Target};
@@ -114,6 +114,8 @@ pub fn reference(set: &ScaleSet, instance: &Instance) -> InstanceRef {
         id: instance.id,
         name: instance_name(&set.name, instance.id),
         uuid: instance.uuid,
+        // No note is written by asking.
+        epoch: instance.meta.epoch.unwrap_or_default(),
     }
 }
 
@@ -260,7 +262,7 @@ fn hidden(record: &Record, inventory: &Inventory) -> Vec<Target> {
         .map(|(id, k)| Target {
             id: *id,
             addresses: k.asked_at(),
-            uuid: instance_uuid(record.store, &record.applied.name, *id),
+            uuid: k.uuid,
         })
         .collect()
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use uuid::Uuid;
 
 use crate::balancer::Balancers;
 use crate::balancer::haproxy::Haproxies;
@@ -47,6 +48,8 @@ pub struct World {
     pub open_store: OpenStore,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Random bits, never twice the same: what UUIDs are made of.
+    pub draw: Box<dyn Fn() -> Uuid + Send + Sync>,
     /// Data.
     pub stdout: Output,
     /// Talk.
@@ -86,6 +89,7 @@ impl World {
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock),
+            draw: Box::new(Uuid::new_v4),
             stdout: Output::new(std::io::stdout()),
             stderr: Output::new(std::io::stderr()),
             env,

@@ -9,7 +9,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use contract::{Fixture, label, on_network};
+use contract::{Fixture, label, on_network, uses, watch};
 use support::simulation::Simulation;
 use virt::connect::Connect;
 use virt::sys;
@@ -21,7 +21,7 @@ use vmss::hypervisor::{
 };
 use vmss::inventory::{Phase, Power};
 use vmss::model::*;
-use vmss::names::{InstanceId, StoreId, volume_name};
+use vmss::names::{InstanceId, StoreId, volume_name, volume_tag};
 use vmss::plan::action::InstanceRef;
 use vmss::scaleset::{Host, Limits};
 use vmss::units::Bytes;
@@ -177,7 +177,7 @@ fn volume(simulation: &Simulation, name: &str) {
 }
 
 #[test]
-fn only_our_own_volumes_without_a_domain_are_leftovers() {
+fn only_what_vmss_itself_writes_is_a_volume_of_an_instance() {
     let simulation = Simulation::start();
     let host = simulated(&simulation);
     let (model, image) = sample();
@@ -186,11 +186,14 @@ fn only_our_own_volumes_without_a_domain_are_leftovers() {
     let spec = fixture.spec(7);
     let ours = volume_name(&spec.set, spec.id, spec.uuid, "os", "qcow2");
     volume(&simulation, &ours);
-    volume(&simulation, &format!("{}-8-00000000-os.qcow2", fixture.set));
+    volume(
+        &simulation,
+        &format!("{}-7-{}-backup.qcow2", fixture.set, volume_tag(spec.uuid)),
+    );
     volume(&simulation, "debian.qcow2");
-    assert_eq!(fixture.seen(&host).leftovers, std::slice::from_ref(&ours));
-    host.delete_volume(&ours).unwrap();
-    assert!(fixture.seen(&host).leftovers.is_empty());
+    assert_eq!(fixture.seen(&host).unowned(), std::slice::from_ref(&ours));
+    host.delete_volume(&ours, &uses(&host)).unwrap();
+    assert!(fixture.seen(&host).unowned().is_empty());
 }
 
 /// Does something once, right after so many more calls to the host.
@@ -268,7 +271,7 @@ fn what_goes_while_a_host_is_looked_at_hides_nothing_else() {
             host.images().map(kept)
         }),
         ("observe", &|_| {
-            let seen = host.observe(&stays.set, &[stays.store])?;
+            let seen = host.observe(&watch(&stays.set, stays.store))?;
             Ok(seen.instances.iter().any(|i| i.id == one.id))
         }),
         ("facts", &|_| Ok(host.facts()?.running >= 1)),
@@ -354,7 +357,7 @@ fn a_missing_pool_or_network_is_named() {
     let (mut model, image) = sample();
     let host = connect(&simulation.uri(), "nowhere", Duration::from_secs(10));
     let fixture = Fixture::new("missing", &model, &image);
-    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    let error = host.observe(&watch(&fixture.set, fixture.store)).unwrap_err();
     assert_eq!(error.kind, FaultKind::Missing, "{error}");
     assert!(error.to_string().contains("nowhere"), "{error}");
     model.networks[0] = on_network("no-such-network");
@@ -376,7 +379,7 @@ fn a_stopped_daemon_ends_calls_within_the_deadline() {
     fixture.seen(&host);
     simulation.signal(libc::SIGSTOP);
     let began = Instant::now();
-    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    let error = host.observe(&watch(&fixture.set, fixture.store)).unwrap_err();
     assert_eq!(
         error.kind,
         FaultKind::Unreachable,
@@ -388,7 +391,7 @@ fn a_stopped_daemon_ends_calls_within_the_deadline() {
         began.elapsed()
     );
     let began = Instant::now();
-    let error = host.observe(&fixture.set, &[fixture.store]).unwrap_err();
+    let error = host.observe(&watch(&fixture.set, fixture.store)).unwrap_err();
     assert_eq!(
         error.kind,
         FaultKind::TimedOut,
@@ -807,7 +810,12 @@ mod real {
         println!("{addresses:?} after {:.2?}", began.elapsed());
         let began = Instant::now();
         real.host
-            .delete(&instance, Duration::from_secs(60), &Pulse::silent())
+            .delete(
+                &instance,
+                Duration::from_secs(60),
+                &uses(&real.host),
+                &Pulse::silent(),
+            )
             .unwrap();
         println!("shut down and deleted in {:.2?}", began.elapsed());
         assert!(
@@ -903,8 +911,15 @@ mod real {
         model.memory = model.memory + more;
         let spec = fixture.second(1, &model);
         let asked = Duration::from_secs(60);
-        host.rework(&spec, &model, Rework::Restart, asked, &Pulse::silent())
-            .unwrap();
+        host.rework(
+            &spec,
+            &model,
+            Rework::Restart,
+            asked,
+            &uses(host),
+            &Pulse::silent(),
+        )
+        .unwrap();
         is_as_large(&model);
         assert_eq!(booted(host, &instance), address, "it has the same card");
         assert!(curl(address, "/").contains("revision 2"));
@@ -914,8 +929,15 @@ mod real {
         next.push(host);
         model.image = next.model.image.clone();
         let spec = next.second(1, &model);
-        host.rework(&spec, &model, Rework::Reimage, asked, &Pulse::silent())
-            .unwrap();
+        host.rework(
+            &spec,
+            &model,
+            Rework::Reimage,
+            asked,
+            &uses(host),
+            &Pulse::silent(),
+        )
+        .unwrap();
         is_as_large(&model);
         let volume = connection.lookup_storage_pool_by_name(&pool).unwrap();
         let volume = volume.lookup_storage_vol_by_name(&volumes[0]).unwrap();

@@ -1,7 +1,11 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use crate::commands::{Context, apply, going};
 use crate::error::{Error, Exit, Result};
+use crate::hypervisor::Watch;
 use crate::model::Model;
 use crate::names::StoreId;
 use crate::record::{Life, Record};
@@ -59,7 +63,12 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
 fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<()> {
     let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
+    let watch = Arc::new(Watch {
+        set: set.name.clone(),
+        stores: vec![store],
+        uuids: HashSet::new(),
+    });
+    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
     let Some(instance) = inventory.instances().next() else {
         return Ok(());
     };

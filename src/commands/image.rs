@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::commands::Context;
 use crate::commands::host::meant;
+use crate::converge::proof;
 use crate::error::{Error, Exit, Result};
 use crate::event::Event;
 use crate::execute::{End, Means, execute};
@@ -18,6 +19,7 @@ use crate::plan::action::{Action, Step};
 use crate::scaleset::ScaleSet;
 use crate::ui::table::Table;
 use crate::ui::words::{count, list as words};
+use crate::warrants::Warrants;
 
 #[derive(Serialize)]
 struct Line {
@@ -105,6 +107,8 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
         image: Arc::new(move |_| {
             crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
         }),
+        uses: proof::gather(world, set, ctx.store(Some(set))?.id()?, steps),
+        warrants: Arc::new(Warrants::of_batch(steps)),
         hosts: Arc::clone(&world.hosts),
         find_host: Arc::new(|_| None),
         stores: stores(ctx, set)?,

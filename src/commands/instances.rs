@@ -252,6 +252,7 @@ fn addresses(
                     id: instance.id,
                     name: instance_name(&set.name, instance.id),
                     uuid: instance.uuid,
+                    epoch: record.epoch,
                 });
             }
         }

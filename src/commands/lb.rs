@@ -121,6 +121,7 @@ fn wanted(ctx: &Context<'_>, set: &ScaleSet, record: &Record, inventory: &Invent
         inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
     });
     membership.unwrap_or_default()
 }

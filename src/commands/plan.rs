@@ -82,6 +82,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
         inventory: &inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
     });
     if ctx.is_json() {
         ctx.json(&Document {

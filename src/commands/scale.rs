@@ -28,6 +28,7 @@ fn kept_by_protection(ctx: &Context<'_>, record: &Record) -> Vec<InstanceId> {
         inventory: &inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
     })
 }
 

@@ -138,6 +138,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         inventory: &inventory,
         experience: &experience,
         now,
+        drawn: (ctx.world.draw)(),
     });
     // What waits for clients to leave is to be done all the same.
     steps.extend(held);

@@ -1,10 +1,14 @@
 //! `vmss state rebuild | adopt | show`: for the day when the store is lost, or another one manages the set.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use crate::commands::{Context, create};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
+use crate::hypervisor::Watch;
 use crate::inventory::{Inventory, View};
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::{Label, StoreId, instance_name};
 use crate::observe::{ask_all, observe};
 use crate::record::Record;
 use crate::scaleset::{Host, ScaleSet};
@@ -78,7 +82,8 @@ pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
             .filter(|s| !record.former.contains(s))
             .collect();
         record.former.extend(&news);
-        record.absorb(&inventory) || !news.is_empty()
+        take_in_all(record, &inventory);
+        true
     })?;
     drop(held);
     ctx.say(format!(
@@ -134,7 +139,12 @@ fn meant(ctx: &Context<'_>) -> Result<(ScaleSet, std::sync::Arc<dyn Store>)> {
 /// All hosts, or none: a record made from a part of the truth would give ids out twice.
 fn see_all(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
+    let watch = Arc::new(Watch {
+        set: set.name.clone(),
+        stores: vec![store],
+        uuids: HashSet::new(),
+    });
+    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
     for host in &inventory.hosts {
         if let View::Unseen { reason } = &host.view {
             return Err(Error::message(
@@ -182,12 +192,22 @@ fn remake(
         revision.number = same.unwrap_or(newest + 1);
     }
     record.capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
-    let highest = inventory.instances().map(|i| i.id.0).max().unwrap_or(0);
-    record.next_id = InstanceId(highest + 1);
     record.former = stores(inventory);
     record.former.retain(|s| *s != record.store);
-    record.absorb(inventory);
+    take_in_all(&mut record, inventory);
     Ok((record, found))
+}
+
+/// Everything that has a note of the set and the name that goes with it becomes the record's own.
+fn take_in_all(record: &mut Record, inventory: &Inventory) {
+    let set = record.applied.name.clone();
+    for host in &inventory.hosts {
+        for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+            if instance.name == instance_name(&set, instance.id) {
+                record.take_in(instance, &host.name);
+            }
+        }
+    }
 }
 
 fn take_over(ctx: &Context<'_>, set: &ScaleSet, from: &[StoreId], to: StoreId) -> Result<usize> {

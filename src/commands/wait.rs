@@ -34,6 +34,7 @@ pub fn run(ctx: &Context<'_>, what: WaitFor, timeout: Duration) -> Result<Exit> 
             inventory: &inventory,
             experience: &experience,
             now,
+            drawn: (ctx.world.draw)(),
         });
         let current = &record.current().hash;
         let outdated = inventory

@@ -1,5 +1,6 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
+pub mod proof;
 mod serving;
 mod tell;
 
@@ -8,15 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
 use crate::execute::{End, ImageSource, Means, Models, execute};
-use crate::hypervisor::{FaultKind, LocalImage};
+use crate::hypervisor::{FaultKind, LocalImage, Watch};
 use crate::inventory::Inventory;
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label};
 use crate::observe::observe;
+use crate::ownership::sort_out;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Wait};
 use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
@@ -102,10 +105,17 @@ pub fn amend(
     }
 }
 
-/// Observes all hosts of a set without asking its instances how they are.
+/// Observes all hosts of a set without asking its instances how they are, and tells members from everything else by `record`.
 pub fn glance(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
-    observe(&*world.hosts, &hosts, &set.limits, &set.name, &record.stores())
+    let watch = Arc::new(Watch {
+        set: set.name.clone(),
+        stores: record.stores(),
+        uuids: record.uuids(),
+    });
+    let mut inventory = observe(&*world.hosts, &hosts, &set.limits, &watch);
+    sort_out(record, &mut inventory);
+    inventory
 }
 
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
@@ -233,6 +243,7 @@ pub fn converge(
             inventory: &inventory,
             experience: &run.experience,
             now,
+            drawn: (world.draw)(),
         };
         let plan = plan(situation);
         let interrupted = world.interrupt.is_set();
@@ -251,7 +262,7 @@ pub fn converge(
         let (record, version) = amend(store, set, |record| {
             // Somebody has paused the rollout, say: what was planned is planned anew.
             taken = record.rollout == seen.rollout && record.repair == seen.repair;
-            taken && take(record, &plan, now)
+            taken && take(record, &plan, situation.drawn, now)
         })?;
         if !taken {
             continue;
@@ -314,6 +325,11 @@ impl Run<'_> {
     /// Carries out one batch, which the record has noted. Returns the steps of it that were not done, each with what was said.
     fn carry_out(&mut self, record: &Record, steps: &[Step]) -> Vec<Undone> {
         let (world, scale_set) = (self.world, &record.applied);
+        let mut steps = steps.to_vec();
+        for step in &mut steps {
+            step.action.stamp(record.epoch);
+        }
+        let steps = &*steps;
         self.batches += 1;
         self.listener.event(&Event::Batch {
             number: self.batches,
@@ -323,6 +339,8 @@ impl Run<'_> {
             limits: scale_set.limits.clone(),
             models: models(record),
             image: image_source(world, scale_set, &self.images),
+            uses: proof::gather(world, scale_set, record.store, steps),
+            warrants: Arc::new(record.warrants.clone()),
             hosts: Arc::clone(&world.hosts),
             find_host: {
                 let set = scale_set.clone();
@@ -415,7 +433,7 @@ enum Undone {
 
 /// Writes down what the plan is about to do, all of it at once: what becomes of the rollout and of repairs, and which ids
 /// and addresses the steps use. Returns whether that is anything.
-fn take(record: &mut Record, plan: &Plan, now: Timestamp) -> bool {
+fn take(record: &mut Record, plan: &Plan, drawn: Uuid, now: Timestamp) -> bool {
     let mut changed = !plan.lost.is_empty();
     if let Some(next) = &plan.rollout {
         let seen = record.rollout.clone();
@@ -427,7 +445,7 @@ fn take(record: &mut Record, plan: &Plan, now: Timestamp) -> bool {
     }
     record.write_off(&plan.lost, now);
     changed |= record.note_leaving(&plan.leaving, now);
-    record.reserve(&plan.steps, now) | changed
+    record.reserve(&plan.steps, drawn, now) | changed
 }
 
 /// How often who waits for health or a pause looks whether somebody has changed the record: a pause typed in another

@@ -74,6 +74,7 @@ impl Run<'_> {
                 inventory: &inventory,
                 experience: &self.experience,
                 now,
+                drawn: (self.world.draw)(),
             };
             let release = if scale_set.is_served() {
                 release(situation, &left)
@@ -90,7 +91,8 @@ impl Run<'_> {
                 break;
             }
             let (record, _) = amend(store, set, |record| {
-                record.note_leaving(&release.leaving, now) | record.reserve(&release.steps, now)
+                record.note_leaving(&release.leaving, now)
+                    | record.reserve(&release.steps, situation.drawn, now)
             })?;
             tell::left(set, &release.left, self.listener);
             if !self.serve(&scale_set, &inventory, release.membership.as_ref()) {

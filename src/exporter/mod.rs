@@ -111,6 +111,8 @@ impl Exporter {
                 inventory: sight.inventory,
                 experience: &experience,
                 now: sight.now,
+                // Of what is there nothing is made.
+                drawn: uuid::Uuid::nil(),
             }),
             now: sight.now,
         };

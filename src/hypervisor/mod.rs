@@ -11,6 +11,7 @@ pub mod meter;
 mod pulse;
 pub mod seed;
 mod stats;
+mod uses;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use crate::inventory::{HostSeen, Protection};
 use crate::model::{Image, ImageDigest, Model};
-use crate::names::{Label, StoreId};
+use crate::names::{Label, PoolMark, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
 use crate::units::Bytes;
@@ -29,6 +30,7 @@ use crate::units::Bytes;
 pub use crate::inventory::Rework;
 pub use pulse::{News, Pulse, Stage};
 pub use stats::{CpuStats, DiskStats, Groups, InstanceStats, MemoryStats, NetworkStats};
+pub use uses::{User, Uses, Watch};
 
 /// Opens hosts. Opening does not wait: a connection is made by the first call that needs it.
 pub trait Hosts: Send + Sync {
@@ -112,9 +114,36 @@ pub trait Hypervisor: Send + Sync {
     /// What the host is and can do, for `host list` and `check`.
     fn facts(&self) -> Result<HostFacts, HypervisorError>;
 
-    /// What is there of `set`, with the host's room and images. One pass, no per-volume calls. A volume is the set's if
-    /// its name proves it for one of `stores`.
-    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError>;
+    /// What is there of the set that is watched, with the host's room and images. One pass, no per-volume calls. Notes are read
+    /// of domains that have an instance's name, or the UUID of one; of others it is only seen whether they run.
+    fn observe(&self, watch: &Watch) -> Result<HostSeen, HypervisorError>;
+
+    /// Leaves the mark in the pool; one that is there already is left as it is.
+    fn mark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError>;
+
+    /// Takes the mark out of the pool; none there is fine.
+    fn unmark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError>;
+
+    /// Whether a volume is in the pool, by what the host knows without looking at the folder again.
+    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError>;
+
+    /// Which files the host's domains need: by their live, inactive and snapshot XML, and what volumes are backed by. Has the
+    /// host look at its pool's folder again first.
+    ///
+    /// # Errors
+    /// The pool can't be refreshed, or the lists can't be read: then nothing can be proved, and nothing may be deleted.
+    fn uses(&self, pulse: &Pulse) -> Result<Uses, HypervisorError>;
+
+    /// Brings the instance's note level with the record: on `host`, in `fault_domain`, and whole. Nothing else is changed.
+    ///
+    /// # Errors
+    /// `Missing` if it is gone; `NotOurs` if another store manages it.
+    fn renote(
+        &self,
+        instance: &InstanceRef,
+        host: &Label,
+        fault_domain: &Label,
+    ) -> Result<(), HypervisorError>;
 
     /// Sends the image to the pool unless a whole one is there. Under a name no reader takes for whole until the
     /// bytes were read back and found right; what a broken attempt of this store left is replaced.
@@ -165,6 +194,7 @@ pub trait Hypervisor: Send + Sync {
         model: &Model,
         how: Rework,
         shutdown: Duration,
+        uses: &Uses,
         pulse: &Pulse,
     ) -> Result<(), HypervisorError>;
 
@@ -256,15 +286,22 @@ pub trait Hypervisor: Send + Sync {
     /// Marks the instance, whole or half made or half changed, as being deleted, asks its guest to shut down (agent if connected, else ACPI, again every
     /// 10 s), switches it off after `shutdown`, deletes the volumes it owns, its console log and last its domain, so that nothing is
     /// ever left without the note that says whose it is.
+    ///
+    /// # Errors
+    /// `InUse` if `uses` speaks against one of its volumes: then nothing at all is done.
     fn delete(
         &self,
         instance: &InstanceRef,
         shutdown: Duration,
+        uses: &Uses,
         pulse: &Pulse,
     ) -> Result<(), HypervisorError>;
 
     /// Deletes one volume of the pool by name. The caller has proved that it is ours.
-    fn delete_volume(&self, name: &str) -> Result<(), HypervisorError>;
+    ///
+    /// # Errors
+    /// `InUse` if `uses` speaks against it; `NotOurs` if it is an image's.
+    fn delete_volume(&self, name: &str, uses: &Uses) -> Result<(), HypervisorError>;
 
     /// Addresses of a running instance beside those vmss assigned: agent, then lease, then ARP; link-local left out.
     fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError>;
@@ -434,6 +471,8 @@ pub enum FaultKind {
     Missing,
     /// A domain or volume of that name is there and is not ours: it was left untouched.
     NotOurs,
+    /// Somebody uses what was to be deleted, or that nobody does can't be proved just now: it was left untouched.
+    InUse,
     /// What arrived is not what was sent.
     Corrupt,
     /// The host can't do that.

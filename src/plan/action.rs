@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::epoch::Epoch;
 use crate::inventory::{Metadata, Phase, Protection, Rework};
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId, instance_name};
+use crate::warrants::Cause;
 
 /// One action and the reason for it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,11 +92,22 @@ pub enum Action {
         /// How long its guest may take; zero when there is no guest worth asking.
         #[serde(serialize_with = "crate::units::seconds")]
         shutdown: Duration,
+        /// Who asked, and why.
+        cause: Cause,
     },
-    /// Delete a volume of this set that no instance owns.
+    /// Bring an instance's note level with the record: it says the host that the instance is on, and that it is whole.
+    Renote {
+        /// Which.
+        instance: InstanceRef,
+        /// The fault domain of its host.
+        fault_domain: Label,
+    },
+    /// Delete a volume that our own acts have left: of an instance that is gone, or a seed that nobody reads.
     DeleteVolume {
         /// Its name in the host's pool.
         volume: String,
+        /// Whose word it goes by.
+        cause: Cause,
     },
     /// Delete an image that nothing on the host is backed by any more.
     DeleteImage {
@@ -118,6 +131,7 @@ impl Action {
             | Self::Restart { .. }
             | Self::Migrate { .. }
             | Self::Settle { .. }
+            | Self::Renote { .. }
             | Self::Protect { .. } => 3,
             Self::DeleteImage { .. } => 4,
         }
@@ -132,6 +146,7 @@ impl Action {
             Self::Rework { how, .. } => how.verb(),
             Self::Migrate { .. } => "migrate",
             Self::Settle { .. } => "settle",
+            Self::Renote { .. } => "note again",
             Self::Stop { .. } => "stop",
             Self::Restart { .. } => "restart",
             Self::Protect {
@@ -156,8 +171,9 @@ impl Action {
             | Self::Protect { instance, .. }
             | Self::Migrate { instance, .. }
             | Self::Settle { instance, .. }
+            | Self::Renote { instance, .. }
             | Self::Delete { instance, .. } => instance.name.clone(),
-            Self::DeleteVolume { volume } => volume.clone(),
+            Self::DeleteVolume { volume, .. } => volume.clone(),
         }
     }
 
@@ -204,8 +220,25 @@ impl Action {
             | Self::Protect { instance: i, .. }
             | Self::Migrate { instance: i, .. }
             | Self::Settle { instance: i, .. }
+            | Self::Renote { instance: i, .. }
             | Self::Delete { instance: i, .. } => Some(i.id),
             _ => None,
+        }
+    }
+
+    /// Has every note that it writes carry `epoch`: that of the record which orders it.
+    pub fn stamp(&mut self, epoch: Epoch) {
+        match self {
+            Self::Create(spec) | Self::Rework { spec, .. } => spec.epoch = epoch,
+            Self::Migrate { instance, spec } => (instance.epoch, spec.epoch) = (epoch, epoch),
+            Self::Start(i)
+            | Self::Stop { instance: i, .. }
+            | Self::Restart { instance: i, .. }
+            | Self::Protect { instance: i, .. }
+            | Self::Settle { instance: i, .. }
+            | Self::Renote { instance: i, .. }
+            | Self::Delete { instance: i, .. } => i.epoch = epoch,
+            Self::PushImage { .. } | Self::DeleteVolume { .. } | Self::DeleteImage { .. } => {}
         }
     }
 }
@@ -224,6 +257,9 @@ pub struct InstanceRef {
     pub name: String,
     /// Its domain's UUID.
     pub uuid: Uuid,
+    /// The epoch that its note gets, should one be written ([`Action::stamp`]).
+    #[serde(skip)]
+    pub epoch: Epoch,
 }
 
 /// Everything about a new instance that its model does not say.
@@ -255,6 +291,9 @@ pub struct InstanceSpec {
     pub addresses: Vec<Option<Ipv4Addr>>,
     /// What it is protected from.
     pub protection: Protection,
+    /// The epoch that its note gets ([`Action::stamp`]).
+    #[serde(skip)]
+    pub epoch: Epoch,
 }
 
 impl InstanceSpec {
@@ -271,6 +310,7 @@ impl InstanceSpec {
             id: self.id,
             name: self.name(),
             uuid: self.uuid,
+            epoch: self.epoch,
         }
     }
 
@@ -293,6 +333,7 @@ impl InstanceSpec {
             stopped: false,
             rework: None,
             moving_to: None,
+            epoch: Some(self.epoch),
         }
     }
 

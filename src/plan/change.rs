@@ -130,9 +130,10 @@ fn spec(s: Situation<'_>, member: &Member<'_>, revision: &Revision) -> InstanceS
         image: revision.model.image.digest.clone(),
         created_at: meta.created_at,
         macs: (0..cards)
-            .map(|nic| mac_address(&s.set.name, member.id, nic))
+            .map(|nic| mac_address(&s.set.name, member.id, member.instance.uuid, nic))
             .collect(),
         addresses,
         protection: meta.protection,
+        epoch: s.record.epoch,
     }
 }

@@ -14,6 +14,7 @@ use crate::plan::action::{Action, Step};
 use crate::plan::change::elsewhere;
 use crate::plan::report::Wait;
 use crate::plan::{Fleet, Member, Situation, placement, reference};
+use crate::warrants::Cause;
 
 /// How far draining has come.
 pub(super) struct Drain<'f, 'a> {
@@ -93,8 +94,11 @@ impl<'f, 'a> Drain<'f, 'a> {
                 continue;
             }
             budget -= usize::from(costs);
-            let why = format!("host {} is being drained", member.host);
-            steps.push(member.delete(self.s, why.into()));
+            let cause = Cause::Drain {
+                host: member.host.clone(),
+                why: format!("host {} is being drained", member.host),
+            };
+            steps.push(member.delete(self.s, cause));
         }
         if !waiting || !steps.is_empty() {
             return None;

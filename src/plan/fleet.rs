@@ -1,7 +1,6 @@
 //! The set's instances as a plan sees them: sorted out, counted, each with its state.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::health::State;
 use crate::inventory::{Phase, Power, Rework};
@@ -9,6 +8,7 @@ use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, InstanceRef, Step};
 use crate::plan::report::{Counts, Report, Wait};
 use crate::plan::{Situation, change, drain, membership};
+use crate::warrants::Cause;
 
 /// An instance that was seen, whole (or being changed) and of this store.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Member<'_> {
     }
 
     /// The step that deletes it.
-    pub fn delete(&self, s: Situation<'_>, why: Arc<str>) -> Step {
+    pub fn delete(&self, s: Situation<'_>, cause: Cause) -> Step {
         let running = self.instance.power == Power::Running;
         let shutdown = if running {
             s.set.scale_in.shutdown
@@ -52,8 +52,9 @@ impl Member<'_> {
             action: Action::Delete {
                 instance: self.reference(s),
                 shutdown,
+                cause: cause.clone(),
             },
-            why,
+            why: cause.to_string().into(),
         }
     }
 }
@@ -65,6 +66,30 @@ pub(crate) fn reference(s: Situation<'_>, instance: &crate::inventory::Instance)
         id: instance.id,
         name: instance_name(&s.set.name, instance.id),
         uuid: instance.uuid,
+        epoch: s.record.epoch,
+    }
+}
+
+/// Why an instance that was seen is half made or half deleted, if it is. What the record lists as being made or deleted
+/// counts, not what a note says: libvirt saves a note for the running domain before it saves it for good, so a crash can leave
+/// *creating* on one that is whole. A note of a version that wrote no warrants is believed.
+pub(super) fn is_half(
+    s: Situation<'_>,
+    host: &Label,
+    instance: &crate::inventory::Instance,
+) -> Option<Cause> {
+    let (id, uuid) = (instance.id, instance.uuid);
+    let known = s.record.known.get(&id).filter(|k| k.uuid == uuid);
+    let is_believed = known.is_some_and(|k| k.is_carried_over);
+    let is_due = s.record.warrants.covers(host, id, uuid);
+    match instance.meta.phase {
+        Phase::Creating if is_due => Some(Cause::UnfinishedCreation),
+        Phase::Creating => {
+            let is_being_made = known.is_none_or(|k| !k.confirmed);
+            (is_being_made || is_believed).then_some(Cause::UnfinishedCreation)
+        }
+        Phase::Deleting => (is_due || is_believed).then_some(Cause::UnfinishedDeletion),
+        Phase::Ready | Phase::Changing => None,
     }
 }
 
@@ -95,7 +120,7 @@ impl<'a> Fleet<'a> {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
                 if instance.meta.store != s.record.store {
                     others.insert(instance.meta.store);
-                } else if matches!(instance.meta.phase, Phase::Creating | Phase::Deleting) {
+                } else if is_half(s, &host.name, instance).is_some() {
                     half += 1;
                 } else if let Some(&domain) = domain_of_host.get(&host.name) {
                     let state = State::of(instance, s.record.vitals.get(&instance.id), &s.set.health);
@@ -219,6 +244,23 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// A note that does not say what the record says is written anew, before anything else is done to its instance: one that
+    /// calls a whole instance half made or half deleted, that names another host than the one its instance is on, or that
+    /// is older than the last that was written, as after a restored backup.
+    pub fn renote(&self, s: Situation<'_>, steps: &mut Vec<Step>) {
+        for member in self.members.iter().filter(|m| must_be_noted(s, m)) {
+            steps.retain(|step| step.action.instance() != Some(member.id));
+            steps.push(Step {
+                host: member.host.clone(),
+                action: Action::Renote {
+                    instance: member.reference(s),
+                    fault_domain: s.set.fault_domains[member.domain].name.clone(),
+                },
+                why: "its note does not say what the record says".into(),
+            });
+        }
+    }
+
     /// Hosts that could not be seen, with what is known to be on them.
     pub fn unseen_waits(&self, s: Situation<'_>) -> Vec<Wait> {
         let mut waits: Vec<Wait> = (s.inventory.hosts.iter())
@@ -249,11 +291,8 @@ impl<'a> Fleet<'a> {
             let Some(written_off) = s.record.written_off.get(&stray.id) else {
                 continue;
             };
-            let why = format!(
-                "its host was given up at {}, another has taken its place",
-                written_off.at.strftime("%Y-%m-%d %H:%M:%SZ")
-            );
-            steps.push(stray.delete(s, why.into()));
+            let cause = Cause::Fencing { at: written_off.at };
+            steps.push(stray.delete(s, cause));
         }
     }
 
@@ -286,7 +325,7 @@ impl<'a> Fleet<'a> {
         let whole = self
             .members
             .iter()
-            .filter(|m| m.instance.meta.phase == Phase::Ready);
+            .filter(|m| m.instance.meta.phase != Phase::Changing && !must_be_noted(s, m));
         for member in whole {
             match member.instance.power {
                 _ if member.state == State::Stopped || s.record.condemned.contains(&member.id) => {}
@@ -350,4 +389,16 @@ impl<'a> Fleet<'a> {
         };
         Report::new(s, counts, waits)
     }
+}
+
+/// Whether a member's note has to be written anew.
+fn must_be_noted(s: Situation<'_>, member: &Member<'_>) -> bool {
+    let meta = &member.instance.meta;
+    if meta.moving_to.is_some() {
+        return false;
+    }
+    let is_half = matches!(meta.phase, Phase::Creating | Phase::Deleting);
+    let is_elsewhere = meta.host != *member.host;
+    let is_older = s.inventory.odd.older.iter().any(|o| o.id == member.id);
+    is_half || is_elsewhere || is_older
 }

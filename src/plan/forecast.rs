@@ -76,7 +76,7 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
             now = again.unwrap_or(now).max(now);
         } else {
             looks = 0;
-            record.reserve(&steps, now);
+            record.reserve(&steps, s.drawn, now);
             obey(&mut inventory, &steps, |revision| {
                 record.revision(revision).map(|r| &r.model)
             });
@@ -156,15 +156,26 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
             }
             Action::Delete { instance, .. } => {
                 if let Some(at) = host.instances.iter().position(|i| i.uuid == instance.uuid) {
-                    let gone = host.instances.swap_remove(at);
+                    let gone = host.instances.remove(at);
+                    host.volumes.retain(|v| !v.is_of(gone.id, gone.uuid));
                     if let Some(model) = model(gone.meta.revision) {
                         host.used_memory = host.used_memory.saturating_sub(model.memory);
                         host.used_vcpus = host.used_vcpus.saturating_sub(model.vcpus);
                     }
                 }
             }
-            Action::DeleteVolume { volume } => {
-                host.leftovers.retain(|v| v != volume);
+            // Brought level, which no plan looks at again.
+            Action::Renote {
+                instance,
+                fault_domain,
+            } => {
+                if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
+                    (i.meta.host, i.meta.fault_domain) = (step.host.clone(), fault_domain.clone());
+                    i.meta.phase = Phase::Ready;
+                }
+            }
+            Action::DeleteVolume { volume, .. } => {
+                host.volumes.retain(|v| v.name != *volume);
                 host.seeds.retain(|(_, v)| v != volume);
             }
             Action::DeleteImage { digest } => {
@@ -189,7 +200,8 @@ fn go_over<'m>(
     let Some(at) = source.instances.iter().position(|i| i.uuid == instance.uuid) else {
         return;
     };
-    let mut moved = source.instances.swap_remove(at);
+    let mut moved = source.instances.remove(at);
+    source.volumes.retain(|v| !v.is_of(moved.id, moved.uuid));
     let of = model(moved.meta.revision);
     if let Some(model) = of {
         source.used_memory = source.used_memory.saturating_sub(model.memory);
@@ -226,6 +238,7 @@ fn appear(host: &mut HostSeen, spec: &InstanceSpec, model: &Model) {
     meta.phase = Phase::Ready;
     host.instances.push(Instance {
         id: spec.id,
+        name: spec.name(),
         uuid: spec.uuid,
         power: Power::Running,
         vcpus: model.vcpus,

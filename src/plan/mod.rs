@@ -10,6 +10,7 @@ mod fleet;
 pub mod forecast;
 mod membership;
 mod moving;
+mod odd;
 pub mod operate;
 pub mod placement;
 pub mod repair;
@@ -33,10 +34,10 @@ mod upgrade_properties;
 mod upgrade_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::inventory::Inventory;
 use crate::membership::Membership;
@@ -51,6 +52,7 @@ use crate::record::{Life, Record};
 use crate::repairs::Repairs;
 use crate::rollout::Rollout;
 use crate::scaleset::ScaleSet;
+use crate::warrants::Cause;
 
 /// Everything a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,8 @@ pub struct Situation<'a> {
     pub experience: &'a Experience,
     /// The moment of the plan.
     pub now: Timestamp,
+    /// Random bits, drawn anew for each plan: the UUIDs of new instances are made of them.
+    pub drawn: Uuid,
 }
 
 /// What one run has learnt by trying. Begins empty with every run: the next one may find things mended.
@@ -207,6 +211,11 @@ pub fn plan(s: Situation<'_>) -> Plan {
         });
         return Plan::idle(fleet.report(s, 0, waits));
     }
+    odd::tell(s, &mut waits);
+    if s.inventory.odd.is_record_old() {
+        // Whatever is done under an old record may be done to what a newer one has made.
+        return Plan::idle(fleet.report(s, 0, waits));
+    }
 
     sweep::half_made(s, &mut steps);
     fleet.fence(s, &mut steps);
@@ -216,7 +225,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     match s.record.life {
         Life::Deleting => {
             for member in &fleet.members {
-                steps.push(member.delete(s, "the set is being deleted".into()));
+                steps.push(member.delete(s, Cause::SetDeletion));
             }
             sweep::images(s, &mut steps);
         }
@@ -256,13 +265,18 @@ pub fn plan(s: Situation<'_>) -> Plan {
         }
     }
     fleet.finish_changes(s, &mut steps);
-    sweep::volumes(s, &mut steps);
+    fleet.renote(s, &mut steps);
+    sweep::volumes(s, &mut steps, &mut waits);
     moving::settle(s, &mut steps, &mut waits);
+    odd::spare(s, &mut steps);
     sort(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     let mut gate = membership::gate(s, &fleet, steps, &mending.leaving);
     let membership = membership::servers(s, &fleet, &gate);
-    let steps = gate.steps;
+    let mut steps = gate.steps;
+    // What the record will say when these are noted down ([`Record::reserve`]).
+    let epoch = s.record.epoch.next(s.drawn);
+    steps.iter_mut().for_each(|step| step.action.stamp(epoch));
     waits.append(&mut gate.waits);
     let (mut unserved, joining) = membership::joining(s, &fleet, membership.as_ref());
     waits.append(&mut unserved);
@@ -304,8 +318,7 @@ fn meet_capacity(
     let going = fleet.condemned(s).count();
     let wanted = s.record.capacity as usize;
     let counted = there + fleet.absent.len();
-    let why: Arc<str> = "an operator asked for it".into();
-    steps.extend(fleet.condemned(s).map(|member| member.delete(s, why.clone())));
+    steps.extend(fleet.condemned(s).map(|member| member.delete(s, Cause::Operator)));
     // Those that go by an operator's word count as there until they are gone: then there is room where they were, and
     // the balance leads whatever takes their place to it. And nobody else goes in their stead.
     let seen = there.saturating_sub(going);
@@ -326,7 +339,7 @@ fn meet_capacity(
     if excess == 0 {
         return (HashSet::new(), unneeded);
     }
-    let why: Arc<str> = format!("capacity is {wanted}, {} there", are(seen)).into();
+    let cause = Cause::ScaleIn { wanted, there: seen };
     let victims = match scale_in::victims(s, fleet, excess) {
         Ok(victims) => victims,
         Err(wait) => {
@@ -337,7 +350,7 @@ fn meet_capacity(
     // What goes is not started first.
     let going: HashSet<InstanceId> = victims.iter().map(|v| v.id).collect();
     steps.retain(|step| step.action.instance().is_none_or(|id| !going.contains(&id)));
-    steps.extend(victims.iter().map(|victim| victim.delete(s, why.clone())));
+    steps.extend(victims.iter().map(|victim| victim.delete(s, cause.clone())));
     (going, unneeded)
 }
 

@@ -106,6 +106,12 @@ pub enum Why {
     },
     /// Another store manages it, or others of its set: two that act on one set would fight over it.
     OtherStore,
+    /// It is there twice.
+    Double,
+    /// Its note does not say what the record says, and is written anew first.
+    Misnoted,
+    /// Notes on the hosts were written under a later record: nothing is changed.
+    RecordOld,
     /// It is half made, and will be undone.
     HalfMade,
     /// It is being deleted.
@@ -135,6 +141,9 @@ impl fmt::Display for Why {
                 )
             }
             Self::OtherStore => f.write_str("instances of the set are managed from another store"),
+            Self::Double => f.write_str("there twice"),
+            Self::Misnoted => f.write_str("of another kind by its note than by the record"),
+            Self::RecordOld => f.write_str("the record is older than what is on the hosts"),
             Self::HalfMade => f.write_str("never finished, and about to be undone"),
             Self::Going => f.write_str("being deleted"),
             Self::Changing => f.write_str("half changed: the change was cut short"),
@@ -206,6 +215,15 @@ fn allow<'f, 'a>(
     let meta = &member.instance.meta;
     if !fleet.others.is_empty() {
         return Err(Why::OtherStore);
+    }
+    if s.inventory.odd.is_record_old() {
+        return Err(Why::RecordOld);
+    }
+    if s.inventory.odd.is_double(member.id) {
+        return Err(Why::Double);
+    }
+    if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
+        return Err(Why::Misnoted);
     }
     if s.record.condemned.contains(&member.id) {
         return Err(Why::Going);
@@ -444,6 +462,8 @@ mod tests {
         scene.host("d0h0").instances[0].meta.phase = Phase::Creating;
         scene.host("d1h0").instances[0].meta.phase = Phase::Deleting;
         scene.host("d2h0").instances[0].meta.phase = Phase::Changing;
+        scene.record.known.get_mut(&InstanceId(1)).unwrap().confirmed = false;
+        scene.warrant("d1h0", 2, crate::warrants::Cause::Operator);
         let why = refused(&scene, &[1, 2, 3], Operation::Restart);
         assert_eq!(why, [(1, Why::HalfMade), (2, Why::Going), (3, Why::Changing)]);
         assert_eq!(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::inventory::{HostSeen, Protection};
 use crate::model::{Clone as CloneMode, Model};
-use crate::names::{InstanceId, Label, instance_uuid, mac_address};
+use crate::names::{InstanceId, Label, drawn_uuid, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::report::Wait;
 use crate::plan::{Fleet, Situation};
@@ -308,12 +308,16 @@ pub(crate) fn scale_out(
                 why: "instances will be made of it here, and it is not there yet".into(),
             });
         }
-        let id = ids.next().expect("ids are as many as u64 has");
+        let Some(id) = ids.next() else {
+            waits.push(Wait::NoIds);
+            break;
+        };
+        let uuid = drawn_uuid(s.drawn, &s.set.name, id);
         let spec = InstanceSpec {
             set: s.set.name.clone(),
             store: s.record.store,
             id,
-            uuid: instance_uuid(s.record.store, &s.set.name, id),
+            uuid,
             host: (*host).clone(),
             fault_domain: s.set.fault_domains[*domain].name.clone(),
             revision: revision.number,
@@ -321,7 +325,7 @@ pub(crate) fn scale_out(
             image: digest.clone(),
             created_at: s.now,
             macs: (0..revision.model.networks.len())
-                .map(|nic| mac_address(&s.set.name, id, nic))
+                .map(|nic| mac_address(&s.set.name, id, uuid, nic))
                 .collect(),
             addresses,
             protection: if s.set.scale_in.protect_new {
@@ -329,6 +333,7 @@ pub(crate) fn scale_out(
             } else {
                 Protection::None
             },
+            epoch: s.record.epoch,
         };
         steps.push(Step {
             host: (*host).clone(),
@@ -338,19 +343,23 @@ pub(crate) fn scale_out(
     }
 }
 
-/// Ids from the record's next one upwards, without those of `steps` and those that somebody else's domain has for a name.
+/// Ids from the record's next one upwards, without those of `steps` and those that somebody else's domain has for a name, or a
+/// stranger's note names. They end at the highest there is.
 fn free_ids(s: Situation<'_>, steps: &[Step]) -> impl Iterator<Item = InstanceId> + use<> {
     let taken = steps
         .iter()
         .filter_map(|step| step.action.created())
-        .map(|spec| spec.id.0 + 1)
+        .filter_map(|spec| spec.id.next())
         .max();
-    let first = s.record.next_id.0.max(taken.unwrap_or(0));
-    let foreign: HashSet<InstanceId> = (s.inventory.hosts.iter())
+    let first = s.record.next_id.max(taken.unwrap_or(s.record.next_id));
+    let mut foreign: HashSet<InstanceId> = (s.inventory.hosts.iter())
         .filter_map(|h| h.seen())
         .flat_map(|h| h.foreign.iter().copied())
         .collect();
-    (first..).map(InstanceId).filter(move |id| !foreign.contains(id))
+    foreign.extend(s.inventory.odd.strangers.iter().filter_map(|other| other.id));
+    (first.0..=InstanceId::MAX.0)
+        .map(InstanceId)
+        .filter(move |id| !foreign.contains(id))
 }
 
 /// Addresses that no instance has, one set for each new instance.
@@ -371,6 +380,11 @@ impl FreeAddresses {
                     .instances()
                     .flat_map(|i| i.meta.addresses.iter().flatten()),
             );
+            // As long as a domain is there under another name, its guest may have them.
+            let strangers = s.inventory.odd.strangers.iter();
+            taken.extend(strangers.clone().flat_map(|other| &other.addresses));
+            let departed = strangers.filter_map(|other| s.record.departed.get(&other.id?));
+            taken.extend(departed.flat_map(|d| d.addresses.iter().flatten()));
             let planned = steps.iter().filter_map(|step| step.action.created());
             taken.extend(planned.flat_map(|spec| spec.addresses.iter().flatten()));
         }

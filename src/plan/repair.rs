@@ -32,6 +32,7 @@ use crate::plan::{Fleet, Member, Situation, change, membership, placement};
 use crate::record::Revision;
 use crate::repairs::{Mending, Repairs, Tries};
 use crate::scaleset::{Probe, RepairAction};
+use crate::warrants::Cause;
 
 /// What the reason of each of its steps begins with.
 pub const WHY: &str = "repair: ";
@@ -525,7 +526,8 @@ impl<'a> Stage<'_, 'a> {
 
     fn delete(&mut self, member: &Member<'a>, why: String) {
         self.turn.gone.insert(member.id);
-        self.turn.steps.push(member.delete(self.s, why.into()));
+        let cause = Cause::Repair { why };
+        self.turn.steps.push(member.delete(self.s, cause));
     }
 
     /// Who asked for repairs wants to know how the instances are, and waits until the answers agree.

@@ -8,12 +8,13 @@ use proptest::prelude::*;
 use super::action::Action;
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{Scene, at, cases, label, model};
+use super::testing::{DRAWN, Scene, at, cases, label, model};
 use super::{Experience, Plan, Situation, plan};
 use crate::health::State;
 use crate::inventory::{Answer, HostView, Instance, Phase, Power, Protection, View};
 use crate::model::ImageDigest;
 use crate::names::InstanceId;
+use crate::ownership::sort_out;
 use crate::plan::action::Step;
 use crate::record::Record;
 use crate::repairs::Asked;
@@ -123,6 +124,7 @@ impl Show {
             answers.extend(hidden.map(|i| (i.id, said(i, *alive))));
         }
         self.scene.inventory.answers = answers;
+        sort_out(&self.scene.record, &mut self.scene.inventory);
         let (inventory, health) = (self.scene.inventory.clone(), self.scene.set.health.clone());
         self.scene.record.absorb(&inventory);
         self.scene.record.heed(&inventory, &health, at(self.now));
@@ -157,7 +159,7 @@ impl Show {
             record.repair = next;
         }
         record.write_off(&plan.lost, at(self.now));
-        record.reserve(&plan.steps, at(self.now));
+        record.reserve(&plan.steps, DRAWN, at(self.now));
         self.most_under_way = self.most_under_way.max(self.record().repair.under_way.len());
         if plan.steps.is_empty() {
             let goes_on = steered || !plan.lost.is_empty() || plan.again.is_some();
@@ -895,7 +897,7 @@ impl Show {
                     self.scene.record.repair = next;
                 }
                 self.scene.record.write_off(&plan.lost, at(self.now));
-                self.scene.record.reserve(&plan.steps, at(self.now));
+                self.scene.record.reserve(&plan.steps, DRAWN, at(self.now));
             }
             Event::Crash(_) | Event::Pause(_) => {}
         }

@@ -128,7 +128,12 @@ impl Report {
         // As many run as are wanted, and no more are left, not even out of sight.
         let met = self.running + self.stopped >= self.wanted
             && self.seen + self.unseen <= self.wanted + self.surplus;
-        if has(|w| matches!(w, Wait::OtherStore { .. })) {
+        if has(|w| {
+            matches!(
+                w,
+                Wait::OtherStore { .. } | Wait::RecordOld { .. } | Wait::Double(_)
+            )
+        }) {
             Verdict::Blocked
         } else if has(|w| matches!(w, Wait::Failed { .. } | Wait::BalancerFailed { .. })) {
             Verdict::Failed
@@ -148,6 +153,7 @@ impl Report {
             matches!(
                 w,
                 Wait::NoRoom { .. }
+                    | Wait::NoIds
                     | Wait::StrictSpread { .. }
                     | Wait::NoAddress { .. }
                     | Wait::Protected { .. }

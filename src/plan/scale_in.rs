@@ -61,7 +61,10 @@ pub(super) fn victims<'f, 'a>(
     count: usize,
 ) -> Result<Vec<&'f Member<'a>>, Wait> {
     let is_condemned = |m: &Member<'_>| s.record.condemned.contains(&m.id);
-    let is_protected = |m: &&Member<'_>| m.instance.meta.protection != Protection::None && !is_condemned(m);
+    let is_protected = |m: &&Member<'_>| {
+        let is_kept = m.instance.meta.protection != Protection::None || s.inventory.odd.is_double(m.id);
+        is_kept && !is_condemned(m)
+    };
     let protected: Vec<InstanceId> = fleet.members.iter().filter(is_protected).map(|m| m.id).collect();
     if fleet.members.len() - fleet.condemned(s).count() - protected.len() < count {
         return Err(Wait::Protected {

@@ -1,13 +1,17 @@
-//! Sweeping: what interrupted runs left behind, and what nothing needs any more.
+//! Sweeping: what our own acts have left behind, and what nothing needs any more. Only what the record names goes; whatever else
+//! looks like the set's is told.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::inventory::{HostSeen, Phase};
-use crate::names::Label;
+use crate::inventory::{HostSeen, Instance, Phase};
+use crate::names::{Label, PoolMark, VolumeName};
 use crate::plan::action::{Action, Step};
+use crate::plan::fleet::is_half;
+use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
 use crate::record::Life;
+use crate::warrants::Cause;
 
 fn seen_hosts<'a>(s: Situation<'a>) -> impl Iterator<Item = (&'a Label, &'a HostSeen)> {
     s.inventory
@@ -21,71 +25,176 @@ fn seen_hosts<'a>(s: Situation<'a>) -> impl Iterator<Item = (&'a Label, &'a Host
 pub(super) fn half_made(s: Situation<'_>, steps: &mut Vec<Step>) {
     for (host, seen) in seen_hosts(s) {
         for instance in &seen.instances {
-            let why = match instance.meta.phase {
-                Phase::Ready | Phase::Changing => continue,
-                Phase::Creating => "its creation did not end",
-                Phase::Deleting => "its deletion did not end",
+            if instance.meta.store != s.record.store {
+                continue;
+            }
+            let Some(cause) = is_half(s, host, instance) else {
+                continue;
             };
             steps.push(Step {
                 host: host.clone(),
+                why: cause.to_string().into(),
                 action: Action::Delete {
                     instance: reference(s, instance),
                     shutdown: Duration::ZERO,
+                    cause,
                 },
-                why: why.into(),
             });
         }
     }
 }
 
-/// Volumes that no instance owns, and shared seeds that no instance of the host reads once `steps` are done.
-pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>) {
+/// What becomes of a volume that has an instance's name.
+enum Fate {
+    /// It is an instance's that is there, or was seen elsewhere on a folder that is shared.
+    Used,
+    /// It goes.
+    Goes(Cause),
+    /// The record says nothing of it: it is told.
+    Unclaimed,
+}
+
+/// Volumes that our own acts have left, and shared seeds that no instance reads once `steps` are done.
+pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
     let mut sweeps = Vec::new();
-    let mut by_host: HashMap<&Label, Vec<&Step>> = HashMap::new();
-    for step in &*steps {
-        by_host.entry(&step.host).or_default().push(step);
-    }
+    let by_host: HashMap<&Label, Vec<&Step>> = steps.iter().fold(HashMap::new(), |mut all, step| {
+        all.entry(&step.host).or_default().push(step);
+        all
+    });
+    let none = Vec::new();
     for (host, seen) in seen_hosts(s) {
-        for volume in &seen.leftovers {
-            sweeps.push(Step {
-                host: host.clone(),
-                action: Action::DeleteVolume {
-                    volume: volume.clone(),
-                },
-                why: "no instance owns it".into(),
-            });
-        }
-        if seen.seeds.is_empty() {
-            continue;
-        }
-        let none = Vec::new();
-        let here = || by_host.get(host).unwrap_or(&none).iter();
-        let leaving: HashSet<_> = here()
-            .filter(|step| matches!(step.action, Action::Delete { .. }))
-            .filter_map(|step| step.action.instance())
-            .collect();
-        let mut read: HashSet<u32> = here()
-            .filter_map(|step| step.action.created())
-            .map(|spec| spec.revision)
-            .collect();
-        read.extend(
-            (seen.instances.iter())
-                .filter(|i| !leaving.contains(&i.id))
-                .map(|i| i.meta.revision),
-        );
-        for (revision, volume) in &seen.seeds {
-            if !read.contains(revision) {
-                sweeps.push(Step {
-                    host: host.clone(),
-                    action: Action::DeleteVolume {
-                        volume: volume.clone(),
-                    },
-                    why: format!("no instance on {host} reads the seed of revision {revision}").into(),
-                });
+        let here = by_host.get(host).unwrap_or(&none);
+        let mut unclaimed = Vec::new();
+        for volume in &seen.volumes {
+            match fate(s, host, seen, volume) {
+                Fate::Used => {}
+                Fate::Goes(cause) => sweeps.push(sweep(host, &volume.name, cause)),
+                Fate::Unclaimed => unclaimed.push(volume.name.clone()),
             }
         }
+        if !unclaimed.is_empty() {
+            waits.push(Wait::Unclaimed {
+                host: host.clone(),
+                volumes: unclaimed,
+            });
+        }
+        seeds(s, host, seen, here, &mut sweeps);
     }
     steps.append(&mut sweeps);
+}
+
+fn sweep(host: &Label, volume: &str, cause: Cause) -> Step {
+    Step {
+        host: host.clone(),
+        why: cause.to_string().into(),
+        action: Action::DeleteVolume {
+            volume: volume.to_owned(),
+            cause,
+        },
+    }
+}
+
+fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) -> Fate {
+    let is_its = |i: &&Instance| volume.is_of(i.id, i.uuid);
+    let at = seen.instances.partition_point(|i| i.id < volume.id);
+    if seen.instances[at..]
+        .iter()
+        .take_while(|i| i.id == volume.id)
+        .any(|i| is_its(&i))
+    {
+        return Fate::Used;
+    }
+    if s.record.moves.contains_key(&volume.id) {
+        // Which of the two hosts has it, its settling tells.
+        return Fate::Used;
+    }
+    let is_warranted = (s.record.warrants.of(host, volume.id)).filter(|w| volume.is_of(volume.id, w.uuid));
+    let known = s
+        .record
+        .known
+        .get(&volume.id)
+        .filter(|k| volume.is_of(volume.id, k.uuid));
+    match (known, is_warranted) {
+        // Made just now, or its domain has gone between the two lists of one look.
+        (Some(known), _) if known.host == *host => Fate::Used,
+        (Some(known), _) if shares(s, seen, &known.host) => Fate::Used,
+        (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
+        (Some(_), _) if seen.marks.is_empty() => Fate::Used,
+        _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
+        _ => Fate::Unclaimed,
+    }
+}
+
+/// Whether the volume is one of a domain that was seen on another host which has its disks in the same folder, or is one of a
+/// stranger's or of what was given up.
+fn is_kept_elsewhere(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) -> bool {
+    let given_up = s.record.written_off.get(&volume.id);
+    if given_up
+        .is_some_and(|w| volume.is_of(volume.id, w.uuid) && (w.host == *host || shares(s, seen, &w.host)))
+    {
+        return true;
+    }
+    let odd = &s.inventory.odd;
+    if odd.strangers.iter().any(|other| {
+        other.id.is_some_and(|id| volume.is_of(id, other.uuid))
+            && (other.host == *host || shares(s, seen, &other.host))
+    }) {
+        return true;
+    }
+    s.inventory.hosts.iter().any(|other| {
+        other.name != *host
+            && shares(s, seen, &other.name)
+            && (other.seen()).is_some_and(|view| view.instances.iter().any(|i| volume.is_of(i.id, i.uuid)))
+    })
+}
+
+/// Whether the pool that was seen lies in the same folder as that of the host called `other`.
+fn shares(s: Situation<'_>, seen: &HostSeen, other: &Label) -> bool {
+    let Some(host) = s.set.host(other) else {
+        return false;
+    };
+    seen.marks.contains(&PoolMark::new(s.record.store, &host.uri))
+}
+
+/// Whether anybody beside this host, as far as marks tell, has disks in its pool.
+fn is_shared(s: Situation<'_>, host: &Label, seen: &HostSeen) -> bool {
+    let own = s.set.host(host).map(|h| PoolMark::new(s.record.store, &h.uri));
+    seen.marks.iter().any(|mark| Some(mark) != own.as_ref())
+}
+
+fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps: &mut Vec<Step>) {
+    // Instances of other hosts may read it.
+    if seen.seeds.is_empty() || is_shared(s, host, seen) {
+        return;
+    }
+    let leaving: HashSet<_> = here
+        .iter()
+        .filter(|step| matches!(step.action, Action::Delete { .. }))
+        .filter_map(|step| step.action.instance())
+        .collect();
+    let mut read: HashSet<u32> = here
+        .iter()
+        .filter_map(|step| step.action.created())
+        .map(|spec| spec.revision)
+        .collect();
+    read.extend(
+        (seen.instances.iter())
+            .filter(|i| !leaving.contains(&i.id))
+            .map(|i| i.meta.revision),
+    );
+    // Whatever the note says of its revision: a stranger's disks may read any seed, and one that is half changed may still be
+    // defined as it was.
+    let may_read_any = s.inventory.odd.strangers.iter().any(|other| other.host == *host)
+        || seen.instances.iter().any(|i| i.meta.phase == Phase::Changing);
+    for (revision, volume) in &seen.seeds {
+        if !read.contains(revision) && !may_read_any {
+            let cause = Cause::SeedNotNeeded {
+                revision: *revision,
+                host: host.clone(),
+            };
+            sweeps.push(sweep(host, volume, cause));
+        }
+    }
 }
 
 /// Images of a set that is being deleted, unless something else was found to need them.
@@ -95,6 +204,10 @@ pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
         return;
     }
     for (host, seen) in seen_hosts(s) {
+        if is_shared(s, host, seen) {
+            // Others' disks may be backed by it, on hosts that nobody here can look at.
+            continue;
+        }
         for digest in s.record.images() {
             let kept = s.experience.kept_images.contains(&(host.clone(), digest.clone()));
             let there = seen.bases.contains(digest) || seen.remains.contains(digest);
@@ -104,7 +217,7 @@ pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
                     action: Action::DeleteImage {
                         digest: digest.clone(),
                     },
-                    why: "the set is being deleted; it stays if anything else is backed by it".into(),
+                    why: Cause::ImageNotNeeded.to_string().into(),
                 });
             }
         }

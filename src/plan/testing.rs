@@ -13,7 +13,8 @@ use crate::load_balancer::{AdminSocket, Balance, Frontend, LoadBalancer, Mode, R
 use crate::model::{
     Clone as CloneMode, Cpu, Firmware, Image, ImageDigest, ImageFormat, Model, Virtualization,
 };
-use crate::names::{InstanceId, Label, StoreId, instance_uuid};
+use crate::names::{InstanceId, Label, StoreId, VolumeName, instance_name, instance_uuid, volume_name};
+use crate::ownership::{Odd, sort_out};
 use crate::plan::{Experience, Plan, Situation, plan};
 use crate::record::Record;
 use crate::scaleset::{
@@ -21,8 +22,11 @@ use crate::scaleset::{
     ScaleInPolicy, ScaleSet, Spread, State, Upgrade,
 };
 use crate::units::Bytes;
+use crate::warrants::Cause;
 
 pub const STORE: StoreId = StoreId(Uuid::from_u128(0x5eed << 112));
+/// What is drawn for every plan.
+pub const DRAWN: Uuid = Uuid::from_u128(0xd << 112);
 pub const OTHER_STORE: StoreId = StoreId(Uuid::from_u128(0x07e4 << 112));
 
 /// So many random cases, or as many as `PROPTEST_CASES` says if that is more. The seed of one that fails is printed with the file beside the tests that it belongs into: there
@@ -126,6 +130,7 @@ impl Scene {
             answers: BTreeMap::new(),
             reached: BTreeMap::new(),
             balancers: Vec::new(),
+            odd: Odd::default(),
         };
         Self {
             set,
@@ -156,8 +161,9 @@ impl Scene {
         let seen = self.host(host);
         seen.used_memory = seen.used_memory + memory;
         seen.used_vcpus += vcpus;
-        seen.instances.push(Instance {
+        let instance = Instance {
             id,
+            name: instance_name(&set, id),
             uuid: instance_uuid(store, &set, id),
             power: Power::Running,
             vcpus,
@@ -178,9 +184,30 @@ impl Scene {
                 stopped: false,
                 rework: None,
                 moving_to: None,
+                epoch: None,
             },
-        });
+        };
+        // What lives is the record's to say.
+        self.record.take_in(&instance, &label(host));
+        let seen = self.host(host);
+        seen.instances.push(instance);
         seen.instances.last_mut().unwrap()
+    }
+
+    /// A volume that has the name of an instance's OS disk is on a host.
+    pub fn volume(&mut self, host: &str, id: u64) {
+        let (set, id) = (self.set.name.clone(), InstanceId(id));
+        let uuid = instance_uuid(self.record.store, &set, id);
+        let name = volume_name(&set, id, uuid, "os", "qcow2");
+        let volume = VolumeName::parse(&set, &name).unwrap();
+        self.host(host).volumes.push(volume);
+    }
+
+    /// The record says that an instance is to go from a host.
+    pub fn warrant(&mut self, host: &str, id: u64, cause: Cause) {
+        let (host, id) = (label(host), InstanceId(id));
+        let uuid = instance_uuid(self.record.store, &self.set.name, id);
+        self.record.warrants.issue(&host, id, uuid, cause, at(1_000_000));
     }
 
     pub fn host(&mut self, name: &str) -> &mut HostSeen {
@@ -211,6 +238,7 @@ impl Scene {
     }
 
     pub fn absorb(&mut self) {
+        sort_out(&self.record, &mut self.inventory);
         self.record.absorb(&self.inventory);
     }
 
@@ -221,6 +249,7 @@ impl Scene {
             inventory: &self.inventory,
             experience: &self.experience,
             now: at(1_000_000),
+            drawn: DRAWN,
         }
     }
 
@@ -278,12 +307,17 @@ pub fn host() -> HostSeen {
         memory: Bytes::gib(64),
         used_vcpus: 0,
         used_memory: Bytes(0),
+        uuid: None,
+        domains: 0,
+        pool_unseen: None,
         pool_free: Bytes::gib(1024),
+        marks: BTreeSet::new(),
         bases: BTreeSet::from([model().image.digest]),
         remains: BTreeSet::new(),
         instances: Vec::new(),
         foreign: Vec::new(),
-        leftovers: Vec::new(),
+        nameless: Vec::new(),
+        volumes: Vec::new(),
         seeds: Vec::new(),
     }
 }

@@ -10,14 +10,15 @@ use super::action::Action;
 use super::forecast::forecast;
 use super::placement::{Order, choose, room};
 use super::report::{Verdict, Wait};
-use super::testing::{OTHER_STORE, Scene, at, cases, label, model};
+use super::testing::{DRAWN, OTHER_STORE, Scene, at, cases, label, model};
 use super::{Experience, Fleet, Lesson, Plan};
 use crate::inventory::{Phase, Power, Protection};
 use crate::model::{Clone as CloneMode, ImageDigest};
-use crate::names::{InstanceId, volume_name};
+use crate::names::InstanceId;
 use crate::record::{Cordon, Life, Move};
 use crate::scaleset::{ScaleInPolicy, Spread};
 use crate::units::Bytes;
+use crate::warrants::Cause;
 
 fn lines(plan: &Plan) -> Vec<String> {
     plan.steps
@@ -194,6 +195,8 @@ fn half_made_and_half_deleted_instances_are_deleted_and_not_counted() {
     scene.record.capacity = 1;
     scene.add("d0h0", 1).meta.phase = Phase::Creating;
     scene.add("d0h0", 2).meta.phase = Phase::Deleting;
+    scene.record.known.get_mut(&InstanceId(1)).unwrap().confirmed = false;
+    scene.warrant("d0h0", 2, Cause::Operator);
     assert_eq!(
         lines(&scene.plan()),
         ["d0h0 delete web-1", "d0h0 delete web-2", "d0h0 create web-3"]
@@ -204,7 +207,8 @@ fn half_made_and_half_deleted_instances_are_deleted_and_not_counted() {
 fn instances_of_another_store_stop_everything() {
     let mut scene = Scene::new(&[1]);
     scene.record.capacity = 3;
-    scene.host("d0h0").leftovers = vec!["web-9-00000000-os.qcow2".into()];
+    scene.warrant("d0h0", 9, Cause::Operator);
+    scene.volume("d0h0", 9);
     scene.add("d0h0", 1).meta.store = OTHER_STORE;
     let plan = scene.plan();
     assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
@@ -254,7 +258,7 @@ fn an_instance_that_was_only_about_to_be_made_on_a_lost_host_is_made_elsewhere()
     let mut scene = Scene::new(&[1, 1]);
     scene.record.capacity = 2;
     let steps = scene.plan().steps;
-    scene.record.reserve(&steps, at(1_000_000));
+    scene.record.reserve(&steps, DRAWN, at(1_000_000));
     scene.lose("d1h0");
     let lines = lines(&scene.plan());
     assert_eq!(
@@ -570,9 +574,8 @@ fn a_move_that_was_cut_short_is_settled_before_anything_else_is_done_to_its_inst
     scene.add("d0h1", 3);
     // web-1 would be started, a volume that may be one of its own swept.
     scene.host("d0h0").instances[0].power = Power::Off;
-    let uuid = scene.host("d0h0").instances[0].uuid;
-    let disk = volume_name(&label("web"), InstanceId(1), uuid, "os", "qcow2");
-    scene.host("d0h1").leftovers.push(disk);
+    scene.volume("d0h1", 1);
+    scene.warrant("d0h1", 1, Cause::EndOfMove);
     scene.record.capacity = 3;
     assert_eq!(lines(&scene.plan()), ["d0h0 settle web-1"]);
     scene.host("d0h0").instances[0].meta.moving_to = None;

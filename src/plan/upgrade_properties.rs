@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::action::{Action, Step};
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{at, cases, label, load_balancer};
+use super::testing::{DRAWN, at, cases, label, load_balancer};
 use super::upgrade_tests::{Show, new_image};
 use super::{Experience, Fleet, Lesson, Plan, Situation, plan};
 use crate::health::{Sign, State};
@@ -496,7 +496,7 @@ impl World {
             }
             return Ok(steered || next.again.is_some());
         }
-        record.reserve(&next.steps, at(self.show.now));
+        record.reserve(&next.steps, DRAWN, at(self.show.now));
         let act = |s: &Step| {
             format!(
                 "{}: {} {} ({})",

@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::action::Action;
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{Scene, at, label, model};
+use super::testing::{DRAWN, Scene, at, label, model};
 use super::{Experience, Plan, Situation, plan};
 use crate::health::State;
 use crate::inventory::{Answer, Phase, Power, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::InstanceId;
+use crate::ownership::sort_out;
 use crate::rollout::{Rollout, RolloutState};
 use crate::scaleset::{Amount, Method, OnFailure, Probe, Unwilling, Upgrade, UpgradePolicy};
 use crate::units::Bytes;
@@ -102,6 +103,7 @@ impl Show {
         self.scene.inventory.answers = (self.scene.inventory.instances().filter(running))
             .map(|i| (i.id, said(i)))
             .collect();
+        sort_out(&self.scene.record, &mut self.scene.inventory);
         let (inventory, health) = (self.scene.inventory.clone(), self.scene.set.health.clone());
         self.scene.record.absorb(&inventory);
         self.scene.record.heed(&inventory, &health, at(self.now));
@@ -147,7 +149,7 @@ impl Show {
                 .map(|s| format!("{} {} {}", s.host, s.action.verb(), s.action.subject()))
                 .collect(),
         );
-        self.scene.record.reserve(&steps, at(self.now));
+        self.scene.record.reserve(&steps, DRAWN, at(self.now));
         for step in &steps {
             if let Action::Rework { spec, .. } = &step.action {
                 self.guests.sick.retain(|id| *id != spec.id);
@@ -302,6 +304,13 @@ fn what_a_killed_run_left_half_made_or_half_deleted_takes_its_part_of_the_surge_
             .unwrap()
             .meta
             .phase = phase;
+        match phase {
+            Phase::Creating => {
+                let known = show.scene.record.known.get_mut(&InstanceId(half));
+                known.unwrap().confirmed = false;
+            }
+            _ => show.scene.warrant("d0h0", half, crate::warrants::Cause::Operator),
+        }
         show.look();
         let steps: Vec<String> = (show.plan().steps.iter())
             .map(|s| format!("{} {}", s.action.verb(), s.action.subject()))

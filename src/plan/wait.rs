@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::names::{InstanceId, Label, StoreId};
+use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger};
 use crate::plan::report::Ailing;
 
 /// Something that is not done, and why.
@@ -307,6 +308,30 @@ pub enum Wait {
         /// Why.
         error: String,
     },
+    /// Every id has been given out.
+    NoIds,
+    /// Notes on hosts were written under a record that this one knows nothing of, or have ids that it has not given out.
+    RecordOld {
+        /// Which, each with its host.
+        instances: Vec<(InstanceId, Label)>,
+        /// The id that the record would give out next.
+        next: InstanceId,
+    },
+    /// An instance is there twice: nothing is done to either.
+    Double(Double),
+    /// A domain looks like an instance and is none: it is left alone.
+    Stranger(Stranger),
+    /// Somebody has moved an instance.
+    MovedByHand(Moved),
+    /// An instance's domain was restored or reverted: its note is older than the last that was written.
+    NoteReverted(Sight),
+    /// Volumes have the names of an instance's, and the record says nothing of them: they are left alone.
+    Unclaimed {
+        /// Where.
+        host: Label,
+        /// Their names.
+        volumes: Vec<String>,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -343,6 +368,43 @@ const fn instances_noun(instances: &[InstanceId]) -> &'static str {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoIds => f.write_str("every id has been given out: make another set"),
+            Self::RecordOld { instances, next } => record_old(f, instances, *next),
+            Self::Double(double) => {
+                let places: Vec<String> = (double.places.iter())
+                    .map(|p| format!("{} ({})", p.host, if p.runs { "runs" } else { "off" }))
+                    .collect();
+                write!(
+                    f,
+                    "instance {0} is there twice, on {1}: nothing is done to either; vmss instance settle {0} --keep HOST \
+                     ends it",
+                    double.id,
+                    places.join(" and ")
+                )
+            }
+            Self::Stranger(stranger) => self::stranger(f, stranger),
+            Self::MovedByHand(moved) => write!(
+                f,
+                "instance {} was moved by hand from {} to {}: it is the set's there",
+                moved.id, moved.from, moved.to
+            ),
+            Self::NoteReverted(sight) => write!(
+                f,
+                "instance {} on {} was restored or reverted: its note is older than the record, which counts",
+                sight.id, sight.host
+            ),
+            Self::Unclaimed { host, volumes } => {
+                let (noun, are, them) = match volumes.len() {
+                    1 => ("volume", "is", "it"),
+                    _ => ("volumes", "are", "them"),
+                };
+                write!(
+                    f,
+                    "{noun} {} on {host} {are} no living instance's and nothing of vmss's own doing: left alone; vmss state \
+                     sweep NAME deletes {them}",
+                    crate::names::list(volumes, 3)
+                )
+            }
             Self::HostUnseen {
                 host,
                 reason,
@@ -666,4 +728,39 @@ impl fmt::Display for Wait {
             ),
         }
     }
+}
+
+fn record_old(
+    f: &mut fmt::Formatter<'_>,
+    instances: &[(InstanceId, Label)],
+    next: InstanceId,
+) -> fmt::Result {
+    let named: Vec<String> = instances
+        .iter()
+        .map(|(id, host)| format!("{id} on {host}"))
+        .collect();
+    let noun = if named.len() == 1 { "instance" } else { "instances" };
+    write!(
+        f,
+        "the record is older than what is on the hosts: {noun} {} (the record's next id is {next}); nothing is changed; if \
+         the store was restored from a backup, vmss state catch-up brings it level; if that note lies, vmss instance disown",
+        list(&named)
+    )
+}
+
+fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
+    write!(f, "domain {} on {} ", stranger.name, stranger.host)?;
+    let id = stranger
+        .id
+        .map_or_else(|| "an instance".to_owned(), |id| format!("instance {id}"));
+    match stranger.why {
+        Strangeness::Copied => write!(f, "has the note of {id}, which is another domain"),
+        Strangeness::Renamed => write!(f, "is what {id} was, under another name"),
+        Strangeness::NoNote => write!(f, "has the UUID of {id}, and no note of vmss"),
+        Strangeness::Forgotten => write!(f, "says that it is {id}, which the record no longer has"),
+        Strangeness::Beyond => write!(f, "says that it is {id}, which the record has not made"),
+        Strangeness::Disowned => write!(f, "says that it is {id}, and was disowned"),
+        Strangeness::Elsewhere => write!(f, "is {id}, which the record has on a host that can't be seen"),
+    }?;
+    f.write_str(": it counts for nothing and is left alone, its disks with it")
 }

@@ -69,6 +69,7 @@ fn push(host: &str) -> Step {
 fn volume(host: &str, volume: &str) -> Step {
     let action = Action::DeleteVolume {
         volume: volume.into(),
+        cause: crate::warrants::Cause::UnfinishedDeletion,
     };
     Step {
         host: label(host),

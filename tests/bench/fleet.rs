@@ -10,12 +10,15 @@ mod support;
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use support::{Runs as _, Stage};
+use vmss::hypervisor::Watch;
 use vmss::hypervisor::libvirt::LibvirtHosts;
 use vmss::observe::observe;
+use vmss::ownership::sort_out;
 use vmss::plan::{Experience, Situation, plan};
 use vmss::store::Store as _;
 use vmss::store::sqlite::Sqlite;
@@ -59,13 +62,19 @@ fn main() {
     let on: Vec<_> = scale_set.hosts().map(|(_, h)| h.clone()).collect();
     let hosts = LibvirtHosts::default();
     // The first observation connects; those after it are what a loop sees.
+    let watch = Arc::new(Watch {
+        set: set.clone(),
+        stores: record.stores(),
+        uuids: record.uuids(),
+    });
     let mut looks: Vec<Duration> = Vec::new();
-    let mut inventory = observe(&hosts, &on, &scale_set.limits, &set, &record.stores());
+    let mut inventory = observe(&hosts, &on, &scale_set.limits, &watch);
     for _ in 0..5 {
         let began = Instant::now();
-        inventory = observe(&hosts, &on, &scale_set.limits, &set, &record.stores());
+        inventory = observe(&hosts, &on, &scale_set.limits, &watch);
         looks.push(began.elapsed());
     }
+    sort_out(&record, &mut inventory);
     record.absorb(&inventory);
     let experience = Experience::default();
     let began = Instant::now();
@@ -75,6 +84,7 @@ fn main() {
         inventory: &inventory,
         experience: &experience,
         now: Timestamp::UNIX_EPOCH,
+        drawn: uuid::Uuid::nil(),
     });
     let plan_time = began.elapsed();
     assert!(made.steps.is_empty());

@@ -114,13 +114,19 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
         remains: BTreeSet::new(),
         instances: vec![],
         foreign: vec![],
-        leftovers: vec![],
+        uuid: None,
+        domains: 0,
+        pool_unseen: None,
+        marks: BTreeSet::new(),
+        nameless: vec![],
+        volumes: vec![],
         seeds: vec![],
     };
     let inventory = Inventory {
         answers: BTreeMap::new(),
         reached: BTreeMap::new(),
         balancers: Vec::new(),
+        odd: Default::default(),
         hosts: set
             .hosts()
             .map(|(_, h)| HostView {
@@ -169,6 +175,7 @@ fn main() {
                 inventory,
                 experience: &experience,
                 now: Timestamp::UNIX_EPOCH,
+                drawn: Uuid::from_u128(1),
             };
             plan(s)
         };
@@ -176,6 +183,7 @@ fn main() {
         assert_eq!(made.steps.len(), instances as usize);
         let model = record.current().model.clone();
         obey(&mut inventory, &made.steps, |_| Some(&model));
+        record.reserve(&made.steps, Uuid::from_u128(1), Timestamp::UNIX_EPOCH);
         drop(made);
         record.absorb(&inventory);
         let (idle, none) = timed(|| situation(&record, &inventory));

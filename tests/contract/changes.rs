@@ -7,7 +7,7 @@ use vmss::inventory::{Instance, Phase, Power, Protection};
 use vmss::model::{Clone as CloneMode, ImageDigest, Model};
 use vmss::units::Bytes;
 
-use super::{Fixture, cancelled_at, kind};
+use super::{Fixture, cancelled_at, kind, uses};
 
 const EVERY: [Rework; 3] = [Rework::Live, Rework::Restart, Rework::Reimage];
 
@@ -19,7 +19,7 @@ fn second(host: &dyn Hypervisor, f: &Fixture, id: u64, model: &Model) -> Instanc
     assert_eq!(seen.meta.revision, 2);
     assert_eq!(seen.meta.model_hash, model.hash());
     assert_eq!(seen.meta.image, model.image.digest);
-    let leftovers = f.seen(host).leftovers;
+    let leftovers = f.seen(host).unowned();
     assert!(leftovers.is_empty(), "{leftovers:?}");
     seen
 }
@@ -96,7 +96,7 @@ pub fn a_restart_brings_new_data_disks_and_grows_old_ones(host: &dyn Hypervisor,
     let volumes = second(host, f, 1, &model).meta.volumes;
     assert_eq!(volumes.len(), 3, "{volumes:?}");
     f.delete(host, &f.spec(1).reference());
-    assert!(f.seen(host).leftovers.is_empty());
+    assert!(f.seen(host).unowned().is_empty());
 }
 
 pub fn a_live_change_grows_disks_under_a_running_guest(host: &dyn Hypervisor, f: &Fixture) {
@@ -115,7 +115,7 @@ pub fn a_live_change_grows_disks_under_a_running_guest(host: &dyn Hypervisor, f:
     same_volumes(&before, &after);
     // Its next start needs nothing of the old revision.
     for (_, seed) in f.seen(host).seeds.into_iter().filter(|(r, _)| *r == 1) {
-        host.delete_volume(&seed).unwrap();
+        host.delete_volume(&seed, &uses(host)).unwrap();
     }
     host.restart(&instance, Duration::ZERO, &Pulse::silent())
         .expect("it starts from its new definition");
@@ -157,6 +157,7 @@ pub fn a_change_cancelled_at_any_stage_can_be_finished_and_deleted(host: &dyn Hy
                     &model,
                     how,
                     Duration::from_millis(50),
+                    &uses(host),
                     &cancelled_at(stage),
                 )
             };
@@ -167,7 +168,7 @@ pub fn a_change_cancelled_at_any_stage_can_be_finished_and_deleted(host: &dyn Hy
                 }
                 let seen = f.seen(host);
                 assert_eq!(seen.instances.len(), 1, "{at}");
-                assert!(seen.leftovers.is_empty(), "{at}: {:?}", seen.leftovers);
+                assert!(seen.unowned().is_empty(), "{at}: {:?}", seen.unowned());
                 if !again {
                     f.rework(host, id, &model, how);
                     second(host, f, id, &model);
@@ -176,7 +177,7 @@ pub fn a_change_cancelled_at_any_stage_can_be_finished_and_deleted(host: &dyn Hy
             f.delete(host, &spec.reference());
             let seen = f.seen(host);
             assert!(seen.instances.is_empty(), "{at}");
-            assert!(seen.leftovers.is_empty(), "{at}: {:?}", seen.leftovers);
+            assert!(seen.unowned().is_empty(), "{at}: {:?}", seen.unowned());
         }
     }
     next.clean(host);
@@ -188,7 +189,14 @@ fn half_changed(host: &dyn Hypervisor, f: &Fixture, id: u64) -> Model {
     let model = f.with_disks(&["logs", "cache"]);
     let spec = f.second(id, &model);
     let pulse = cancelled_at(Stage::Destroy);
-    let outcome = host.rework(&spec, &model, Rework::Reimage, Duration::ZERO, &pulse);
+    let outcome = host.rework(
+        &spec,
+        &model,
+        Rework::Reimage,
+        Duration::ZERO,
+        &uses(host),
+        &pulse,
+    );
     assert_eq!(kind(outcome), FaultKind::Cancelled);
     model
 }
@@ -213,7 +221,7 @@ pub fn a_half_changed_instance_is_seen_and_neither_created_nor_started(host: &dy
     assert_eq!((seen.meta.phase, seen.meta.revision), (Phase::Changing, 2));
     assert_eq!(seen.meta.rework, Some(Rework::Reimage));
     assert_eq!(f.seen(host).used_memory, before + model.memory);
-    assert!(f.seen(host).leftovers.is_empty());
+    assert!(f.seen(host).unowned().is_empty());
     let (spec, silent) = (f.second(1, &model), Pulse::silent());
     let instance = spec.reference();
     assert_eq!(kind(host.create(&spec, &model, &silent)), FaultKind::Other);
@@ -242,6 +250,7 @@ pub fn a_change_to_an_image_that_is_not_there_leaves_the_instance_as_it_was(
         &model,
         Rework::Reimage,
         Duration::from_secs(60),
+        &uses(host),
         &Pulse::silent(),
     );
     assert_eq!(kind(outcome), FaultKind::Missing);
@@ -262,7 +271,14 @@ pub fn an_image_that_is_being_changed_to_stays(host: &dyn Hypervisor, f: &Fixtur
     f.create(host, 1);
     let spec = next.second(1, &next.model);
     let pulse = cancelled_at(Stage::Destroy);
-    let outcome = host.rework(&spec, &next.model, Rework::Reimage, Duration::ZERO, &pulse);
+    let outcome = host.rework(
+        &spec,
+        &next.model,
+        Rework::Reimage,
+        Duration::ZERO,
+        &uses(host),
+        &pulse,
+    );
     assert_eq!(kind(outcome), FaultKind::Cancelled);
     for image in [&f.model.image, &next.model.image] {
         assert_eq!(
@@ -284,7 +300,7 @@ pub fn a_disk_that_is_not_wanted_any_more_goes_at_the_end(host: &dyn Hypervisor,
     assert_eq!(volumes.len(), 2, "OS disk and one data disk: {volumes:?}");
     f.delete(host, &f.spec(1).reference());
     // Had a volume stayed, it would be a leftover now.
-    assert!(f.seen(host).leftovers.is_empty());
+    assert!(f.seen(host).unowned().is_empty());
 }
 
 pub fn a_full_clone_is_reimaged_too(host: &dyn Hypervisor, f: &Fixture) {
@@ -308,7 +324,7 @@ pub fn what_is_gone_can_not_be_changed(host: &dyn Hypervisor, f: &Fixture) {
     let (spec, silent, none) = (f.second(1, &f.model), Pulse::silent(), Duration::ZERO);
     let instance = spec.reference();
     for how in EVERY {
-        let outcome = host.rework(&spec, &f.model, how, none, &silent);
+        let outcome = host.rework(&spec, &f.model, how, none, &uses(host), &silent);
         assert_eq!(kind(outcome), FaultKind::Missing);
     }
     assert_eq!(kind(host.stop(&instance, none, &silent)), FaultKind::Missing);

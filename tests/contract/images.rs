@@ -3,7 +3,7 @@
 use vmss::hypervisor::{FaultKind, Hypervisor, Pulse, Pushed, StoredImage};
 use vmss::names::StoreId;
 
-use super::{Fixture, kind};
+use super::{Fixture, kind, uses};
 
 fn stored(host: &dyn Hypervisor, f: &Fixture) -> Vec<StoredImage> {
     let mut all = host.images().expect("images are listed");
@@ -58,7 +58,7 @@ pub fn an_image_of_another_store_serves_too(host: &dyn Hypervisor, f: &Fixture) 
 pub fn an_image_volume_is_not_deleted_as_a_leftover(host: &dyn Hypervisor, f: &Fixture) {
     f.push(host);
     let volume = stored(host, f)[0].volume.clone();
-    assert_eq!(kind(host.delete_volume(&volume)), FaultKind::NotOurs);
+    assert_eq!(kind(host.delete_volume(&volume, &uses(host))), FaultKind::NotOurs);
     assert!(f.seen(host).bases.contains(&f.model.image.digest));
 }
 

@@ -7,12 +7,12 @@ use vmss::hypervisor::{FaultKind, Groups, Hypervisor, InstanceStats, News, Pulse
 use vmss::inventory::{Phase, Power};
 use vmss::names::volume_name;
 
-use super::{Fixture, cancelled_at, kind};
+use super::{Fixture, cancelled_at, kind, uses};
 
 pub fn a_host_without_the_set_shows_nothing_of_it(host: &dyn Hypervisor, f: &Fixture) {
     let seen = f.seen(host);
     assert!(seen.instances.is_empty() && seen.foreign.is_empty());
-    assert!(seen.leftovers.is_empty() && seen.seeds.is_empty());
+    assert!(seen.unowned().is_empty() && seen.seeds.is_empty());
     assert!(seen.cpus > 0 && seen.memory.0 > 0 && seen.pool_free.0 > 0);
 }
 
@@ -64,7 +64,7 @@ pub fn a_cancelled_create_is_undone_by_delete(host: &dyn Hypervisor, f: &Fixture
     cancelled(host, f);
     f.delete(host, &f.spec(1).reference());
     assert_eq!(f.instance(host, 1), None);
-    assert!(f.seen(host).leftovers.is_empty());
+    assert!(f.seen(host).unowned().is_empty());
 }
 
 pub fn a_cancelled_create_is_finished_by_create(host: &dyn Hypervisor, f: &Fixture) {
@@ -96,7 +96,7 @@ pub fn a_create_cancelled_at_any_stage_can_be_undone_and_finished(host: &dyn Hyp
             f.delete(host, &spec.reference());
             let seen = f.seen(host);
             assert!(seen.instances.is_empty(), "at {stage:?}");
-            assert!(seen.leftovers.is_empty(), "at {stage:?}: {:?}", seen.leftovers);
+            assert!(seen.unowned().is_empty(), "at {stage:?}: {:?}", seen.unowned());
         }
     }
 }
@@ -106,9 +106,9 @@ pub fn deleting_leaves_nothing_and_may_be_repeated(host: &dyn Hypervisor, f: &Fi
     f.delete(host, &instance);
     assert_eq!(f.instance(host, 1), None);
     let seen = f.seen(host);
-    assert!(seen.leftovers.is_empty(), "{:?}", seen.leftovers);
+    assert!(seen.unowned().is_empty(), "{:?}", seen.unowned());
     f.delete(host, &instance);
-    host.delete_volume("vmss-no-such-volume.img")
+    host.delete_volume("vmss-no-such-volume.img", &uses(host))
         .expect("deleting what is gone succeeds");
 }
 
@@ -144,7 +144,7 @@ pub fn several_at_once(host: &dyn Hypervisor, f: &Fixture) {
         }
     });
     let seen = f.seen(host);
-    assert!(seen.instances.is_empty() && seen.leftovers.is_empty());
+    assert!(seen.instances.is_empty() && seen.unowned().is_empty());
 }
 
 pub fn disks_and_seed_go_with_their_instance(host: &dyn Hypervisor, f: &Fixture) {
@@ -163,7 +163,7 @@ pub fn disks_and_seed_go_with_their_instance(host: &dyn Hypervisor, f: &Fixture)
         "rendered user data is nobody else's"
     );
     f.delete(host, &instance);
-    assert!(f.seen(host).leftovers.is_empty());
+    assert!(f.seen(host).unowned().is_empty());
 }
 
 pub fn a_shared_seed_is_seen_and_outlives_its_instances(host: &dyn Hypervisor, f: &Fixture) {
@@ -174,7 +174,7 @@ pub fn a_shared_seed_is_seen_and_outlives_its_instances(host: &dyn Hypervisor, f
     assert_eq!(seeds[0].0, 1, "it is revision 1's");
     f.delete(host, &instance);
     assert_eq!(f.seen(host).seeds, seeds);
-    host.delete_volume(&seeds[0].1)
+    host.delete_volume(&seeds[0].1, &uses(host))
         .expect("a seed is deleted by name");
     assert!(f.seen(host).seeds.is_empty());
     f.create_of(host, 2, &model);
@@ -190,7 +190,7 @@ pub fn a_shared_seed_that_another_process_deletes_is_made_anew(
     f.delete(host, &instance);
     let seeds = f.seen(host).seeds;
     another
-        .delete_volume(&seeds[0].1)
+        .delete_volume(&seeds[0].1, &uses(another))
         .expect("a seed is deleted by name");
     f.create_of(host, 2, &model);
     assert_eq!(f.seen(host).seeds, seeds, "its instance could not start without");
@@ -220,8 +220,13 @@ pub fn news_come_in_order(host: &dyn Hypervisor, f: &Fixture) {
     let stages = std::mem::take(&mut *heard.lock().unwrap());
     assert_eq!(stages.first(), Some(&Stage::Define), "{stages:?}");
     assert_eq!(stages.last(), Some(&Stage::Start), "{stages:?}");
-    host.delete(&f.spec(1).reference(), Duration::from_millis(300), &listen())
-        .expect("it is deleted");
+    host.delete(
+        &f.spec(1).reference(),
+        Duration::from_millis(300),
+        &uses(host),
+        &listen(),
+    )
+    .expect("it is deleted");
     let stages = std::mem::take(&mut *heard.lock().unwrap());
     assert_eq!(stages.first(), Some(&Stage::ShutDown), "{stages:?}");
     assert_eq!(stages.last(), Some(&Stage::Undefine), "{stages:?}");

@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use vmss::hypervisor::{FaultKind, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage};
+use vmss::epoch::Epoch;
+use vmss::hypervisor::{
+    FaultKind, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage, Uses, Watch,
+};
 use vmss::inventory::{HostSeen, Instance};
 use vmss::model::{DataDisk, ImageDigest, ImageFormat, Model, NicSource, UserData};
 use vmss::names::{InstanceId, Label, StoreId, instance_uuid, mac_address};
@@ -75,9 +78,12 @@ impl Fixture {
             model_hash: model.hash(),
             image: model.image.digest.clone(),
             created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
-            macs: (0..cards).map(|n| mac_address(&self.set, id, n)).collect(),
+            macs: (0..cards)
+                .map(|n| mac_address(&self.set, id, instance_uuid(self.store, &self.set, id), n))
+                .collect(),
             addresses: vec![None; cards],
             protection: vmss::inventory::Protection::None,
+            epoch: Epoch::default(),
         }
     }
 
@@ -143,7 +149,8 @@ impl Fixture {
 
     /// What the host shows of the fixture's set.
     pub fn seen(&self, host: &dyn Hypervisor) -> HostSeen {
-        host.observe(&self.set, &[self.store]).expect("the host is there")
+        host.observe(&watch(&self.set, self.store))
+            .expect("the host is there")
     }
 
     /// The one instance with that id.
@@ -178,13 +185,13 @@ impl Fixture {
     /// Changes an instance to its second revision, without asking its guest.
     pub fn rework(&self, host: &dyn Hypervisor, id: u64, model: &Model, how: Rework) {
         let spec = self.second(id, model);
-        host.rework(&spec, model, how, Duration::ZERO, &Pulse::silent())
+        host.rework(&spec, model, how, Duration::ZERO, &uses(host), &Pulse::silent())
             .unwrap_or_else(|e| panic!("changing {}: {e}", spec.name()));
     }
 
     /// Deletes an instance without asking its guest.
     pub fn delete(&self, host: &dyn Hypervisor, instance: &InstanceRef) {
-        host.delete(instance, Duration::ZERO, &Pulse::silent())
+        host.delete(instance, Duration::ZERO, &uses(host), &Pulse::silent())
             .unwrap_or_else(|e| panic!("deleting {}: {e}", instance.name));
     }
 
@@ -197,16 +204,18 @@ impl Fixture {
                 id: instance.id,
                 name: format!("{}-{}", self.set, instance.id),
                 uuid: instance.uuid,
+                epoch: Epoch::default(),
             };
             self.delete(host, &reference);
         }
         let seen = self.seen(host);
         for volume in seen
-            .leftovers
+            .unowned()
             .iter()
             .chain(seen.seeds.iter().map(|(_, name)| name))
         {
-            host.delete_volume(volume).expect("a volume of ours goes");
+            host.delete_volume(volume, &uses(host))
+                .expect("a volume of ours goes");
         }
         host.delete_image(&self.model.image.digest, &[self.store])
             .expect("nothing uses the image any more, or somebody else's does");
@@ -291,7 +300,7 @@ pub fn run(processes: [&dyn Hypervisor; 2], model: &Model, image: &LocalImage) {
         fixture.clean(host);
         let seen = fixture.seen(host);
         assert!(
-            seen.instances.is_empty() && seen.leftovers.is_empty() && seen.seeds.is_empty(),
+            seen.instances.is_empty() && seen.unowned().is_empty() && seen.seeds.is_empty(),
             "{name} left something: {seen:?}"
         );
         println!("{name}: {:.2?}", began.elapsed());
@@ -345,4 +354,18 @@ pub fn cancelled_at(at: Stage) -> Arc<Pulse> {
             }
         })
     })
+}
+
+/// What a look is for, by those who ask for nothing in particular.
+pub fn watch(set: &Label, store: StoreId) -> Watch {
+    Watch {
+        set: set.clone(),
+        stores: vec![store],
+        uuids: std::collections::HashSet::new(),
+    }
+}
+
+/// Who uses what on a host; nothing of one that can't tell.
+pub fn uses(host: &dyn Hypervisor) -> Uses {
+    host.uses(&Pulse::silent()).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use vmss::inventory::Protection;
 use vmss::names::StoreId;
 use vmss::plan::action::{InstanceRef, InstanceSpec};
 
-use super::{Fixture, kind};
+use super::{Fixture, kind, uses};
 
 fn other_store(f: &Fixture) -> Fixture {
     Fixture {
@@ -31,7 +31,7 @@ pub fn another_stores_instance_is_left_alone(host: &dyn Hypervisor, f: &Fixture)
         ..f.spec(1).reference()
     };
     assert_eq!(
-        kind(host.delete(&claimed, Duration::ZERO, &silent)),
+        kind(host.delete(&claimed, Duration::ZERO, &uses(host), &silent)),
         FaultKind::NotOurs
     );
     assert_eq!(kind(host.start(&claimed)), FaultKind::NotOurs);
@@ -49,7 +49,7 @@ pub fn another_stores_instance_is_changed_by_nothing(host: &dyn Hypervisor, f: &
     };
     let claimed = spec.reference();
     for how in [Rework::Live, Rework::Restart, Rework::Reimage] {
-        let outcome = host.rework(&spec, &f.model, how, Duration::ZERO, &silent);
+        let outcome = host.rework(&spec, &f.model, how, Duration::ZERO, &uses(host), &silent);
         assert_eq!(kind(outcome), FaultKind::NotOurs);
     }
     assert_eq!(
@@ -73,7 +73,7 @@ pub fn another_stores_instance_is_shown_as_such(host: &dyn Hypervisor, f: &Fixtu
     let seen = other_store(f).seen(host);
     assert_eq!(seen.instances.len(), 1);
     assert_eq!(seen.instances[0].meta.store, f.store);
-    assert!(seen.leftovers.is_empty(), "its volumes are no leftovers of ours");
+    assert!(seen.unowned().is_empty(), "its volumes are no leftovers of ours");
 }
 
 pub fn adopted_instances_obey_their_new_store(host: &dyn Hypervisor, f: &Fixture) {
@@ -86,7 +86,12 @@ pub fn adopted_instances_obey_their_new_store(host: &dyn Hypervisor, f: &Fixture
     let seen = f.instance(host, 1).expect("it is still there");
     assert_eq!(seen.meta.store, theirs.store);
     assert_eq!(
-        kind(host.delete(&f.spec(1).reference(), Duration::ZERO, &Pulse::silent())),
+        kind(host.delete(
+            &f.spec(1).reference(),
+            Duration::ZERO,
+            &uses(host),
+            &Pulse::silent()
+        )),
         FaultKind::NotOurs
     );
     let adopted = InstanceRef {
@@ -97,8 +102,8 @@ pub fn adopted_instances_obey_their_new_store(host: &dyn Hypervisor, f: &Fixture
     let seen = f.seen(host);
     assert_eq!(seen.instances.len(), 1);
     assert!(
-        seen.leftovers.is_empty(),
+        seen.unowned().is_empty(),
         "its disks went too: {:?}",
-        seen.leftovers
+        seen.unowned()
     );
 }

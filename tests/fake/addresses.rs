@@ -48,7 +48,8 @@ impl Process {
         );
         let set = vmss::definition::parse(&text, Path::new("/x.toml")).unwrap();
         let now = fleet.clock().now();
-        let record = Record::new(STORE, set.clone(), model(), PathBuf::from("/x.toml"), now);
+        let mut record = Record::new(STORE, set.clone(), model(), PathBuf::from("/x.toml"), now);
+        record.take_in(&instance(&*host, 1).unwrap(), &label("kvm1"));
         Self {
             fleet,
             set,
@@ -62,7 +63,7 @@ impl Process {
         let now = self.now();
         let hosts: &dyn Hosts = &*self.fleet;
         let on: Vec<_> = self.set.hosts().map(|(_, h)| h.clone()).collect();
-        let mut inventory: Inventory = observe(hosts, &on, &self.set.limits, &web(), &[STORE]);
+        let mut inventory: Inventory = observe(hosts, &on, &self.set.limits, &Arc::new(watch(&web(), STORE)));
         let probes: Arc<dyn Probes> = Arc::new(Silent);
         let round = vitals::ask(
             hosts,

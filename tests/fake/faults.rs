@@ -202,8 +202,13 @@ fn a_guest_that_hears_takes_its_time_and_a_deaf_one_all_there_is() {
     let delete = |id, patience| {
         create(&*host, id).unwrap();
         let (began, steps) = (fleet.clock().now(), fleet.steps());
-        host.delete(&reference(id), Duration::from_secs(patience), &Pulse::silent())
-            .unwrap();
+        host.delete(
+            &reference(id),
+            Duration::from_secs(patience),
+            &uses(&*host),
+            &Pulse::silent(),
+        )
+        .unwrap();
         let journal = fleet.journal();
         let count = |what: &str| journal[steps..].iter().filter(|s| s.contains(what)).count();
         let took = fleet.clock().now().duration_since(began).as_secs();
@@ -230,7 +235,7 @@ fn foreign_domains_and_volumes_are_seen_and_never_touched() {
     assert!(audit(&fleet).is_empty(), "{:?}", audit(&fleet));
     fleet.set_power("kvm1", "web-2", Power::Off);
     assert!(audit(&fleet).is_empty(), "its owner may do that");
-    host.delete_volume("mail.qcow2").unwrap();
+    host.delete_volume("mail.qcow2", &uses(&*host)).unwrap();
     assert_eq!(
         audit(&fleet),
         ["kvm1: somebody else's volume mail.qcow2 was touched"]
@@ -246,14 +251,14 @@ fn things_happen_behind_our_back() {
     assert_eq!(instance(&*host, 1).unwrap().power, Power::Crashed);
     fleet.take_domain("kvm1", "web-2");
     assert_eq!(instance(&*host, 2), None);
-    let left = seen(&*host).leftovers;
+    let left = seen(&*host).unowned();
     assert_eq!(left.len(), 2);
     let expected = left
         .iter()
         .map(|v| format!("kvm1: volume {v} belongs to no instance"));
     assert_eq!(audit(&fleet), expected.collect::<Vec<_>>());
     fleet.add_volume("kvm1", &left[0].replace("-logs", "-old"), Bytes(1));
-    assert_eq!(seen(&*host).leftovers.len(), 3);
+    assert_eq!(seen(&*host).unowned().len(), 3);
     let disk = instance(&*host, 1).unwrap().meta.volumes[0].clone();
     fleet.take_volume("kvm1", &disk);
     assert!(audit(&fleet).contains(&format!("kvm1: web-1 lacks its volume {disk}")));
@@ -291,7 +296,7 @@ fn calls_in_flight_are_counted_and_cancelled_ones_stop_at_a_safe_point() {
     pulse.cancel();
     fails(host.create(&spec(4), &model(), &pulse), FaultKind::Cancelled);
     fails(
-        host.delete(&reference(1), Duration::ZERO, &pulse),
+        host.delete(&reference(1), Duration::ZERO, &uses(&*host), &pulse),
         FaultKind::Cancelled,
     );
     delete(&*host, 4).unwrap();

@@ -51,7 +51,7 @@ fn a_create_killed_anywhere_is_undone_by_delete() {
             |fleet, host, step| {
                 delete(host, 1).unwrap();
                 for (_, seed) in seen(host).seeds {
-                    host.delete_volume(&seed).unwrap();
+                    host.delete_volume(&seed, &uses(host)).unwrap();
                 }
                 assert_eq!(host.delete_image(&model.image.digest, &[STORE]), Ok(true));
                 let left = fleet.traces(&web(), &[STORE]);
@@ -80,12 +80,19 @@ fn a_create_killed_anywhere_is_finished_by_create() {
 
 #[test]
 fn a_delete_killed_anywhere_still_knows_whose_all_is_and_is_finished_by_delete() {
-    let gone = |host: &dyn Hypervisor| host.delete(&reference(1), Duration::from_secs(20), &Pulse::silent());
+    let gone = |host: &dyn Hypervisor| {
+        host.delete(
+            &reference(1),
+            Duration::from_secs(20),
+            &uses(host),
+            &Pulse::silent(),
+        )
+    };
     let steps = at_every_step(
         |host| create_of(host, 1, &templated()).unwrap(),
         gone,
         |fleet, host, step| {
-            assert!(seen(host).leftovers.is_empty(), "killed at step {step}");
+            assert!(seen(host).unowned().is_empty(), "killed at step {step}");
             gone(host).unwrap();
             let wrong = audit(fleet);
             assert!(wrong.is_empty(), "killed at step {step}: {wrong:?}");
@@ -111,7 +118,7 @@ fn a_reimage_killed_anywhere_is_finished_by_any_other_change() {
             |fleet, host, step| {
                 let at = format!("killed at step {step}, then {goes_on:?}");
                 let seen = seen(host);
-                assert!(seen.leftovers.is_empty(), "{at}: {:?}", seen.leftovers);
+                assert!(seen.unowned().is_empty(), "{at}: {:?}", seen.unowned());
                 let logs = |v: &&Volume| v.name.ends_with("logs.qcow2");
                 let kept = fleet.volumes("kvm1").iter().find(logs).map(|v| v.serial);
                 // Before its note was written nothing happened: that is a reimage still to be ordered.
@@ -119,7 +126,7 @@ fn a_reimage_killed_anywhere_is_finished_by_any_other_change() {
                 let how = if begun { goes_on } else { Rework::Reimage };
                 rework(host, 1, &model, how).unwrap();
                 for (_, seed) in seen.seeds {
-                    host.delete_volume(&seed).unwrap();
+                    host.delete_volume(&seed, &uses(host)).unwrap();
                 }
                 let wrong = audit(fleet);
                 assert!(wrong.is_empty(), "{at}: {wrong:?}");
@@ -159,6 +166,7 @@ fn a_reimage_killed_anywhere_can_be_taken_back_or_deleted() {
                     &templated(),
                     Rework::Reimage,
                     Duration::ZERO,
+                    &uses(host),
                     &Pulse::silent(),
                 )
                 .unwrap();

@@ -50,12 +50,12 @@ fn sweep(fleet: &Fleet) {
     for name in ["kvm1", "kvm2"] {
         let host = open(fleet, name);
         let seen = seen(&*host);
-        for volume in seen.leftovers {
-            host.delete_volume(&volume).unwrap();
+        for volume in seen.unowned() {
+            host.delete_volume(&volume, &uses(&*host)).unwrap();
         }
         for (revision, volume) in seen.seeds {
             if !seen.instances.iter().any(|i| i.meta.revision == revision) {
-                host.delete_volume(&volume).unwrap();
+                host.delete_volume(&volume, &uses(&*host)).unwrap();
             }
         }
     }
@@ -109,7 +109,7 @@ fn an_instance_goes_over_in_the_promised_order_and_stays_who_it_is() {
         [
             "kvm1: note that web-1 moves to kvm2",
             "kvm2: make volume os.qcow2",
-            "kvm2: make volume logs.qcow2",
+            "kvm2: make volume data-logs.qcow2",
             "kvm2: make volume seed.img",
             "kvm2: write volume seed.img",
             "kvm1: hold web-1",
@@ -118,7 +118,7 @@ fn an_instance_goes_over_in_the_promised_order_and_stays_who_it_is() {
             "kvm2: let web-1 go on",
             "kvm2: note that web-1 has arrived",
             "kvm1: delete volume os.qcow2",
-            "kvm1: delete volume logs.qcow2",
+            "kvm1: delete volume data-logs.qcow2",
             "kvm1: delete volume seed.img",
         ]
     );

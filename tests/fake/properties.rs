@@ -58,9 +58,12 @@ fn apply(fleet: &Fleet, op: &Op) {
     let host = open(fleet, "kvm1");
     let outcome = match op {
         Op::Create(id) => create(&*host, *id),
-        Op::Delete(id, patience) => {
-            host.delete(&reference(*id), Duration::from_secs(*patience), &Pulse::silent())
-        }
+        Op::Delete(id, patience) => host.delete(
+            &reference(*id),
+            Duration::from_secs(*patience),
+            &uses(&*host),
+            &Pulse::silent(),
+        ),
         Op::Start(id) => host.start(&reference(*id)),
         Op::Stop(id) => host.stop(&reference(*id), Duration::ZERO, &Pulse::silent()),
         Op::Restart(id, patience) => {
@@ -68,7 +71,14 @@ fn apply(fleet: &Fleet, op: &Op) {
         }
         Op::Rework(id, how) => {
             let spec = spec(*id);
-            host.rework(&spec, &model(), *how, Duration::ZERO, &Pulse::silent())
+            host.rework(
+                &spec,
+                &model(),
+                *how,
+                Duration::ZERO,
+                &uses(&*host),
+                &Pulse::silent(),
+            )
         }
         Op::DeleteImage => host.delete_image(&model().image.digest, &[STORE]).map(drop),
         Op::PowerOff(id) if is_there(fleet, *id) => {
@@ -135,12 +145,12 @@ proptest! {
         let fleet = lived(&ops);
         let host = open(&fleet, "kvm1");
         for id in 1..5 {
-            host.delete(&reference(id), Duration::from_secs(5), &Pulse::silent()).unwrap();
+            host.delete(&reference(id), Duration::from_secs(5), &uses(&*host), &Pulse::silent()).unwrap();
         }
         let seen = seen(&*host);
         prop_assert!(seen.instances.is_empty());
-        for volume in seen.leftovers.iter().chain(seen.seeds.iter().map(|(_, v)| v)) {
-            host.delete_volume(volume).unwrap();
+        for volume in seen.unowned().iter().chain(seen.seeds.iter().map(|(_, v)| v)) {
+            host.delete_volume(volume, &uses(&*host)).unwrap();
         }
         prop_assert_eq!(host.delete_image(&model().image.digest, &[STORE]), Ok(true));
         prop_assert_eq!(fleet.traces(&web(), &[STORE]), Vec::<String>::new());
@@ -171,7 +181,7 @@ proptest! {
         let once = state(&fleet);
         prop_assert_eq!(instance(&*host, id), None);
         let stem = format!("web-{id}-");
-        prop_assert!(!seen(&*host).leftovers.iter().any(|v| v.starts_with(&stem)));
+        prop_assert!(!seen(&*host).unowned().iter().any(|v| v.starts_with(&stem)));
         delete(&*host, id).unwrap();
         prop_assert_eq!(state(&fleet), once);
         fails(host.start(&spec(id).reference()), FaultKind::Missing);

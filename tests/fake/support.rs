@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use vmss::hypervisor::fake::{FakeHost, Fleet};
 use vmss::hypervisor::{
-    FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage,
+    FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, News, Pulse, Rework, Stage, Uses, Watch,
 };
 use vmss::inventory::{HostSeen, Instance};
 use vmss::model::{
@@ -132,9 +132,10 @@ pub fn spec_of(id: u64, model: &Model) -> InstanceSpec {
         model_hash: model.hash(),
         image: model.image.digest.clone(),
         created_at: "2026-03-04T05:06:07Z".parse().unwrap(),
-        macs: vec![mac_address(&web(), id, 0)],
+        macs: vec![mac_address(&web(), id, instance_uuid(STORE, &web(), id), 0)],
         addresses: vec![None],
         protection: vmss::inventory::Protection::None,
+        epoch: vmss::epoch::Epoch::default(),
     }
 }
 
@@ -166,7 +167,14 @@ pub fn next() -> (LocalImage, Model) {
 /// Changes the instance to its second revision.
 pub fn rework(host: &dyn Hypervisor, id: u64, model: &Model, how: Rework) -> Result<(), HypervisorError> {
     let patience = Duration::from_secs(20);
-    host.rework(&second(id, model), model, how, patience, &Pulse::silent())
+    host.rework(
+        &second(id, model),
+        model,
+        how,
+        patience,
+        &uses(&*host),
+        &Pulse::silent(),
+    )
 }
 
 pub fn spec(id: u64) -> InstanceSpec {
@@ -188,11 +196,11 @@ pub fn create_of(host: &dyn Hypervisor, id: u64, model: &Model) -> Result<(), Hy
 }
 
 pub fn delete(host: &dyn Hypervisor, id: u64) -> Result<(), HypervisorError> {
-    host.delete(&reference(id), Duration::ZERO, &Pulse::silent())
+    host.delete(&reference(id), Duration::ZERO, &uses(&*host), &Pulse::silent())
 }
 
 pub fn seen(host: &dyn Hypervisor) -> HostSeen {
-    host.observe(&web(), &[STORE]).unwrap()
+    host.observe(&watch(&web(), STORE)).unwrap()
 }
 
 pub fn instance(host: &dyn Hypervisor, id: u64) -> Option<Instance> {
@@ -209,4 +217,18 @@ pub fn fails<T: std::fmt::Debug>(outcome: Result<T, HypervisorError>, kind: Faul
     let error = outcome.unwrap_err();
     assert_eq!(error.kind, kind, "{error}");
     error
+}
+
+/// What a look is for, by those who ask for nothing in particular.
+pub fn watch(set: &Label, store: StoreId) -> Watch {
+    Watch {
+        set: set.clone(),
+        stores: vec![store],
+        uuids: std::collections::HashSet::new(),
+    }
+}
+
+/// Who uses what on a host; nothing of one that can't tell.
+pub fn uses(host: &dyn Hypervisor) -> Uses {
+    host.uses(&Pulse::silent()).unwrap_or_default()
 }

@@ -30,8 +30,13 @@ fn an_instance_is_made_in_the_promised_order_and_goes_in_the_promised_order() {
     assert_eq!(made.meta.volumes.len(), 3);
     assert!(audit(&fleet).is_empty(), "{:?}", audit(&fleet));
 
-    host.delete(&reference(1), Duration::from_secs(30), &Pulse::silent())
-        .unwrap();
+    host.delete(
+        &reference(1),
+        Duration::from_secs(30),
+        &uses(&*host),
+        &Pulse::silent(),
+    )
+    .unwrap();
     let steps = &fleet.journal()[9..];
     assert_eq!(steps.len(), 6, "{steps:#?}");
     assert_eq!(
@@ -53,6 +58,7 @@ fn an_instance_is_made_in_the_promised_order_and_goes_in_the_promised_order() {
         "push image abababababab",
         "create web-1",
         "observe web",
+        "read who uses what",
         "delete web-1",
     ];
     for (logged, call) in fleet.log().iter().zip(calls) {
@@ -73,7 +79,7 @@ fn images_are_sent_once_and_kept_while_used() {
     assert_eq!(host.delete_image(&digest, &[STORE]), Ok(false));
     assert!(host.images().unwrap()[0].users.contains(&"web-1".to_owned()));
     fails(
-        host.delete_volume(&host.images().unwrap()[0].volume),
+        host.delete_volume(&host.images().unwrap()[0].volume, &uses(&*host)),
         FaultKind::NotOurs,
     );
     delete(&*host, 1).unwrap();
@@ -116,8 +122,8 @@ fn shared_seeds_are_seen_and_outlive_their_instances() {
         audit(&fleet),
         [format!("kvm1: seed {} serves no instance", seeds[0].1)]
     );
-    host.delete_volume(&seeds[0].1).unwrap();
-    host.delete_volume(&seeds[0].1).unwrap();
+    host.delete_volume(&seeds[0].1, &uses(&*host)).unwrap();
+    host.delete_volume(&seeds[0].1, &uses(&*host)).unwrap();
     assert!(audit(&fleet).is_empty());
 }
 
@@ -156,18 +162,19 @@ fn another_stores_instance_is_shown_adopted_and_else_left_alone() {
         ..reference(1)
     };
     fails(
-        host.delete(&theirs, Duration::ZERO, &Pulse::silent()),
+        host.delete(&theirs, Duration::ZERO, &uses(&*host), &Pulse::silent()),
         FaultKind::NotOurs,
     );
     fails(host.start(&theirs), FaultKind::NotOurs);
     assert_eq!(fleet.domains("kvm1"), before);
-    assert_eq!(host.observe(&web(), &[OTHER]).unwrap().instances.len(), 1);
+    assert_eq!(host.observe(&watch(&web(), OTHER)).unwrap().instances.len(), 1);
     assert_eq!(host.adopt(&web(), OTHER, STORE), Ok(0));
     assert_eq!(host.adopt(&web(), STORE, OTHER), Ok(1));
     fails(delete(&*host, 1), FaultKind::NotOurs);
-    host.delete(&theirs, Duration::ZERO, &Pulse::silent()).unwrap();
+    host.delete(&theirs, Duration::ZERO, &uses(&*host), &Pulse::silent())
+        .unwrap();
     assert!(fleet.domains("kvm1").is_empty());
-    assert!(seen(&*host).leftovers.is_empty(), "its disks went with it");
+    assert!(seen(&*host).unowned().is_empty(), "its disks went with it");
 }
 
 #[test]

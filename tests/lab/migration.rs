@@ -17,7 +17,7 @@ use vmss::plan::action::InstanceSpec;
 use vmss::scaleset::{Host, Limits};
 use vmss::units::Bytes;
 
-use super::contract::{Fixture, cancelled_at, label, on_network};
+use super::contract::{Fixture, cancelled_at, label, on_network, uses};
 use super::{Lab, curl, lab, lab_folder, lab_net};
 use crate::support::wait_for;
 
@@ -153,13 +153,15 @@ impl Move {
         });
         let left = self.fixture.seen(&*self.on(other));
         assert!(left.instances.is_empty() && left.foreign.is_empty(), "{left:?}");
-        for volume in &left.leftovers {
+        for volume in &left.unowned() {
             // As the next plan does, after a kill.
-            self.on(other).delete_volume(volume).unwrap();
+            self.on(other)
+                .delete_volume(volume, &uses(&*self.on(other)))
+                .unwrap();
         }
         let files = lab(&["exec", other, "ls", "/var/lib/libvirt/images"]);
         assert!(!files.contains("web-1"), "{other} has {files}");
-        assert!(self.fixture.seen(&*self.on(host)).leftovers.is_empty());
+        assert!(self.fixture.seen(&*self.on(host)).unowned().is_empty());
     }
 
     /// It answers at its address with what it had on its disk, and has not been started since; how long it has been up.

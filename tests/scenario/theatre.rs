@@ -240,6 +240,7 @@ impl Theatre {
                 }) as Arc<dyn Store>)
             }),
             clock: Arc::new(FleetClock(self.stage.fleet.clock())),
+            draw: Box::new(uuid::Uuid::new_v4),
             stdout: Output::new(stdout.clone()),
             stderr: Output::new(stderr.clone()),
             env: Env {

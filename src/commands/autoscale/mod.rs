@@ -82,6 +82,7 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         inventory: &inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
     });
     let is_done = left.steps.is_empty()
         && left.held.is_empty()

@@ -75,6 +75,7 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, force: bool) -> Result<Exit> {
         id,
         name: name.clone(),
         uuid: instance.uuid,
+        epoch: target.record.epoch,
     };
     let hypervisor = ctx.world.hosts.host(host, &set.limits);
     let env = &ctx.world.env;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::commands::Context;
 use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, Pulse};
 use crate::inventory::{Inventory, View};
-use crate::names::{InstanceId, Label, instance_name, instance_uuid};
+use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::InstanceRef;
 use crate::record::Record;
 
@@ -50,7 +50,6 @@ pub fn jobs(
             (Some(host), Some(_)) => Ok(ctx.world.hosts.host(host, &set.limits)),
             _ => Err("the definition has dropped it".to_owned()),
         };
-        let seen = inventory.instances().find(|i| i.id == *id);
         let name = instance_name(&set.name, *id);
         Some(Arc::new(Job {
             doing: format!("{doing} {name}"),
@@ -59,7 +58,8 @@ pub fn jobs(
                 store: record.store,
                 id: *id,
                 name,
-                uuid: seen.map_or_else(|| instance_uuid(record.store, &set.name, *id), |i| i.uuid),
+                uuid: known.uuid,
+                epoch: record.epoch,
             },
             host: known.host.clone(),
             open,

@@ -88,6 +88,7 @@ fn decide(
         inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
     };
     operate(situation, ids, operation).map_err(|refusals| refused(&record.applied.name, operation, &refusals))
 }
@@ -202,7 +203,11 @@ fn hint(refusal: &Refusal, ids: &str) -> String {
         Why::OtherStore => {
             "run the command where that store is, or take the set over with vmss state adopt".to_owned()
         }
-        Why::HalfMade | Why::Going | Why::Changing => "vmss scale +0 finishes that".to_owned(),
+        Why::Double => "vmss show tells where; vmss instance settle ID --keep HOST ends it".to_owned(),
+        Why::RecordOld => "vmss show tells which; vmss state catch-up brings the record level".to_owned(),
+        Why::Misnoted | Why::HalfMade | Why::Going | Why::Changing => {
+            "vmss scale +0 finishes that".to_owned()
+        }
         Why::NeedsReplacing { .. } => format!("vmss instance replace {ids} makes others in their place"),
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::element::{Element, XmlError};
 use crate::inventory::{Metadata, Phase, Protection, Rework};
 use crate::model::ImageDigest;
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::{Label, StoreId, parse_id};
 
 /// Namespace of vmss's element. It ends in the version of the format.
 pub const NAMESPACE: &str = "https://vmss.dev/xmlns/instance/1";
@@ -51,6 +51,9 @@ pub fn element(meta: &Metadata) -> Element {
     }
     if let Some(host) = &meta.moving_to {
         element = element.attr("moving-to", host);
+    }
+    if let Some(epoch) = meta.epoch {
+        element = element.attr("epoch", epoch);
     }
     element
         .children(meta.addresses.iter().map(|address| {
@@ -98,7 +101,7 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
     }
     Ok(Metadata {
         set: field(element, "set", |v| Label::new(v).ok())?,
-        id: field(element, "id", |v| v.parse().ok().map(InstanceId))?,
+        id: field(element, "id", parse_id)?,
         store: field(element, "store", |v| Uuid::parse_str(v).ok().map(StoreId))?,
         fault_domain: field(element, "fault-domain", |v| Label::new(v).ok())?,
         host: field(element, "host", |v| Label::new(v).ok())?,
@@ -132,6 +135,10 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
         moving_to: match element.get("moving-to") {
             None => None,
             Some(_) => Some(field(element, "moving-to", |v| Label::new(v).ok())?),
+        },
+        epoch: match element.get("epoch") {
+            None => None,
+            Some(_) => Some(field(element, "epoch", |v| v.parse().ok())?),
         },
     })
 }
@@ -200,6 +207,7 @@ fn parse_rework(text: &str) -> Option<Rework> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::InstanceId;
 
     fn sample() -> Metadata {
         let label = |s: &str| Label::new(s).unwrap();
@@ -225,6 +233,7 @@ mod tests {
             stopped: true,
             rework: Some(Rework::Reimage),
             moving_to: Some(label(&"t".repeat(63))),
+            epoch: Some("18446744073709551615.ffffffff".parse().unwrap()),
         }
     }
 
@@ -254,10 +263,11 @@ mod tests {
             stopped: false,
             rework: None,
             moving_to: None,
+            epoch: None,
             ..sample()
         };
         let xml = element(&meta).to_xml().unwrap();
-        for absent in ["protect", "stopped", "rework", "moving-to"] {
+        for absent in ["protect", "stopped", "rework", "moving-to", "epoch"] {
             assert!(!xml.contains(absent), "{xml}");
         }
         assert_eq!(parse(&xml), Ok(meta));
@@ -272,6 +282,8 @@ mod tests {
             ("image", good.replace("aaaa", "ZZZZ")),
             ("rework", good.replace("reimage", "rebuild")),
             ("moving-to", good.replace("moving-to=\"t", "moving-to=\"T")),
+            ("epoch", good.replace(".ffffffff", ".fffffff")),
+            ("an id that is too high", good.replace("id=\"999", "id=\"9999")),
             (
                 "another element",
                 good.replace("<instance", "<x").replace("</instance", "</x"),

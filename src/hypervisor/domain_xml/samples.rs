@@ -41,9 +41,11 @@ pub(crate) fn model() -> Model {
 pub(crate) fn spec() -> InstanceSpec {
     let label = |s: &str| Label::new(s).unwrap();
     let (store, set, id) = (StoreId(Uuid::from_u128(42)), label("web"), InstanceId(3));
+    let uuid = instance_uuid(store, &set, id);
     InstanceSpec {
-        uuid: instance_uuid(store, &set, id),
-        macs: vec![mac_address(&set, id, 0)],
+        uuid,
+        epoch: crate::epoch::Epoch::default(),
+        macs: vec![mac_address(&set, id, uuid, 0)],
         addresses: vec![None],
         protection: crate::inventory::Protection::None,
         host: label("kvm1"),

@@ -6,7 +6,7 @@ use super::Fleet;
 use super::machine::{Content, Domain, Machine, Volume};
 use crate::inventory::{Metadata, Phase};
 use crate::model::ImageDigest;
-use crate::names::{Label, StoreId, instance_name, parse_volume_name};
+use crate::names::{Label, StoreId, VolumeName, instance_name};
 
 /// A set as some stores know it.
 struct Whose<'a> {
@@ -24,10 +24,7 @@ impl Whose<'_> {
         match &volume.content {
             Content::SharedSeed { set, store, .. } => set == self.set && self.stores.contains(store),
             Content::Foreign => false,
-            Content::Disk | Content::Seed { .. } => {
-                let mut stores = self.stores.iter();
-                stores.any(|s| parse_volume_name(*s, self.set, &volume.name).is_some())
-            }
+            Content::Disk | Content::Seed { .. } => VolumeName::parse(self.set, &volume.name).is_some(),
         }
     }
 }

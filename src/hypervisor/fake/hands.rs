@@ -41,7 +41,7 @@ impl Fleet {
     /// Adds a host.
     pub fn add_host(&self, name: &Label, made_of: FakeHost) {
         self.shared
-            .change(|s| s.machines.insert(name.to_string(), Machine::new(made_of)));
+            .change(|s| s.machines.insert(name.to_string(), Machine::new(name, made_of)));
     }
 
     pub(super) fn machine<T>(&self, host: &str, change: impl FnOnce(&mut Machine) -> T) -> T {

@@ -10,11 +10,11 @@ use super::shared::Shared;
 use super::{create, delete, guest, health, images, measure, observe, owned, power, rework};
 use crate::hypervisor::{
     ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
-    StoredImage, Viewer,
+    StoredImage, Uses, Viewer, Watch,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, StoreId};
+use crate::names::{InstanceId, Label, PoolMark, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::units::Bytes;
 
@@ -49,9 +49,51 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen> {
-        let what = format!("observe {set}");
-        self.call(&what, |c| c.look(&what, |m| Ok(observe::seen(m, set, stores))))
+    fn observe(&self, watch: &Watch) -> Result<HostSeen> {
+        let what = format!("observe {}", watch.set);
+        self.call(&what, |c| c.look(&what, |m| Ok(observe::seen(m, watch))))
+    }
+
+    // A mark holds nothing, and a process that dies before or after one has changed nothing: it is no step.
+    fn mark_pool(&self, mark: &PoolMark) -> Result<()> {
+        self.call("mark the pool", |c| c.look("marking the pool", |_| Ok(())))?;
+        self.shared.change(|s| {
+            if let Some(machine) = s.machines.get_mut(&self.name) {
+                machine.marks.insert(mark.clone());
+            }
+        });
+        Ok(())
+    }
+
+    fn unmark_pool(&self, mark: &PoolMark) -> Result<()> {
+        self.call("unmark the pool", |c| c.look("unmarking the pool", |_| Ok(())))?;
+        self.shared.change(|s| {
+            if let Some(machine) = s.machines.get_mut(&self.name) {
+                machine.marks.remove(mark);
+            }
+        });
+        Ok(())
+    }
+
+    fn has_volume(&self, name: &str) -> Result<bool> {
+        let what = format!("look up volume {name}");
+        self.call(&what, |c| {
+            c.look(&what, |m| {
+                let is_mark = PoolMark::parse(name).is_some_and(|mark| m.marks.contains(&mark));
+                Ok(is_mark || m.volumes.contains_key(name) || m.copies.contains_key(name))
+            })
+        })
+    }
+
+    fn uses(&self, _: &Pulse) -> Result<Uses> {
+        self.call("read who uses what", |c| {
+            c.look("reading who uses what", |m| Ok(observe::uses(m)))
+        })
+    }
+
+    fn renote(&self, instance: &InstanceRef, host: &Label, fault_domain: &Label) -> Result<()> {
+        let what = format!("note {} again", instance.name);
+        self.call(&what, |c| owned::level(c, instance, host, fault_domain))
     }
 
     fn push_image(&self, image: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
@@ -85,6 +127,7 @@ impl Hypervisor for FakeHypervisor {
         model: &Model,
         how: Rework,
         shutdown: Duration,
+        uses: &Uses,
         pulse: &Pulse,
     ) -> Result<()> {
         let what = match how {
@@ -93,7 +136,7 @@ impl Hypervisor for FakeHypervisor {
             Rework::Reimage => format!("reimage {}", spec.name()),
         };
         self.action(&what, pulse, Some(spec.id), |c| {
-            rework::rework(c, spec, model, how, shutdown)
+            rework::rework(c, (spec, model), (how, shutdown), uses)
         })
     }
 
@@ -155,16 +198,16 @@ impl Hypervisor for FakeHypervisor {
         self.call(&what, |c| guest::follow_console_log(c, instance, from, show))
     }
 
-    fn delete(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
+    fn delete(&self, instance: &InstanceRef, shutdown: Duration, uses: &Uses, pulse: &Pulse) -> Result<()> {
         let what = format!("delete {}", instance.name);
         self.action(&what, pulse, Some(instance.id), |c| {
-            delete::delete(c, instance, shutdown)
+            delete::delete(c, instance, shutdown, uses)
         })
     }
 
-    fn delete_volume(&self, name: &str) -> Result<()> {
+    fn delete_volume(&self, name: &str, uses: &Uses) -> Result<()> {
         self.call(&format!("delete volume {name}"), |c| {
-            delete::delete_volume(c, name)
+            delete::delete_volume(c, name, uses)
         })
     }
 

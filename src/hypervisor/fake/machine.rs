@@ -11,7 +11,7 @@ use super::fault::Faults;
 use super::load::Meter;
 use crate::inventory::{Metadata, Phase, Power};
 use crate::model::{ImageDigest, ImageFormat};
-use crate::names::{Label, StoreId};
+use crate::names::{Label, PoolMark, StoreId};
 use crate::units::Bytes;
 
 /// What a host is made of.
@@ -170,6 +170,8 @@ pub(super) fn is_copy_name(name: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     pub made_of: FakeHost,
+    /// Its own UUID.
+    pub uuid: Uuid,
     pub faults: Faults,
     /// By name.
     pub domains: BTreeMap<String, Domain>,
@@ -177,6 +179,8 @@ pub(super) struct Machine {
     pub volumes: BTreeMap<String, Volume>,
     /// By volume name.
     pub copies: BTreeMap<String, ImageCopy>,
+    /// Marks in the pool.
+    pub marks: BTreeSet<PoolMark>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
     /// How many volumes were made here so far.
@@ -186,13 +190,15 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub fn new(made_of: FakeHost) -> Self {
+    pub fn new(name: &Label, made_of: FakeHost) -> Self {
         Self {
             made_of,
+            uuid: Uuid::new_v5(&Uuid::NAMESPACE_DNS, name.as_str().as_bytes()),
             faults: Faults::default(),
             domains: BTreeMap::new(),
             volumes: BTreeMap::new(),
             copies: BTreeMap::new(),
+            marks: BTreeSet::new(),
             foreign: Default::default(),
             made: 0,
             in_flight: 0,

@@ -1,25 +1,28 @@
 //! What a host tells of itself.
 
-use std::collections::BTreeSet;
-
 use super::call::{Call, Result};
 use super::machine::{Content, Machine};
 use super::owned::owned;
-use crate::hypervisor::{Finding, HostFacts, Problem, Stage};
+use crate::hypervisor::{Finding, HostFacts, Problem, Stage, Uses, Watch};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::model::{Model, NicSource, Virtualization};
-use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
+use crate::names::{Label, StoreId, VolumeName, parse_instance_name};
 use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
-/// What is there of `set`; a volume is the set's if it proves itself to be one of `stores`'.
-pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSeen {
+/// What is there of the set that is watched.
+pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
+    let (set, stores) = (&watch.set, &watch.stores);
     let mut seen = HostSeen {
         cpus: machine.made_of.cpus,
         memory: machine.made_of.memory,
         used_vcpus: 0,
         used_memory: Bytes(0),
+        uuid: Some(machine.uuid),
+        domains: 0,
+        pool_unseen: None,
         pool_free: machine.pool_free(),
+        marks: machine.marks.clone(),
         bases: (machine.copies.values())
             .filter(|c| c.is_whole())
             .map(|c| c.digest.clone())
@@ -30,32 +33,35 @@ pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSe
             .collect(),
         instances: Vec::new(),
         foreign: Vec::new(),
-        leftovers: Vec::new(),
+        nameless: Vec::new(),
+        volumes: Vec::new(),
         seeds: Vec::new(),
     };
-    let mut named: BTreeSet<InstanceId> = BTreeSet::new();
     for domain in machine.domains.values() {
         let id = parse_instance_name(set, &domain.name);
-        named.extend(id);
-        let meta = domain.meta.as_ref().filter(|m| &m.set == set && Some(m.id) == id);
+        let (high, low) = domain.uuid.as_u64_pair();
+        seen.domains ^= high ^ low.rotate_left(17);
+        let is_watched = watch.uuids.contains(&domain.uuid);
+        let meta = (domain.meta.as_ref()).filter(|m| &m.set == set && (id.is_some() || is_watched));
         if meta.is_some() || domain.is_active() {
             seen.used_vcpus += domain.vcpus;
             seen.used_memory = seen.used_memory + domain.memory;
         }
         match (id, meta) {
-            (Some(id), Some(meta)) => seen.instances.push(Instance {
-                id,
+            (_, Some(meta)) => seen.instances.push(Instance {
+                id: meta.id,
+                name: domain.name.clone(),
                 uuid: domain.uuid,
                 power: domain.power,
                 vcpus: domain.vcpus,
                 meta: meta.clone(),
             }),
             (Some(id), None) => seen.foreign.push(id),
-            (None, _) => {}
+            (None, None) if is_watched => seen.nameless.push((domain.name.clone(), domain.uuid)),
+            (None, None) => {}
         }
     }
     for volume in machine.volumes.values() {
-        let of = |s: &StoreId| parse_volume_name(*s, set, &volume.name);
         match &volume.content {
             Content::SharedSeed {
                 set: of,
@@ -65,13 +71,32 @@ pub(super) fn seen(machine: &Machine, set: &Label, stores: &[StoreId]) -> HostSe
             } if of == set && stores.contains(store) => {
                 seen.seeds.push((*revision, volume.name.clone()));
             }
-            _ if stores.iter().find_map(of).is_some_and(|id| !named.contains(&id)) => {
-                seen.leftovers.push(volume.name.clone());
-            }
-            _ => {}
+            _ => seen.volumes.extend(VolumeName::parse(set, &volume.name)),
         }
     }
+    seen.instances
+        .sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
+    seen.volumes.sort();
     seen
+}
+
+/// Which files its domains need.
+pub(super) fn uses(machine: &Machine) -> Uses {
+    let mut uses = Uses {
+        marks: machine.marks.clone(),
+        ..Uses::default()
+    };
+    for domain in machine.domains.values() {
+        for disk in &domain.disks {
+            uses.add(disk, &domain.name, Some(domain.uuid));
+        }
+    }
+    for volume in machine.volumes.values() {
+        if let Some(backing) = &volume.backing {
+            uses.add(backing, &volume.name, None);
+        }
+    }
+    uses
 }
 
 pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {

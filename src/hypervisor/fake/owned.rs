@@ -4,6 +4,7 @@ use super::call::{Call, Result};
 use super::machine::{Domain, Machine};
 use crate::hypervisor::{FaultKind, HypervisorError, Stage};
 use crate::inventory::{Metadata, Phase, Protection};
+use crate::names::Label;
 use crate::plan::action::InstanceRef;
 
 /// The instance's domain, proved to be its; `None` if it is gone.
@@ -84,8 +85,29 @@ pub(super) fn renote(
 ) -> Result<()> {
     owned(machine, instance, doing)?;
     let meta = (machine.by_uuid_mut(instance.uuid)).and_then(|d| d.meta.as_mut());
-    change(meta.ok_or_else(|| missing(doing))?);
+    let meta = meta.ok_or_else(|| missing(doing))?;
+    change(meta);
+    meta.epoch = Some(instance.epoch);
     Ok(())
+}
+
+/// Brings a note level with the record.
+pub(super) fn level(
+    call: &Call<'_>,
+    instance: &InstanceRef,
+    host: &Label,
+    fault_domain: &Label,
+) -> Result<()> {
+    let doing = format!("note {} again", instance.name);
+    not_moving(&there(call, instance, &doing)?, &doing)?;
+    call.step(Stage::Define, &doing, |m| {
+        renote(m, instance, &doing, |meta| {
+            (meta.host, meta.fault_domain) = (host.clone(), fault_domain.clone());
+            if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
+                meta.phase = Phase::Ready;
+            }
+        })
+    })
 }
 
 pub(super) fn protect(call: &Call<'_>, instance: &InstanceRef, protection: Protection) -> Result<()> {

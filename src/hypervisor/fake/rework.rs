@@ -4,21 +4,20 @@ use std::time::Duration;
 
 use super::call::{Call, Result};
 use super::create::{base, fits, redefine};
-use super::delete::remove;
+use super::delete::{clears, remove};
 use super::owned::{in_phase, renote};
 use super::power;
 use super::volumes::{Seed, disks, grow, make_disk, owned_volumes, seed, write_seed};
-use crate::hypervisor::{FaultKind, Stage};
+use crate::hypervisor::{FaultKind, Stage, Uses};
 use crate::inventory::{Metadata, Phase, Rework};
 use crate::model::Model;
 use crate::plan::action::InstanceSpec;
 
 pub(super) fn rework(
     call: &Call<'_>,
-    spec: &InstanceSpec,
-    model: &Model,
-    how: Rework,
-    patience: Duration,
+    (spec, model): (&InstanceSpec, &Model),
+    (how, patience): (Rework, Duration),
+    uses: &Uses,
 ) -> Result<()> {
     let name = spec.name();
     let doing = format!("changing {name}");
@@ -38,7 +37,8 @@ pub(super) fn rework(
     };
     call.safe_point(&doing)?;
     set_note(&note, &format!("note the change of {name}"))?;
-    let is_reimaged = match prepare(call, spec, model, &seed, how) {
+    let proof = (uses, &*note.volumes);
+    let is_reimaged = match prepare(call, spec, model, &seed, how, proof) {
         Ok(is_reimaged) => is_reimaged,
         Err(error) => {
             if error.kind != FaultKind::Unreachable {
@@ -100,10 +100,23 @@ pub(super) fn rework(
 
 /// Whatever can be refused while the guest still runs. Whether the OS disk is made anew: for a reimage, and where it is
 /// missing.
-fn prepare(call: &Call<'_>, spec: &InstanceSpec, model: &Model, seed: &Seed, how: Rework) -> Result<bool> {
+fn prepare(
+    call: &Call<'_>,
+    spec: &InstanceSpec,
+    model: &Model,
+    seed: &Seed,
+    how: Rework,
+    (uses, owned): (&Uses, &[String]),
+) -> Result<bool> {
     let name = spec.name();
     let doing = format!("changing {name}");
     let os = disks(spec, model).swap_remove(0).0;
+    let needed = owned_volumes(spec, model, seed);
+    let is_lost =
+        |v: &&String| how != Rework::Live && (!needed.contains(v) || **v == os && how == Rework::Reimage);
+    for volume in owned.iter().filter(is_lost) {
+        clears(uses, volume, Some(spec.uuid), &doing)?;
+    }
     let is_made = call.look(&doing, |m| {
         let is_made = match how {
             Rework::Live => false,

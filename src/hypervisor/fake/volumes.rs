@@ -29,7 +29,7 @@ pub(super) fn disks(spec: &InstanceSpec, model: &Model) -> Vec<(String, Bytes)> 
     let os = (name("os"), model.disk.max(model.image.virtual_size));
     let data = model.data_disks.iter();
     std::iter::once(os)
-        .chain(data.map(|d| (name(d.name.as_str()), d.size)))
+        .chain(data.map(|d| (name(&format!("data-{}", d.name)), d.size)))
         .collect()
 }
 

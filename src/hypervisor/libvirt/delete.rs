@@ -8,9 +8,9 @@ use virt::sys;
 
 use super::connection::Session;
 use super::domains::{self, mark, own_volumes};
-use super::volumes::Pool;
+use super::volumes::{Pool, Proof};
 use super::{Libvirt, logs, power};
-use crate::hypervisor::{HypervisorError, Stage};
+use crate::hypervisor::{HypervisorError, Stage, Uses};
 use crate::inventory::Phase;
 use crate::plan::action::InstanceRef;
 
@@ -20,19 +20,26 @@ pub fn delete(
     session: &Session<'_>,
     instance: &InstanceRef,
     shutdown: Duration,
+    uses: &Uses,
 ) -> Result<(), HypervisorError> {
     let Some(mut owned) = domains::find(session, instance)? else {
         return Ok(());
     };
     let name = &instance.name;
-    mark(session, &mut owned, Phase::Deleting)?;
     let doing = format!("deleting {name}");
+    let pool = Pool::open(session, &host.pool)?;
+    let proof = Proof::of_instance(uses, instance);
+    // Before anything is done: an instance without its disk would be of no use to anybody.
+    for volume in own_volumes(instance, &owned.meta) {
+        proof.clears(volume, &doing)?;
+    }
+    owned.meta.epoch = Some(instance.epoch);
+    mark(session, &mut owned, Phase::Deleting)?;
     power::off(session, name, &owned.domain, shutdown, &doing)?;
     session.pulse().stage(Stage::DeleteDisks);
-    let pool = Pool::open(session, &host.pool)?;
     for volume in own_volumes(instance, &owned.meta) {
         session.safe_point(&doing)?;
-        pool.delete(volume)?;
+        pool.remove(volume, &proof)?;
     }
     logs::delete(&host.logs, session, name);
     session.pulse().stage(Stage::Undefine);

@@ -8,7 +8,7 @@ use super::fault::{Fault, optional};
 use crate::hypervisor::domain_xml::metadata::{self, NAMESPACE, PREFIX};
 use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::inventory::{Metadata, Phase, Protection};
-use crate::names::volume_name;
+use crate::names::{Label, volume_name};
 use crate::plan::action::InstanceRef;
 
 /// `VIR_DOMAIN_METADATA_ELEMENT` in the type that the crate's calls take.
@@ -25,7 +25,7 @@ pub struct Owned {
 /// The instance's domain by UUID; `None` if there is none.
 ///
 /// # Errors
-/// `NotOurs` if the domain's metadata names another owner or none.
+/// `NotOurs` if the domain has another name, or its metadata names another owner or none: somebody keeps it under that name.
 pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owned>, HypervisorError> {
     let doing = format!("looking up domain {}", instance.name);
     let uuid = instance.uuid.to_string();
@@ -33,6 +33,13 @@ pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owne
     let Some(domain) = optional(found, sys::VIR_ERR_NO_DOMAIN)? else {
         return Ok(None);
     };
+    let name = domain.name().unwrap_or_default();
+    if name != instance.name {
+        return Err(not_ours(
+            &doing,
+            &format!("the domain of its UUID is called {name}"),
+        ));
+    }
     let read = match read(session, &domain, &instance.name) {
         // It went between the two calls, as one does that was arriving from another host when its client died.
         Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => return Ok(None),
@@ -169,11 +176,17 @@ pub fn mark(session: &Session<'_>, owned: &mut Owned, phase: Phase) -> Result<()
 }
 
 /// Notes whether the instance was stopped on purpose.
-pub fn note_stopped(session: &Session<'_>, owned: &mut Owned, stopped: bool) -> Result<(), HypervisorError> {
+pub fn note_stopped(
+    session: &Session<'_>,
+    owned: &mut Owned,
+    instance: &InstanceRef,
+    stopped: bool,
+) -> Result<(), HypervisorError> {
     if owned.meta.stopped == stopped {
         return Ok(());
     }
     owned.meta.stopped = stopped;
+    owned.meta.epoch = Some(instance.epoch);
     write(session, &owned.domain, &owned.meta)
 }
 
@@ -188,7 +201,27 @@ pub fn protect(
         return Ok(());
     }
     owned.meta.protection = protection;
+    owned.meta.epoch = Some(instance.epoch);
     write(session, &owned.domain, &owned.meta)
+}
+
+/// See [`crate::hypervisor::Hypervisor::renote`].
+pub fn renote(
+    session: &Session<'_>,
+    instance: &InstanceRef,
+    host: &Label,
+    fault_domain: &Label,
+) -> Result<(), HypervisorError> {
+    let doing = format!("noting {} again", instance.name);
+    let mut owned = there(session, instance, &doing)?;
+    not_moving(&owned.meta, &doing)?;
+    let meta = &mut owned.meta;
+    (meta.host, meta.fault_domain) = (host.clone(), fault_domain.clone());
+    if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
+        meta.phase = Phase::Ready;
+    }
+    meta.epoch = Some(instance.epoch);
+    write(session, &owned.domain, meta)
 }
 
 /// Somebody else's: left alone.

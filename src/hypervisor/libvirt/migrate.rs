@@ -152,6 +152,7 @@ pub fn migrate(
     seeds::check(spec, model)?;
     are_apart(way, &source, &target)?;
     owned.meta.moving_to = Some(way.to.name.clone());
+    owned.meta.epoch = Some(way.instance.epoch);
     domains::write(&here, &owned.domain, &owned.meta)?;
     let outcome = go_over(way, &here, &owned, parts, &load, patience);
     match (outcome, settle(way)) {
@@ -236,6 +237,7 @@ fn load(
     volumes.extend(more);
     Ok(Load {
         note: Metadata {
+            epoch: Some(spec.epoch),
             host: way.to.name.clone(),
             fault_domain: spec.fault_domain.clone(),
             phase: Phase::Ready,

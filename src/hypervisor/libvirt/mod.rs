@@ -30,6 +30,7 @@ mod traits;
 mod transfer;
 mod turn;
 mod users;
+mod uses;
 mod volume_xml;
 mod volumes;
 
@@ -42,16 +43,16 @@ use std::time::Duration;
 use super::meter::Meter;
 use super::{
     ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
-    LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Viewer,
+    LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Uses, Viewer, Watch,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
-use crate::names::{Label, StoreId};
+use crate::names::{Label, PoolMark, StoreId};
 use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
 use crate::units::Bytes;
 use connection::Line;
-use volumes::Pool;
+use volumes::{Pool, Proof};
 
 /// Opens libvirt hosts: each is connected to once, for as long as the process lives.
 #[derive(Default)]
@@ -154,8 +155,49 @@ impl Hypervisor for Libvirt {
         observe::facts(&self.look, &self.pool)
     }
 
-    fn observe(&self, set: &Label, stores: &[StoreId]) -> Result<HostSeen, HypervisorError> {
-        observe::observe(&self.look, &self.pool, set, stores)
+    fn observe(&self, watch: &Watch) -> Result<HostSeen, HypervisorError> {
+        observe::observe(&self.look, &self.pool, watch)
+    }
+
+    fn mark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.work.session(&pulse)?;
+        let (pool, name) = (Pool::open(&session, &self.pool)?, mark.volume());
+        if pool.find(&name)?.is_some() {
+            return Ok(());
+        }
+        match pool.create(&name, volume_xml::raw(&name, 0)) {
+            // Another process was faster, or another host of the same folder has the same URI.
+            Err(_) if pool.find(&name)?.is_some() => Ok(()),
+            made => made.map(drop),
+        }
+    }
+
+    fn unmark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.work.session(&pulse)?;
+        Pool::open(&session, &self.pool)?.delete(&mark.volume())
+    }
+
+    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.look.session(&pulse)?;
+        Ok(Pool::open(&session, &self.pool)?.find(name)?.is_some())
+    }
+
+    fn uses(&self, pulse: &Pulse) -> Result<Uses, HypervisorError> {
+        let session = self.work.session(pulse)?;
+        uses::uses(&Pool::open(&session, &self.pool)?)
+    }
+
+    fn renote(
+        &self,
+        instance: &InstanceRef,
+        host: &Label,
+        fault_domain: &Label,
+    ) -> Result<(), HypervisorError> {
+        let pulse = Pulse::silent();
+        domains::renote(&self.work.session(&pulse)?, instance, host, fault_domain)
     }
 
     fn push_image(
@@ -195,9 +237,11 @@ impl Hypervisor for Libvirt {
         model: &Model,
         how: Rework,
         shutdown: Duration,
+        uses: &Uses,
         pulse: &Pulse,
     ) -> Result<(), HypervisorError> {
-        rework::rework(self, &self.work.session(pulse)?, spec, model, how, shutdown)
+        let session = self.work.session(pulse)?;
+        rework::rework(self, &session, (spec, model), (how, shutdown), uses)
     }
 
     fn stop(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<(), HypervisorError> {
@@ -266,12 +310,13 @@ impl Hypervisor for Libvirt {
         &self,
         instance: &InstanceRef,
         shutdown: Duration,
+        uses: &Uses,
         pulse: &Pulse,
     ) -> Result<(), HypervisorError> {
-        delete::delete(self, &self.work.session(pulse)?, instance, shutdown)
+        delete::delete(self, &self.work.session(pulse)?, instance, shutdown, uses)
     }
 
-    fn delete_volume(&self, name: &str) -> Result<(), HypervisorError> {
+    fn delete_volume(&self, name: &str, uses: &Uses) -> Result<(), HypervisorError> {
         if images::is_image_volume(name) {
             // Others' disks may be backed by it: images go by `delete_image`, which looks.
             return Err(HypervisorError::new(
@@ -283,7 +328,7 @@ impl Hypervisor for Libvirt {
         let pulse = Pulse::silent();
         let session = self.work.session(&pulse)?;
         seeds::forget(&self.seeds, name);
-        Pool::open(&session, &self.pool)?.delete(name)
+        Pool::open(&session, &self.pool)?.remove(name, &Proof::of_nobody(uses))
     }
 
     fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError> {

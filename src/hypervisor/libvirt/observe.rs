@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
 use virt::domain::{Domain, DomainShutoffReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
@@ -14,9 +15,9 @@ use super::spread::spread;
 use super::traits::version;
 use super::volumes::Pool;
 use crate::hypervisor::seed::parse_shared_name;
-use crate::hypervisor::{HostFacts, HypervisorError, Pulse};
+use crate::hypervisor::{HostFacts, HypervisorError, Pulse, Watch};
 use crate::inventory::{HostSeen, Instance, Power};
-use crate::names::{InstanceId, Label, StoreId, parse_instance_name, parse_volume_name};
+use crate::names::{InstanceId, PoolMark, VolumeName, parse_instance_name};
 use crate::units::Bytes;
 
 /// What is promised to domains.
@@ -36,75 +37,77 @@ impl Promised {
 }
 
 /// See [`crate::hypervisor::Hypervisor::observe`].
-pub fn observe(
-    line: &Line,
-    pool: &str,
-    set: &Label,
-    stores: &[StoreId],
-) -> Result<HostSeen, HypervisorError> {
+pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, HypervisorError> {
     let pulse = Pulse::silent();
     let session = &line.session(&pulse)?;
-    let pool = Pool::open(session, pool)?;
-    // Volumes before domains: an instance that another process is making has its domain before its volumes, so a
-    // volume in this list without a domain in the next has none.
-    let volumes = pool.names()?;
     let (cpus, memory) = node(session)?;
     let mut seen = HostSeen {
         cpus,
         memory,
         used_vcpus: 0,
         used_memory: Bytes(0),
-        pool_free: room(&pool)?.1,
-        bases: images::copies(&volumes)
-            .filter(|(_, whole)| *whole)
-            .map(|(copy, _)| copy.digest)
-            .collect(),
-        remains: images::copies(&volumes)
-            .filter(|(copy, whole)| !whole && copy.is_of(stores))
-            .map(|(copy, _)| copy.digest)
-            .collect(),
+        uuid: session.traits()?.host,
+        domains: 0,
+        pool_unseen: None,
+        pool_free: Bytes(0),
+        marks: BTreeSet::new(),
+        bases: BTreeSet::new(),
+        remains: BTreeSet::new(),
         instances: Vec::new(),
         foreign: Vec::new(),
-        leftovers: Vec::new(),
-        seeds: volumes
-            .iter()
-            .filter_map(|name| {
-                let revision = stores
-                    .iter()
-                    .find_map(|store| parse_shared_name(*store, set, name))?;
-                Some((revision, name.clone()))
-            })
-            .collect(),
+        nameless: Vec::new(),
+        volumes: Vec::new(),
+        seeds: Vec::new(),
     };
+    // The pool before the domains: an instance that another process is making has its domain before its volumes, so a
+    // volume in this list without a domain in the next has none.
+    look_at_pool(&Pool::open(session, pool)?, watch, &mut seen)?;
     let mut promised = Promised::default();
     let domains = all(session)?;
-    let taken: BTreeSet<InstanceId> = (domains.iter())
-        .filter_map(|domain| parse_instance_name(set, &domain.name().ok()?))
-        .collect();
     for sight in spread(line, session, &domains, |session, domain| {
-        sight(session, set, domain)
+        sight(session, watch, domain)
     })? {
         promised.add(&sight.promised);
+        seen.domains ^= sight.fingerprint;
         match (sight.id, sight.instance) {
             (_, Some(instance)) => seen.instances.push(instance),
-            (Some(id), None) if !sight.gone => seen.foreign.push(id),
-            _ => {}
+            _ if sight.gone => {}
+            (Some(id), None) => seen.foreign.push(id),
+            (None, None) => seen.nameless.extend(sight.nameless),
         }
     }
-    seen.leftovers = volumes
-        .into_iter()
-        .filter(|name| {
-            let id = stores
-                .iter()
-                .find_map(|store| parse_volume_name(*store, set, name));
-            id.is_some_and(|id| !taken.contains(&id))
-        })
-        .collect();
     // libvirt lists them in any order; whoever reads an inventory shall not see that.
-    seen.instances.sort_by_key(|i| i.id);
+    seen.instances
+        .sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
     seen.foreign.sort();
+    seen.nameless.sort();
+    seen.volumes.sort();
     (seen.used_vcpus, seen.used_memory) = (promised.vcpus, promised.memory);
     Ok(seen)
+}
+
+fn look_at_pool(pool: &Pool<'_, '_>, watch: &Watch, seen: &mut HostSeen) -> Result<(), HypervisorError> {
+    let (set, stores) = (&watch.set, &watch.stores);
+    let names = pool.names()?;
+    seen.pool_free = room(pool)?.1;
+    for (copy, whole) in images::copies(&names) {
+        if whole {
+            seen.bases.insert(copy.digest);
+        } else if copy.is_of(stores) {
+            seen.remains.insert(copy.digest);
+        }
+    }
+    for name in &names {
+        let mut stores = stores.iter();
+        if let Some(revision) = stores.find_map(|store| parse_shared_name(*store, set, name)) {
+            seen.seeds.push((revision, name.clone()));
+        } else if let Some(volume) = VolumeName::parse(set, name) {
+            seen.volumes.push(volume);
+        } else {
+            seen.marks.extend(PoolMark::parse(name));
+        }
+    }
+    Ok(())
 }
 
 /// Domains of every kind; their names, UUIDs and whether they run come with the list.
@@ -119,25 +122,38 @@ struct Sight {
     id: Option<InstanceId>,
     /// The instance it is.
     instance: Option<Instance>,
+    /// The name and UUID it has, if the UUID is one that is watched.
+    nameless: Option<(String, Uuid)>,
+    /// A number made of its UUID.
+    fingerprint: u64,
     /// Whether it went while it was looked at.
     gone: bool,
     promised: Promised,
 }
 
-fn sight(session: &Session<'_>, set: &Label, domain: &Domain) -> Result<Sight, HypervisorError> {
+fn sight(session: &Session<'_>, watch: &Watch, domain: &Domain) -> Result<Sight, HypervisorError> {
+    // Both come with the list.
     let name = domain.name().unwrap_or_default();
+    let uuid = domain.uuid().ok();
     let mut sight = Sight {
-        id: parse_instance_name(set, &name),
+        id: parse_instance_name(&watch.set, &name),
+        nameless: uuid
+            .filter(|uuid| watch.uuids.contains(uuid))
+            .map(|uuid| (name.clone(), uuid)),
+        fingerprint: uuid.map_or(0, |uuid| {
+            let (high, low) = uuid.as_u64_pair();
+            high ^ low.rotate_left(17)
+        }),
         ..Sight::default()
     };
-    let meta = match sight.id {
-        None => None,
-        Some(id) => match domains::read(session, domain, &name) {
+    let meta = match (sight.id, &sight.nameless) {
+        (None, None) => None,
+        _ => match domains::read(session, domain, &name) {
             Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => {
                 sight.gone = true;
                 return Ok(sight);
             }
-            other => other?.filter(|m| m.set == *set && m.id == id),
+            other => other?.filter(|m| m.set == watch.set),
         },
     };
     if meta.is_none() && domain.id().is_none() {
@@ -148,9 +164,10 @@ fn sight(session: &Session<'_>, set: &Label, domain: &Domain) -> Result<Sight, H
         return Ok(sight);
     };
     sight.promised = promised;
-    if let (Some(meta), Ok(uuid)) = (meta, domain.uuid()) {
+    if let (Some(meta), Some(uuid)) = (meta, uuid) {
         sight.instance = Some(Instance {
             id: meta.id,
+            name,
             uuid,
             power,
             vcpus: sight.promised.vcpus,

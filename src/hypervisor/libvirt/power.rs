@@ -159,7 +159,7 @@ pub fn start(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hyperv
     let doing = format!("starting {}", instance.name);
     let mut owned = domains::whole(session, instance, &doing)?;
     // First, for whoever finds it off without this note starts it too.
-    domains::note_stopped(session, &mut owned, false)?;
+    domains::note_stopped(session, &mut owned, instance, false)?;
     boot(session, &instance.name, &owned.domain, 0)
 }
 
@@ -172,7 +172,7 @@ pub fn stop(
     let doing = format!("stopping {}", instance.name);
     let mut owned = domains::whole(session, instance, &doing)?;
     // First, for whoever finds it off without this note starts it again.
-    domains::note_stopped(session, &mut owned, true)?;
+    domains::note_stopped(session, &mut owned, instance, true)?;
     off(session, &instance.name, &owned.domain, shutdown, &doing)
 }
 
@@ -184,7 +184,7 @@ pub fn restart(
 ) -> Result<(), HypervisorError> {
     let doing = format!("restarting {}", instance.name);
     let mut owned = domains::whole(session, instance, &doing)?;
-    domains::note_stopped(session, &mut owned, false)?;
+    domains::note_stopped(session, &mut owned, instance, false)?;
     off(session, &instance.name, &owned.domain, shutdown, &doing)?;
     session.pulse().stage(Stage::Start);
     boot(session, &instance.name, &owned.domain, AFRESH)

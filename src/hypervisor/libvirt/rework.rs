@@ -10,10 +10,10 @@ use super::connection::Session;
 use super::domains::{self, own_volumes};
 use super::images::Base;
 use super::parts::Parts;
-use super::volumes::Pool;
+use super::volumes::{Pool, Proof};
 use super::{Libvirt, power, seeds};
 use crate::hypervisor::domain_xml;
-use crate::hypervisor::{HypervisorError, Stage};
+use crate::hypervisor::{HypervisorError, Stage, Uses};
 use crate::inventory::{Metadata, Phase, Rework};
 use crate::model::{Firmware, Model};
 use crate::plan::action::InstanceSpec;
@@ -22,10 +22,9 @@ use crate::plan::action::InstanceSpec;
 pub fn rework(
     host: &Libvirt,
     session: &Session<'_>,
-    spec: &InstanceSpec,
-    model: &Model,
-    how: Rework,
-    shutdown: Duration,
+    (spec, model): (&InstanceSpec, &Model),
+    (how, shutdown): (Rework, Duration),
+    uses: &Uses,
 ) -> Result<(), HypervisorError> {
     let name = spec.name();
     let doing = format!("changing {name}");
@@ -45,7 +44,8 @@ pub fn rework(
     let before = owned.meta;
     owned.meta = spec.note_of(&before, parts.volumes(), how);
     domains::write(session, &owned.domain, &owned.meta)?;
-    let base = match prepare(&parts, &owned.meta, how, &doing) {
+    let proof = &Proof::of_instance(uses, &spec.reference());
+    let base = match prepare(&parts, &owned.meta, how, proof, &doing) {
         Ok(base) => base,
         Err(error) => {
             // Nothing was touched yet, and so its note says again. The first error tells more than a second could.
@@ -85,7 +85,7 @@ pub fn rework(
         let is_new = base.is_some() && model.firmware == Firmware::Uefi;
         parts.power_on(&mut owned, if is_new { power::AS_NEW } else { power::AFRESH })?;
     }
-    settle(&parts, how, &doing)
+    settle(&parts, how, proof, &doing)
 }
 
 /// Whatever can be refused while the guest still runs. Gives the image's copy if the OS disk is to be made of it: for
@@ -94,6 +94,7 @@ fn prepare(
     parts: &Parts<'_, '_, '_>,
     note: &Metadata,
     how: Rework,
+    proof: &Proof<'_>,
     doing: &str,
 ) -> Result<Option<Base>, HypervisorError> {
     let is_made = match how {
@@ -102,13 +103,27 @@ fn prepare(
         Rework::Reimage => true,
     };
     let base = is_made.then(|| parts.base(doing)).transpose()?;
+    if is_made {
+        proof.clears(&parts.os_volume(), doing)?;
+    }
+    if how != Rework::Live {
+        let needed = parts.volumes();
+        for gone in own_volumes(&parts.spec.reference(), note).filter(|v| !needed.contains(v)) {
+            proof.clears(gone, doing)?;
+        }
+    }
     seeds::check(parts.spec, parts.model)?;
     parts.define(note)?;
     Ok(base)
 }
 
 /// Takes away what the instance no longer needs, and notes that it is whole.
-fn settle(parts: &Parts<'_, '_, '_>, how: Rework, doing: &str) -> Result<(), HypervisorError> {
+fn settle(
+    parts: &Parts<'_, '_, '_>,
+    how: Rework,
+    proof: &Proof<'_>,
+    doing: &str,
+) -> Result<(), HypervisorError> {
     let session = parts.session();
     let instance = parts.spec.reference();
     // Read again: it may have been protected meanwhile.
@@ -123,10 +138,11 @@ fn settle(parts: &Parts<'_, '_, '_>, how: Rework, doing: &str) -> Result<(), Hyp
             session.pulse().stage(Stage::DeleteDisks);
         }
         for volume in gone {
-            parts.pool.delete(volume)?;
+            parts.pool.remove(volume, proof)?;
         }
         owned.meta.volumes = needed;
     }
     owned.meta.rework = None;
+    owned.meta.epoch = Some(parts.spec.epoch);
     domains::mark(session, &mut owned, Phase::Ready)
 }

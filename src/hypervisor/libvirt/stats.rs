@@ -155,6 +155,7 @@ mod tests {
             id: InstanceId(7),
             name: "web-7".to_owned(),
             uuid: Uuid::nil(),
+            epoch: crate::epoch::Epoch::default(),
         }
     }
 

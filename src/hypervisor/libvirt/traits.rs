@@ -1,5 +1,7 @@
 //! What a daemon is and can do, read once per connection from its versions and capabilities.
 
+use uuid::Uuid;
+
 use super::connection::Session;
 use crate::hypervisor::domain_xml::element::Element;
 use crate::hypervisor::domain_xml::{DiskMode, DomainType, HostDetails};
@@ -23,6 +25,8 @@ pub struct Traits {
     pub domain_types: Vec<String>,
     /// Machine types for it.
     pub machines: Vec<String>,
+    /// The host's own UUID, if it tells one; libvirt's simulation does not.
+    pub host: Option<Uuid>,
 }
 
 impl Traits {
@@ -41,6 +45,8 @@ impl Traits {
         let capabilities = Element::parse(&capabilities).map_err(|e| {
             HypervisorError::new(FaultKind::Other, "reading the host's capabilities", e.to_string())
         })?;
+        let host = capabilities.path(["host", "uuid"]);
+        let host = host.and_then(|uuid| Uuid::parse_str(uuid.text.trim()).ok());
         let arch = capabilities.path(["host", "cpu", "arch"]).map(|a| a.text.clone());
         let guest = capabilities
             .children
@@ -66,6 +72,7 @@ impl Traits {
                 .filter_map(|d| d.get("type").map(str::to_owned))
                 .collect(),
             machines: every("machine").iter().map(|m| m.text.clone()).collect(),
+            host,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use uuid::Uuid;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
@@ -10,7 +11,44 @@ use virt::sys;
 use super::connection::Session;
 use super::fault::optional;
 use crate::hypervisor::domain_xml::element::{Element, XmlError};
-use crate::hypervisor::{FaultKind, HypervisorError};
+use crate::hypervisor::{FaultKind, HypervisorError, Uses};
+use crate::plan::action::InstanceRef;
+
+/// How long a pool that is busy is left alone before it is asked to look again.
+const BUSY: Duration = Duration::from_millis(250);
+
+/// What shows that nobody uses a volume.
+pub struct Proof<'u> {
+    uses: &'u Uses,
+    own: Option<Uuid>,
+}
+
+impl<'u> Proof<'u> {
+    /// For volumes that go with an instance: its own domain may use them.
+    pub fn of_instance(uses: &'u Uses, instance: &InstanceRef) -> Self {
+        let own = Some(instance.uuid);
+        Self { uses, own }
+    }
+
+    /// For volumes that no domain may use.
+    pub fn of_nobody(uses: &'u Uses) -> Self {
+        Self { uses, own: None }
+    }
+
+    /// Whether the volume may go.
+    ///
+    /// # Errors
+    /// `InUse` if somebody uses it, or might.
+    pub fn clears(&self, volume: &str, doing: &str) -> Result<(), HypervisorError> {
+        match self.uses.speaks_against(volume, self.own) {
+            None => Ok(()),
+            Some(why) => {
+                let text = format!("{why}: nothing was deleted");
+                Err(HypervisorError::new(FaultKind::InUse, doing, text))
+            }
+        }
+    }
+}
 
 /// The pool, for the length of one method.
 pub struct Pool<'s, 'p> {
@@ -86,6 +124,28 @@ impl<'s, 'p> Pool<'s, 'p> {
             });
     }
 
+    /// As [`Self::refresh`], where what the daemon knows will not do: tried again while it is busy with something that is
+    /// written.
+    ///
+    /// # Errors
+    /// What the daemon says, if it has refused for long.
+    pub fn refresh_now(&self) -> Result<(), HypervisorError> {
+        const TRIES: u32 = 20;
+        let doing = format!("refreshing pool {}", self.name);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.session.call(&doing, |_| self.handle.refresh(0)) {
+                Ok(()) => return Ok(()),
+                Err(fault) if tries < TRIES && fault.error.kind == FaultKind::Other => {
+                    self.session.safe_point(&doing)?;
+                    std::thread::sleep(BUSY);
+                }
+                Err(fault) => return Err(fault.error),
+            }
+        }
+    }
+
     /// The volume of that name.
     pub fn find(&self, name: &str) -> Result<Option<StorageVol>, HypervisorError> {
         let found = self.session.call(self.doing("looking up volume", name), |_| {
@@ -139,7 +199,15 @@ impl<'s, 'p> Pool<'s, 'p> {
         Ok(made)
     }
 
-    /// Deletes the volume of that name; none there is fine.
+    /// Deletes an instance's volume, or any other that was asked for by name, once it is proved that nobody uses it: the one
+    /// way in which a disk ever goes. None there is fine.
+    pub fn remove(&self, name: &str, proof: &Proof<'_>) -> Result<(), HypervisorError> {
+        proof.clears(name, &self.doing("deleting volume", name))?;
+        self.delete(name)
+    }
+
+    /// Deletes the volume of that name without asking who uses it: only what vmss has just made itself, or what holds no data
+    /// (a mark). None there is fine.
     pub fn delete(&self, name: &str) -> Result<(), HypervisorError> {
         let Some(volume) = self.find(name)? else {
             return Ok(());

@@ -12,6 +12,7 @@ use crate::plan::report::{Ailing, Wait};
 use crate::plan::{Member, placement};
 use crate::rollout::{Batch, RolloutState};
 use crate::scaleset::UpgradePolicy;
+use crate::warrants::Cause;
 
 impl<'a> Stage<'_, 'a> {
     /// Whether the batch is done. If not, its next steps and what it waits on are noted.
@@ -181,7 +182,11 @@ impl<'a> Stage<'_, 'a> {
                 "rollout batch {}: of revision {}, replaced by revision {}",
                 batch.number, member.instance.meta.revision, self.target.number
             );
-            self.turn.steps.push(member.delete(self.s, why.into()));
+            let cause = Cause::Rollout {
+                target: self.target.number,
+                why,
+            };
+            self.turn.steps.push(member.delete(self.s, cause));
         }
         self.rollout.batch = Some(kept);
         if is_stuck && gone == 0 && self.turn.steps.is_empty() {

@@ -7,12 +7,12 @@ use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
 
-use super::{End, LOOK, Way};
+use super::{End, LOOK, Way, are_apart};
 use crate::hypervisor::libvirt::connection::Session;
 use crate::hypervisor::libvirt::domains::{self, Owned, own_volumes};
 use crate::hypervisor::libvirt::fault::optional;
-use crate::hypervisor::libvirt::volumes::Pool;
-use crate::hypervisor::libvirt::{delete, logs, power, raw};
+use crate::hypervisor::libvirt::volumes::{Pool, Proof};
+use crate::hypervisor::libvirt::{delete, logs, power, raw, uses};
 use crate::hypervisor::{FaultKind, HypervisorError, Settled, Stage};
 use crate::inventory::Metadata;
 
@@ -119,13 +119,14 @@ pub fn settle(way: &Way<'_>) -> Result<Settled, HypervisorError> {
             arrive(way, here, there, arrived, Some(&leaving.meta))
         }
         (run, other) => {
-            remove(way, there, &leaving.meta, other)?;
+            remove(way, here, there, &leaving.meta, other)?;
             if run == Run::Held {
                 here.call(format_args!("letting {} go on", way.instance.name), |_| {
                     leaving.domain.resume()
                 })?;
             }
             leaving.meta.moving_to = None;
+            leaving.meta.epoch = Some(way.instance.epoch);
             domains::write(here, &leaving.domain, &leaving.meta)?;
             Ok(Settled::Stayed)
         }
@@ -161,6 +162,7 @@ fn calm(
 /// Takes away what there is of the instance on the target.
 fn remove(
     way: &Way<'_>,
+    here: &Session<'_>,
     there: &Session<'_>,
     leaving: &Metadata,
     arrival: Arrival,
@@ -171,7 +173,7 @@ fn remove(
         delete::undefine(there, &way.instance.name, &domain.domain)?;
         notes.push(domain.meta);
     }
-    delete_volumes(way, there, way.to, &notes)
+    delete_volumes(way, (there, way.to), (here, way.from), &notes)
 }
 
 /// Has the guest go on on the target, which it is alone on now, and takes away what is left on the source.
@@ -195,23 +197,39 @@ fn arrive(
     let mut notes = vec![arrived.meta.clone()];
     notes.extend(left.cloned());
     if arrived.meta.moving_to.take().is_some() {
+        arrived.meta.epoch = Some(way.instance.epoch);
         domains::write(there, &arrived.domain, &arrived.meta)?;
     }
     way.pulse.stage(Stage::DeleteDisks);
-    delete_volumes(way, here, way.from, &notes)?;
+    delete_volumes(way, (here, way.from), (there, way.to), &notes)?;
     logs::delete(&way.from.host.logs, here, &way.instance.name);
     Ok(Settled::Moved)
 }
 
+/// Takes away the volumes of the instance at one end, where it is no more. What can't be proved to be unused stays: the record
+/// has noted the move, and whoever plans next has it swept.
 fn delete_volumes(
     way: &Way<'_>,
-    session: &Session<'_>,
-    end: End<'_>,
+    (session, end): (&Session<'_>, End<'_>),
+    (other, at): (&Session<'_>, End<'_>),
     notes: &[Metadata],
 ) -> Result<(), HypervisorError> {
     let pool = Pool::open(session, &end.host.pool)?;
     let mut names: Vec<&String> = notes.iter().flat_map(|n| own_volumes(way.instance, n)).collect();
     names.sort();
     names.dedup();
-    names.into_iter().try_for_each(|name| pool.delete(name))
+    let mut there = Vec::new();
+    for name in names {
+        if pool.find(name)?.is_some() {
+            there.push(name);
+        }
+    }
+    if there.is_empty() {
+        return Ok(());
+    }
+    // In one folder they are the very disks that the instance has open at the other end.
+    are_apart(way, &Pool::open(other, &at.host.pool)?, &pool)?;
+    let uses = uses::uses(&pool)?;
+    let proof = Proof::of_nobody(&uses);
+    there.into_iter().try_for_each(|name| pool.remove(name, &proof))
 }

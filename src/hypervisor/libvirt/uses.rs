@@ -1,0 +1,129 @@
+//! Reads who uses which files on a host: slow, exact, and only done before something is lost for good.
+
+use virt::domain::Domain;
+use virt::storage_pool::StoragePool;
+use virt::sys;
+
+use super::connection::Session;
+use super::fault::{no_pool, optional};
+use super::logs;
+use super::observe::all;
+use super::volumes::Pool;
+use crate::hypervisor::domain_xml::element::Element;
+use crate::hypervisor::domain_xml::metadata;
+use crate::hypervisor::{HypervisorError, Uses};
+use crate::inventory::Phase;
+use crate::model::ImageDigest;
+use crate::names::PoolMark;
+
+/// What was found.
+#[derive(Default)]
+pub struct Survey {
+    /// Users of files.
+    pub uses: Uses,
+    /// Domains that are about to be made of an image, with its digest: their disks need not be there yet.
+    pub making: Vec<(String, ImageDigest)>,
+}
+
+/// See [`crate::hypervisor::Hypervisor::uses`].
+pub fn uses(pool: &Pool<'_, '_>) -> Result<Uses, HypervisorError> {
+    pool.refresh_now()?;
+    let mut found = survey(pool.session())?.uses;
+    found.marks = pool
+        .names()?
+        .iter()
+        .filter_map(|name| PoolMark::parse(name))
+        .collect();
+    Ok(found)
+}
+
+/// Reads the XML of every volume in every pool of the host, and of every domain.
+pub fn survey(session: &Session<'_>) -> Result<Survey, HypervisorError> {
+    let mut survey = Survey::default();
+    let active = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
+    let pools = session.call("listing pools", |c| c.list_all_storage_pools(active))?;
+    // Console logs are no disks, whatever a guest writes into its own.
+    for pool in pools.iter().filter(|p| p.name().is_ok_and(|n| n != logs::POOL)) {
+        match survey.read_pool(session, pool) {
+            // Stopped meanwhile: what it held can't be told, but nothing new can be backed through it either.
+            Err(error) if no_pool(&error) => {}
+            read => read?,
+        }
+    }
+    for domain in &all(session)? {
+        survey.read_domain(session, domain)?;
+    }
+    Ok(survey)
+}
+
+impl Survey {
+    fn read_pool(&mut self, session: &Session<'_>, pool: &StoragePool) -> Result<(), HypervisorError> {
+        let in_pool = pool.name().unwrap_or_default();
+        let doing = format!("listing the volumes of pool {in_pool}");
+        for volume in &session.call(doing, |_| pool.list_all_volumes(0))? {
+            let name = volume.name().unwrap_or_default();
+            let doing = format!("reading volume {name} in pool {in_pool}");
+            let described = session.call(doing, |_| volume.xml_desc(0));
+            let Some(xml) = optional(described, sys::VIR_ERR_NO_STORAGE_VOL)? else {
+                continue;
+            };
+            match Element::parse(&xml) {
+                Ok(document) => {
+                    let backing = document.path(["backingStore", "path"]);
+                    backing
+                        .into_iter()
+                        .for_each(|path| self.uses.add(&path.text, &name, None));
+                }
+                Err(_) => self.uses.unread.push(format!("volume {name} in pool {in_pool}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_domain(&mut self, session: &Session<'_>, domain: &Domain) -> Result<(), HypervisorError> {
+        let name = domain.name().unwrap_or_default();
+        // What it has open, and what its next start opens.
+        for flags in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
+            let described = session.call(format_args!("reading domain {name}"), |_| domain.xml_desc(flags));
+            let Some(xml) = optional(described, sys::VIR_ERR_NO_DOMAIN)? else {
+                return Ok(());
+            };
+            self.read_xml(&xml, &name, domain);
+        }
+        let listed = session.call(format_args!("listing the snapshots of domain {name}"), |_| {
+            domain.list_all_snapshots(0)
+        });
+        let snapshots = match listed {
+            Ok(snapshots) => snapshots,
+            Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => return Ok(()),
+            // A driver that knows no snapshots has none.
+            Err(fault) if fault.unsupported() => Vec::new(),
+            Err(fault) => return Err(fault.error),
+        };
+        for snapshot in &snapshots {
+            let doing = format!("reading a snapshot of domain {name}");
+            let described = session.call(doing, |_| snapshot.xml_desc(0));
+            if let Some(xml) = optional(described, sys::VIR_ERR_NO_DOMAIN_SNAPSHOT)? {
+                self.read_xml(&xml, &name, domain);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_xml(&mut self, xml: &str, name: &str, domain: &Domain) {
+        let Ok(document) = Element::parse(xml) else {
+            self.uses.unread.push(format!("domain {name}"));
+            return;
+        };
+        let uuid = domain.uuid().ok();
+        let files = document.walk().filter(|e| e.name == "source");
+        for file in files.filter_map(|e| e.get("file").or_else(|| e.get("volume"))) {
+            self.uses.add(file, name, uuid);
+        }
+        let making = document
+            .path(["metadata", "instance"])
+            .and_then(|e| metadata::read(e).ok())
+            .filter(|m| matches!(m.phase, Phase::Creating | Phase::Changing));
+        self.making.extend(making.map(|m| (name.to_owned(), m.image)));
+    }
+}

@@ -1,0 +1,355 @@
+//! Whose a domain is. The record says what lives; a note is evidence. Of everything that looks like an instance of the set only
+//! members count: a domain whose id and UUID the record lists, on the host that the record names. Everything else is told, and
+//! nothing is done to it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::inventory::{Instance, Inventory, Power, View};
+use crate::names::{InstanceId, Label, instance_name};
+use crate::record::{Known, Record};
+
+/// What looks like the set's and is no member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Odd {
+    /// Instances that are there twice.
+    pub doubles: Vec<Double>,
+    /// Domains that say or seem to be of the set, and are not.
+    pub strangers: Vec<Stranger>,
+    /// Members that are on another host than the record says, because somebody has moved them.
+    pub moved: Vec<Moved>,
+    /// Members whose note was written under a record that this one knows nothing of: the record is old, or was forked.
+    pub newer: Vec<Sight>,
+    /// Members whose note is older than the last that was written: the domain was restored or reverted.
+    pub older: Vec<Sight>,
+    /// Instances that were taken out of their hosts' lists for one of these reasons, with the host of each.
+    #[serde(skip)]
+    aside: Vec<(Label, Instance)>,
+}
+
+/// An instance somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sight {
+    /// Which.
+    pub id: InstanceId,
+    /// Where.
+    pub host: Label,
+}
+
+/// One UUID that was seen more than once, though nothing of the kind is under way. It counts once, and nothing is done to
+/// either copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Double {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Where, each with whether it runs there.
+    pub places: Vec<Place>,
+}
+
+/// One copy of an instance that is there twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where.
+    pub host: Label,
+    /// Whether it runs there.
+    pub runs: bool,
+}
+
+/// A member that somebody has moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Which.
+    pub id: InstanceId,
+    /// The host that the record names.
+    pub from: Label,
+    /// The host it is on.
+    pub to: Label,
+}
+
+/// A domain that has the name or the UUID of an instance, or a note of the set, and is no member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// Where.
+    pub host: Label,
+    /// The domain's name.
+    pub name: String,
+    /// The domain's UUID.
+    pub uuid: Uuid,
+    /// The instance that it says it is, or whose UUID it has.
+    pub id: Option<InstanceId>,
+    /// Whether it runs.
+    pub runs: bool,
+    /// Addresses in its note: nobody gets them as long as it is there.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Why it is none.
+    pub why: Strangeness,
+}
+
+/// Why a domain is no member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strangeness {
+    /// Its note is that of an instance which lives under another UUID: copied or forged.
+    Copied,
+    /// It has the UUID of an instance, and another name: an operator keeps it under that.
+    Renamed,
+    /// It has the UUID of an instance, and no note of the set.
+    NoNote,
+    /// The record knew such an id once, and knows it no more.
+    Forgotten,
+    /// The record has not given out its id yet: the record is old, or the note lies.
+    Beyond,
+    /// An operator has said that its note lies.
+    Disowned,
+    /// It is not where the record says, and that host can't be seen: it may be there as well.
+    Elsewhere,
+}
+
+impl Odd {
+    /// Whether notes say that the record is old or was forked: then nothing may be changed on any host.
+    pub fn is_record_old(&self) -> bool {
+        !self.newer.is_empty() || self.strangers.iter().any(|s| s.why == Strangeness::Beyond)
+    }
+
+    /// Whether the instance is there twice.
+    pub fn is_double(&self, id: InstanceId) -> bool {
+        self.doubles.iter().any(|d| d.id == id)
+    }
+
+    /// Whether there is nothing odd.
+    pub fn is_empty(&self) -> bool {
+        self.doubles.is_empty()
+            && self.strangers.is_empty()
+            && self.moved.is_empty()
+            && self.newer.is_empty()
+            && self.older.is_empty()
+    }
+
+    /// Instances that were set aside, with their hosts: what an operator may have taken in.
+    pub fn aside(&self) -> impl Iterator<Item = (&Label, &Instance)> {
+        self.aside.iter().map(|(host, instance)| (host, instance))
+    }
+}
+
+/// What is to become of one that was seen.
+enum Judged {
+    /// It stays in its host's list.
+    Stays,
+    /// It is the instance, if it is where it should be.
+    IsIt,
+    /// It is none.
+    Stranger(Strangeness),
+}
+
+fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
+    let (id, uuid) = (instance.id, instance.uuid);
+    if instance.meta.store != record.store {
+        // Two stores that act on one set: whoever plans stops for it.
+        return Judged::Stays;
+    }
+    if record.disowned.contains(&uuid) {
+        return Judged::Stranger(Strangeness::Disowned);
+    }
+    let has_its_name = instance.name == instance_name(&record.applied.name, id);
+    if has_its_name && record.warrants.covers(host, id, uuid) {
+        return Judged::IsIt;
+    }
+    if let Some(written_off) = record.written_off.get(&id)
+        && written_off.uuid == uuid
+        && has_its_name
+    {
+        return Judged::Stays;
+    }
+    match record.known.get(&id) {
+        Some(known) if known.uuid == uuid && has_its_name => Judged::IsIt,
+        Some(known) if known.uuid == uuid => Judged::Stranger(Strangeness::Renamed),
+        Some(_) => Judged::Stranger(Strangeness::Copied),
+        None if record.is_known_uuid(uuid) => Judged::Stranger(Strangeness::Copied),
+        None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
+        None => Judged::Stranger(Strangeness::Forgotten),
+    }
+}
+
+/// Tells members from everything else, by `record` alone. What is no member is taken out of its host's list and told in
+/// [`Inventory::odd`]. May be done again, with a later record.
+pub fn sort_out(record: &Record, inventory: &mut Inventory) {
+    put_back(inventory);
+    let mut odd = Odd::default();
+    let moving = moving(record, inventory);
+    let seen: HashSet<Label> = inventory.seen_hosts().into_iter().cloned().collect();
+    let names: HashSet<Label> = inventory.hosts.iter().map(|h| h.name.clone()).collect();
+    let mut places: BTreeMap<InstanceId, Vec<(Label, Power)>> = BTreeMap::new();
+    for host in &mut inventory.hosts {
+        let View::Seen(view) = &mut host.view else {
+            continue;
+        };
+        for (name, uuid) in &view.nameless {
+            odd.strangers.push(Stranger {
+                host: host.name.clone(),
+                name: name.clone(),
+                uuid: *uuid,
+                id: record.id_of(*uuid),
+                runs: true,
+                addresses: Vec::new(),
+                why: Strangeness::NoNote,
+            });
+        }
+        let mut kept = Vec::with_capacity(view.instances.len());
+        for instance in view.instances.drain(..) {
+            match judge(record, &host.name, &instance) {
+                Judged::Stays => kept.push(instance),
+                Judged::IsIt => {
+                    let place = (host.name.clone(), instance.power);
+                    places.entry(instance.id).or_default().push(place);
+                    kept.push(instance);
+                }
+                Judged::Stranger(why) => odd.set_aside(&host.name, instance, why),
+            }
+        }
+        view.instances = kept;
+    }
+    for (id, places) in places {
+        if moving.contains(&id) {
+            continue;
+        }
+        let known = record.known.get(&id);
+        match (&*places, known) {
+            ([(host, _)], Some(known))
+                if *host != known.host && !record.warrants.covers(host, id, known.uuid) =>
+            {
+                if names.contains(&known.host) && !seen.contains(&known.host) {
+                    odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
+                } else {
+                    odd.moved.push(Moved {
+                        id,
+                        from: known.host.clone(),
+                        to: host.clone(),
+                    });
+                }
+            }
+            ([_], _) => {}
+            (many, _) => odd.settle_double(inventory, id, many, known),
+        }
+    }
+    odd.look_at_epochs(record, inventory);
+    odd.strangers
+        .sort_by(|a, b| (&a.host, &a.name).cmp(&(&b.host, &b.name)));
+    inventory.odd = odd;
+}
+
+/// What was set aside before is judged anew.
+fn put_back(inventory: &mut Inventory) {
+    for (host, instance) in std::mem::take(&mut inventory.odd).aside {
+        let view = inventory.hosts.iter_mut().find(|h| h.name == host);
+        if let Some(View::Seen(view)) = view.map(|h| &mut h.view) {
+            view.instances.push(instance);
+            view.instances.sort_by_key(|i| i.id);
+        }
+    }
+}
+
+/// Instances that a move of ours holds on two hosts.
+fn moving(record: &Record, inventory: &Inventory) -> BTreeSet<InstanceId> {
+    let noted = inventory
+        .instances()
+        .filter(|i| i.meta.moving_to.is_some() && i.meta.store == record.store)
+        .filter(|i| record.known.get(&i.id).is_some_and(|k| k.uuid == i.uuid));
+    record.moves.keys().copied().chain(noted.map(|i| i.id)).collect()
+}
+
+impl Odd {
+    fn set_aside(&mut self, host: &Label, instance: Instance, why: Strangeness) {
+        self.strangers.push(Stranger {
+            host: host.clone(),
+            name: instance.name.clone(),
+            uuid: instance.uuid,
+            id: Some(instance.id),
+            runs: !matches!(instance.power, Power::Off | Power::Crashed),
+            addresses: instance.meta.addresses.iter().flatten().copied().collect(),
+            why,
+        });
+        self.aside.push((host.clone(), instance));
+    }
+
+    /// Takes a copy out of its host's list; told as a stranger if `why` says so.
+    fn take(&mut self, inventory: &mut Inventory, host: &Label, id: InstanceId, why: Option<Strangeness>) {
+        let view = inventory.hosts.iter_mut().find(|h| &h.name == host);
+        let Some(View::Seen(view)) = view.map(|h| &mut h.view) else {
+            return;
+        };
+        let Some(at) = view.instances.iter().position(|i| i.id == id) else {
+            return;
+        };
+        let instance = view.instances.remove(at);
+        match why {
+            Some(why) => self.set_aside(host, instance, why),
+            None => self.aside.push((host.clone(), instance)),
+        }
+    }
+
+    /// Of several copies one stays in its host's list and counts: the one that runs, or else the one where the record says.
+    fn settle_double(
+        &mut self,
+        inventory: &mut Inventory,
+        id: InstanceId,
+        places: &[(Label, Power)],
+        known: Option<&Known>,
+    ) {
+        let runs = |power: &Power| !matches!(power, Power::Off | Power::Crashed);
+        let rank = |(host, power): &&(Label, Power)| {
+            (!runs(power), known.is_none_or(|k| k.host != *host), host.clone())
+        };
+        let Some((kept, _)) = places.iter().min_by_key(rank) else {
+            return;
+        };
+        for (host, _) in places.iter().filter(|(host, _)| host != kept) {
+            self.take(inventory, host, id, None);
+        }
+        self.doubles.push(Double {
+            id,
+            places: (places.iter())
+                .map(|(host, power)| Place {
+                    host: host.clone(),
+                    runs: runs(power),
+                })
+                .collect(),
+        });
+    }
+
+    fn look_at_epochs(&mut self, record: &Record, inventory: &Inventory) {
+        for host in &inventory.hosts {
+            for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+                let Some(known) = record.known.get(&instance.id).filter(|k| k.uuid == instance.uuid) else {
+                    continue;
+                };
+                if instance.meta.store != record.store || self.is_double(instance.id) {
+                    continue;
+                }
+                let sight = || Sight {
+                    id: instance.id,
+                    host: host.name.clone(),
+                };
+                match known.age_of(instance.meta.epoch) {
+                    Age::Current => {}
+                    Age::Older => self.older.push(sight()),
+                    Age::Newer => self.newer.push(sight()),
+                }
+            }
+        }
+    }
+}
+
+/// How old a note is, measured by what the record has had written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It is the one that was seen last, or one that was ordered since.
+    Current,
+    /// It is older: the domain was restored or reverted.
+    Older,
+    /// It was written under a record that this one knows nothing of.
+    Newer,
+}

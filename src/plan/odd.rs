@@ -1,0 +1,37 @@
+//! What looks like the set's and is no member: told, and spared.
+
+use crate::plan::Situation;
+use crate::plan::action::Step;
+use crate::plan::report::Wait;
+
+/// Tells of everything that is odd.
+pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
+    let odd = &s.inventory.odd;
+    if odd.is_record_old() {
+        let beyond = (odd.strangers.iter())
+            .filter(|other| other.why == crate::ownership::Strangeness::Beyond)
+            .filter_map(|other| Some((other.id?, other.host.clone())));
+        let newer = odd.newer.iter().map(|sight| (sight.id, sight.host.clone()));
+        waits.push(Wait::RecordOld {
+            instances: beyond.chain(newer).collect(),
+            next: s.record.next_id,
+        });
+    }
+    waits.extend(odd.doubles.iter().cloned().map(Wait::Double));
+    let strangers = (odd.strangers.iter()).filter(|other| other.why != crate::ownership::Strangeness::Beyond);
+    waits.extend(strangers.cloned().map(Wait::Stranger));
+    waits.extend(odd.moved.iter().cloned().map(Wait::MovedByHand));
+    waits.extend(odd.older.iter().cloned().map(Wait::NoteReverted));
+}
+
+/// Nothing is done to an instance that is there twice.
+pub(super) fn spare(s: Situation<'_>, steps: &mut Vec<Step>) {
+    if s.inventory.odd.doubles.is_empty() {
+        return;
+    }
+    steps.retain(|step| {
+        step.action
+            .instance()
+            .is_none_or(|id| !s.inventory.odd.is_double(id))
+    });
+}
