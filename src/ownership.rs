@@ -24,11 +24,22 @@ pub struct Odd {
     pub moved: Vec<Moved>,
     /// Members whose note was written under a record that this one knows nothing of: the record is old, or was forked.
     pub newer: Vec<Sight>,
+    /// Hosts of the set that are one libvirtd under two names: then nothing may be changed on any host.
+    pub twins: Vec<Twins>,
     /// Members whose note is older than the last that was written: the domain was restored or reverted.
     pub older: Vec<Sight>,
     /// Instances that were taken out of their hosts' lists for one of these reasons, with the host of each.
     #[serde(skip)]
     aside: Vec<(Label, Instance)>,
+}
+
+/// Two entries of a definition that are one libvirtd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twins {
+    /// One name of it.
+    pub first: Label,
+    /// Another.
+    pub second: Label,
 }
 
 /// An instance somewhere.
@@ -126,6 +137,7 @@ impl Odd {
             && self.strangers.is_empty()
             && self.moved.is_empty()
             && self.newer.is_empty()
+            && self.twins.is_empty()
             && self.older.is_empty()
     }
 
@@ -177,8 +189,12 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
 /// Tells members from everything else, by `record` alone. What is no member is taken out of its host's list and told in
 /// [`Inventory::odd`]. May be done again, with a later record.
 pub fn sort_out(record: &Record, inventory: &mut Inventory) {
+    let twins = std::mem::take(&mut inventory.odd.twins);
     put_back(inventory);
-    let mut odd = Odd::default();
+    let mut odd = Odd {
+        twins,
+        ..Odd::default()
+    };
     let moving = moving(record, inventory);
     let seen: HashSet<Label> = inventory.seen_hosts().into_iter().cloned().collect();
     let names: HashSet<Label> = inventory.hosts.iter().map(|h| h.name.clone()).collect();

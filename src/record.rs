@@ -737,6 +737,35 @@ impl Record {
         }
     }
 
+    /// A host is called otherwise from now on: everything that names it follows.
+    pub fn rename_host(&mut self, from: &Label, to: &Label) {
+        let rename = |host: &mut Label| {
+            if host == from {
+                host.clone_from(to);
+            }
+        };
+        self.known.values_mut().for_each(|k| rename(&mut k.host));
+        self.written_off.values_mut().for_each(|w| rename(&mut w.host));
+        self.departed.values_mut().for_each(|d| rename(&mut d.host));
+        for moved in self.moves.values_mut() {
+            rename(&mut moved.from);
+            rename(&mut moved.to);
+        }
+        if let Some(warrants) = self.warrants.instances.remove(from) {
+            self.warrants
+                .instances
+                .entry(to.clone())
+                .or_default()
+                .extend(warrants);
+        }
+        if let Some(cordon) = self.cordons.remove(from) {
+            self.cordons.entry(to.clone()).or_insert(cordon);
+        }
+        if let Some(since) = self.unseen.remove(from) {
+            self.unseen.entry(to.clone()).or_insert(since);
+        }
+    }
+
     /// Whether the record has given out that UUID.
     pub fn is_known_uuid(&self, uuid: Uuid) -> bool {
         self.id_of(uuid).is_some()

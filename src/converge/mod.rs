@@ -1,8 +1,10 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
+pub mod marks;
 pub mod proof;
 mod serving;
 mod tell;
+pub mod twins;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -19,7 +21,7 @@ use crate::inventory::Inventory;
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label};
 use crate::observe::observe;
-use crate::ownership::sort_out;
+use crate::ownership::{Twins, sort_out};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Wait};
 use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
@@ -200,6 +202,9 @@ pub fn converge(
         batches: 0,
         joins: joining == Joining::Awaited,
         missed: BTreeMap::new(),
+        has_looked: false,
+        has_marked: false,
+        twins: Vec::new(),
         asked: Asked::Nothing,
         made: Vec::new(),
         done: Vec::new(),
@@ -221,11 +226,15 @@ pub fn converge(
         let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
         let scale_set = record.applied.clone();
         // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
-        let inventory = if depends_on_health(&record) {
+        let mut inventory = if depends_on_health(&record) {
             look(world, &scale_set, &record)
         } else {
             glance(world, &scale_set, &record)
         };
+        if !std::mem::replace(&mut run.has_looked, true) {
+            run.twins = twins::find(world, &scale_set, &inventory);
+        }
+        inventory.odd.twins.clone_from(&run.twins);
         told.unseen(&inventory, listener);
         let now = world.clock.now();
         let (record, _) = amend(store, set, |record| {
@@ -246,6 +255,13 @@ pub fn converge(
             drawn: (world.draw)(),
         };
         let plan = plan(situation);
+        if !plan.steps.is_empty()
+            && !std::mem::replace(&mut run.has_marked, true)
+            && marks::leave(world, &record, &inventory)
+        {
+            // Who shares a folder with whom shows only now.
+            continue;
+        }
         let interrupted = world.interrupt.is_set();
         let again = plan.again.or(plan.joining.filter(|_| run.joins));
         let is_over =
@@ -314,6 +330,12 @@ struct Run<'w> {
     joins: bool,
     /// How often each load balancer could not be reached though it had just been seen.
     missed: BTreeMap<String, u32>,
+    /// Whether it has looked at the hosts before.
+    has_looked: bool,
+    /// Whether it has marked the pools.
+    has_marked: bool,
+    /// Hosts that are one.
+    twins: Vec<Twins>,
     asked: Asked,
     /// Instances that the last batch has made.
     made: Vec<InstanceId>,

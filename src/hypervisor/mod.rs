@@ -13,6 +13,7 @@ pub mod seed;
 mod stats;
 mod uses;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -124,8 +125,8 @@ pub trait Hypervisor: Send + Sync {
     /// Takes the mark out of the pool; none there is fine.
     fn unmark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError>;
 
-    /// Whether a volume is in the pool, by what the host knows without looking at the folder again.
-    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError>;
+    /// Marks in a pool of that name, by what the host knows without looking at the folder again.
+    fn marks(&self, pool: &str) -> Result<BTreeSet<PoolMark>, HypervisorError>;
 
     /// Which files the host's domains need: by their live, inactive and snapshot XML, and what volumes are backed by. Has the
     /// host look at its pool's folder again first.

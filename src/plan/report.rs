@@ -131,7 +131,7 @@ impl Report {
         if has(|w| {
             matches!(
                 w,
-                Wait::OtherStore { .. } | Wait::RecordOld { .. } | Wait::Double(_)
+                Wait::OtherStore { .. } | Wait::RecordOld { .. } | Wait::OneHost(_) | Wait::Double(_)
             )
         }) {
             Verdict::Blocked

@@ -34,7 +34,7 @@ mod uses;
 mod volume_xml;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -179,10 +179,11 @@ impl Hypervisor for Libvirt {
         Pool::open(&session, &self.pool)?.delete(&mark.volume())
     }
 
-    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError> {
+    fn marks(&self, pool: &str) -> Result<BTreeSet<PoolMark>, HypervisorError> {
         let pulse = Pulse::silent();
         let session = self.look.session(&pulse)?;
-        Ok(Pool::open(&session, &self.pool)?.find(name)?.is_some())
+        let names = Pool::open(&session, pool)?.names()?;
+        Ok(names.iter().filter_map(|name| PoolMark::parse(name)).collect())
     }
 
     fn uses(&self, pulse: &Pulse) -> Result<Uses, HypervisorError> {
