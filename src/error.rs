@@ -130,6 +130,10 @@ impl From<crate::store::StoreError> for Error {
                 Exit::Locked,
                 "wait for the other command, or give --wait-lock 10m",
             ),
+            S::Newer { .. } => (
+                Exit::Unreachable,
+                "use that vmss: this one would lose what it does not know, so it neither reads nor writes the record",
+            ),
             S::Broken { .. } => (
                 Exit::Unreachable,
                 "check that the store's folder can be written and its disk is not full",

@@ -173,6 +173,54 @@ fn the_contract_holds_on_the_fake() {
     );
 }
 
+/// What a newer vmss has written is told as such by every command, with its own exit code, and is left as it is; the other
+/// sets of the store are shown.
+#[test]
+fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "define 2", "vmss create"] {
+        let (exit, _, said) = theatre.command(line);
+        assert_eq!(exit, 0, "{line}: {said}");
+    }
+    let path = theatre.folder().join("state.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let copy = "INSERT INTO set_records SELECT 'db', version, record FROM set_records";
+    connection.execute(copy, []).unwrap();
+    let newer =
+        "UPDATE set_records SET record = replace(record, '\"format\":2', '\"format\":3') WHERE name = 'web'";
+    assert_eq!(connection.execute(newer, []).unwrap(), 1);
+    let text = || -> String {
+        let sql = "SELECT version || record FROM set_records WHERE name = 'web'";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let before = text();
+    let commands = [
+        "show",
+        "plan",
+        "create",
+        "apply",
+        "scale 3",
+        "delete --yes",
+        "instances",
+        "upgrade",
+        "autoscale",
+        "state rebuild",
+        "list",
+    ];
+    for command in commands {
+        let (exit, shown, said) = theatre.command(&format!("vmss {command}"));
+        assert_eq!(exit, 4, "{command}: {said}");
+        assert!(
+            said.contains(
+                "the record of web was made by a newer vmss (its format is 3, this vmss knows 2 at most)"
+            ) && said.contains("hint: use that vmss"),
+            "{command}: {said}"
+        );
+        assert_eq!(text(), before, "{command} has written");
+        assert!(command != "list" || shown.contains("db"), "{shown}");
+    }
+}
+
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }

@@ -12,7 +12,7 @@ use crate::record::Record;
 use crate::store::holder::{Liveness, expiry, local_processes, may_act};
 use crate::store::{
     DECISIONS, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP, SAMPLES_WHOLE,
-    Store, StoreError, Version,
+    Store, StoreError, Version, codec,
 };
 
 /// A store that lasts as long as its process.
@@ -109,14 +109,13 @@ impl Store for Memory {
         let Some((json, version)) = shelves.records.get(set) else {
             return Ok(None);
         };
-        let record =
-            serde_json::from_str(json).map_err(|e| broken(format!("reading the record of {set}"), &e))?;
+        let record = codec::decode(json)
+            .map_err(|e| e.of(set, |e| broken(format!("reading the record of {set}"), &e)))?;
         Ok(Some((record, *version)))
     }
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
-        let json =
-            serde_json::to_string(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
+        let json = codec::encode(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
         let mut shelves = self.shelves();
         if shelves.records.get(set).map(|(_, version)| *version) != expected {
             return Err(StoreError::Changed(set.clone()));
@@ -281,11 +280,9 @@ impl Store for Memory {
             .into_iter()
             .flat_map(|m| m.decisions.iter().rev())
             .take(limit);
-        let read = |json: &String| serde_json::from_str(json);
-        newest
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map_err(|e| broken(format!("reading decisions on {set}"), &e))
+        Ok(newest
+            .filter_map(|json| serde_json::from_str(json).ok())
+            .collect())
     }
 
     fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
@@ -296,5 +293,34 @@ impl Store for Memory {
             .take(limit)
             .cloned()
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::Scene;
+
+    #[test]
+    fn a_record_of_a_newer_vmss_is_neither_read_nor_written() {
+        let (store, web) = (Memory::default(), Label::new("web").unwrap());
+        let record = Scene::new(&[1]).record;
+        let version = store.put(&web, &record, None).unwrap();
+        let newer = codec::encode(&record)
+            .unwrap()
+            .replacen("\"format\":2", "\"format\":3", 1);
+        let newer_version = Version(store.shelves().next());
+        (store.shelves().records).insert(web.clone(), (newer.clone(), newer_version));
+        match store.get(&web) {
+            Err(StoreError::Newer {
+                format: 3, known: 2, ..
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+        for expected in [None, Some(version)] {
+            let refused = store.put(&web, &record, expected);
+            assert!(matches!(refused, Err(StoreError::Changed(_))), "{refused:?}");
+        }
+        assert_eq!(store.shelves().records[&web].0, newer);
     }
 }

@@ -1,5 +1,6 @@
 //! The store: records, leases and history behind one trait. SQLite is the embedded form.
 
+pub mod codec;
 pub mod holder;
 pub mod location;
 pub mod memory;
@@ -36,6 +37,9 @@ pub trait Store: Send + Sync {
     fn location(&self) -> String;
 
     /// The set's record and its version; `None` if the store knows no such set.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] if a later vmss has written it.
     fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError>;
 
     /// Writes the record if its version is still `expected` (`None`: if there is none yet).
@@ -93,7 +97,8 @@ pub trait Store: Send + Sync {
     /// Keeps a decision. `anew`: beside the last one; if not, in its place.
     fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError>;
 
-    /// The newest decisions of a set, newest first.
+    /// The newest decisions of a set, newest first. Those among them that a later vmss has written in other words are left
+    /// out.
     fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError>;
 
     /// The newest operations of a set (or of all), newest first.
@@ -182,6 +187,18 @@ pub enum StoreError {
     /// The lease was lost.
     #[error("the lease on {0} was taken over by another process")]
     Lost(String),
+    /// The record was written by a later vmss: this one neither reads it nor writes it.
+    #[error(
+        "the record of {set} was made by a newer vmss (its format is {format}, this vmss knows {known} at most)"
+    )]
+    Newer {
+        /// The set.
+        set: Label,
+        /// The format that the record is in.
+        format: u64,
+        /// The latest format that is known here.
+        known: u64,
+    },
     /// The store can't be read or written.
     #[error("{doing}: {message}")]
     Broken {

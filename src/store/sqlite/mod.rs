@@ -15,7 +15,7 @@ use crate::names::{Label, StoreId};
 use crate::record::Record;
 use crate::store::holder::{Liveness, expiry, local_processes, may_act};
 use crate::store::sqlite::trouble::Trouble;
-use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version, codec};
 
 /// A SQLite store.
 pub struct Sqlite {
@@ -112,7 +112,7 @@ impl Store for Sqlite {
         self.read(&format!("reading the record of {set}"), |c| {
             let row: Option<(u64, String)> = c
                 .query_row(
-                    "SELECT version, record FROM records WHERE name = ?1",
+                    "SELECT version, record FROM set_records WHERE name = ?1",
                     [set.as_str()],
                     |r| Ok((r.get(0)?, r.get(1)?)),
                 )
@@ -120,23 +120,24 @@ impl Store for Sqlite {
             let Some((version, json)) = row else {
                 return Ok(None);
             };
-            Ok(Some((serde_json::from_str(&json)?, Version(version))))
+            let record = codec::decode(&json).map_err(|e| e.of(set, Trouble::from))?;
+            Ok(Some((record, Version(version))))
         })
     }
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
         self.write(&format!("writing the record of {set}"), |t| {
-            let json = serde_json::to_string(record)?;
+            let json = codec::encode(record)?;
             // From a counter that outlives the record: were a record that is made again to begin at 1 again, one who
             // has read the old one would overwrite the new one.
             let version = next(t, expected.map_or(0, |v| v.0))?;
             let changed = match expected {
                 None => t.execute(
-                    "INSERT OR IGNORE INTO records VALUES (?1, ?2, ?3)",
+                    "INSERT OR IGNORE INTO set_records VALUES (?1, ?2, ?3)",
                     params![set.as_str(), version, json],
                 )?,
                 Some(Version(v)) => t.execute(
-                    "UPDATE records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
+                    "UPDATE set_records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
                     params![set.as_str(), version, json, v],
                 )?,
             };
@@ -150,7 +151,7 @@ impl Store for Sqlite {
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.write(&format!("removing the record of {set}"), |t| {
             let gone = t.execute(
-                "DELETE FROM records WHERE name = ?1 AND version = ?2",
+                "DELETE FROM set_records WHERE name = ?1 AND version = ?2",
                 params![set.as_str(), expected.0],
             )?;
             if gone == 0 {
@@ -162,7 +163,7 @@ impl Store for Sqlite {
 
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.read("listing sets", |c| {
-            let mut query = c.prepare("SELECT name FROM records ORDER BY name")?;
+            let mut query = c.prepare("SELECT name FROM set_records ORDER BY name")?;
             let names: Vec<String> = query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
             names
                 .into_iter()

@@ -41,6 +41,12 @@ impl From<rusqlite::Error> for Trouble {
     }
 }
 
+impl From<StoreError> for Trouble {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+
 impl From<serde_json::Error> for Trouble {
     fn from(e: serde_json::Error) -> Self {
         Self::Damaged(e.to_string())
