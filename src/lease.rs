@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::names::Label;
 use crate::store::{Lease, Store, StoreError};
+use crate::supervise::caught;
 use crate::world::{Clock, World};
 
 /// A set's lease, kept alive while it is held and given back when dropped.
@@ -25,22 +26,28 @@ pub struct Held {
 const RENEW: Duration = Duration::from_secs(20);
 
 impl Held {
-    fn new(store: &Arc<dyn Store>, lease: Lease, clock: &Arc<dyn Clock>) -> Self {
+    /// Keeps a lease that was just taken; gives it back if that can't be done.
+    fn new(store: &Arc<dyn Store>, lease: Lease, clock: &Arc<dyn Clock>) -> Result<Self> {
         let (keeping, ended) = mpsc::channel();
         let (shelf, kept, clock) = (Arc::clone(store), lease.clone(), Arc::clone(clock));
         let renew = move || {
             while ended.recv_timeout(RENEW) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // A lease that was lost shows before the next batch, where it stops the run.
-                let _ = shelf.renew(&kept, clock.now());
+                // A lease that was lost shows before the next batch, where it stops the run. Whatever goes wrong at one
+                // renewal, the next comes.
+                let _ = caught(|| shelf.renew(&kept, clock.now()));
             }
         };
-        // Without the thread the lease is still renewed before every batch.
-        let _ = std::thread::Builder::new().name("lease".into()).spawn(renew);
-        Self {
+        let held = Self {
             store: Arc::clone(store),
             lease,
             _keeping: keeping,
-        }
+        };
+        // Without the thread another machine would take it over in the middle of a long batch.
+        let thread = std::thread::Builder::new().name("lease".into());
+        thread
+            .spawn(renew)
+            .map_err(|e| Error::new(Exit::Failed, e).context("starting the thread that renews the lease"))?;
+        Ok(held)
     }
 }
 
@@ -72,7 +79,7 @@ pub fn hold(
     loop {
         let now: Timestamp = world.clock.now();
         match store.acquire(&lease_key(set), &me, now) {
-            Ok(lease) => return Ok(Held::new(store, lease, &world.clock)),
+            Ok(lease) => return Held::new(store, lease, &world.clock),
             Err(StoreError::Held(other)) if began.elapsed() < wait && !world.interrupt.is_set() => {
                 if !told {
                     told = true;
@@ -82,6 +89,7 @@ pub fn hold(
                     );
                     listener.event(&Event::Note { text });
                 }
+                listener.alive();
                 std::thread::sleep(Duration::from_millis(100));
             }
             Err(e) => {

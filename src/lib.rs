@@ -37,6 +37,7 @@ pub mod scaleset;
 pub mod scaling;
 pub mod serve;
 pub mod store;
+pub mod supervise;
 pub mod terminal;
 pub mod timed;
 pub mod ui;

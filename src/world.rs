@@ -85,7 +85,7 @@ impl World {
             numbers: Arc::new(NetworkNumbers),
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SystemClock(Instant::now())),
             stdout: Output::new(std::io::stdout()),
             stderr: Output::new(std::io::stderr()),
             env,
@@ -152,7 +152,8 @@ fn notify_systemd(notice: Notice<'_>) {
     let _ = sd_notify::notify(&[state]);
 }
 
-struct SystemClock;
+/// With the moment from which on time is measured.
+struct SystemClock(Instant);
 
 impl Clock for SystemClock {
     #[expect(
@@ -161,6 +162,10 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.0.elapsed()
     }
 
     fn wait(&self, span: Duration, interrupt: &Interrupt) {
@@ -178,6 +183,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+    /// Time since some moment of this process. It only ever grows, whoever sets the clock: spans are measured by it.
+    fn steady(&self) -> Duration;
     /// Waits for `span`, or until the operator wants to stop.
     fn wait(&self, span: Duration, interrupt: &Interrupt);
 }

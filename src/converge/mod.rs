@@ -206,6 +206,7 @@ pub fn converge(
         };
     }
     loop {
+        listener.alive();
         store.renew(lease, world.clock.now())?;
         let made = std::mem::take(&mut run.made);
         let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
@@ -274,7 +275,7 @@ pub fn converge(
         if plan.steps.is_empty() {
             told.waits(&plan.report.waits, listener);
             if let Some(at) = again {
-                wait_for_change(world, store, set, version, at)?;
+                wait_for_change(world, store, set, version, at, &**listener)?;
             }
             continue;
         }
@@ -441,8 +442,10 @@ pub fn wait_for_change(
     set: &Label,
     version: Version,
     at: Timestamp,
+    listener: &dyn Listener,
 ) -> Result<()> {
     wait_until(&*world.clock, &world.interrupt, at, || {
+        listener.alive();
         Ok(store.get(set)?.is_none_or(|(_, now)| now != version))
     })
 }
@@ -538,6 +541,10 @@ mod tests {
     impl Clock for SetClock {
         fn now(&self) -> Timestamp {
             at(*self.shown.lock().unwrap())
+        }
+
+        fn steady(&self) -> Duration {
+            *self.waited.lock().unwrap()
         }
 
         fn wait(&self, span: Duration, _: &Interrupt) {

@@ -29,6 +29,9 @@ impl world::Clock for FleetClock {
     fn now(&self) -> Timestamp {
         self.0.now()
     }
+    fn steady(&self) -> std::time::Duration {
+        self.0.now().as_duration().unsigned_abs()
+    }
     fn wait(&self, span: std::time::Duration, _: &Interrupt) {
         self.0.sleep(span);
     }
@@ -144,7 +147,7 @@ impl Store for Mortal {
 
 /// Collects what is written.
 #[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
+pub struct Capture(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -157,7 +160,8 @@ impl std::io::Write for Capture {
 }
 
 impl Capture {
-    fn text(&self) -> String {
+    /// What was written so far.
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -225,8 +229,14 @@ impl Theatre {
     /// Runs vmss.
     pub fn vmss(&self, args: &[String]) -> Outcome {
         let (stdout, stderr) = (Capture::default(), Capture::default());
+        let exit = vmss::run(args.iter().cloned(), &self.world(&stdout, &stderr));
+        (exit, stdout.text(), stderr.text())
+    }
+
+    /// The world of one process, which writes into these.
+    pub fn world(&self, stdout: &Capture, stderr: &Capture) -> World {
         let fleet = Arc::clone(&self.stage.fleet);
-        let world = World {
+        World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
             meter: vmss::hypervisor::meter::Meter::default(),
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
@@ -268,9 +278,7 @@ impl Theatre {
                 std::io::Error::other(format!("here it would become {program} {}", args.join(" ")))
             }),
             interrupt: Interrupt::default(),
-        };
-        let exit = vmss::run(args.iter().cloned(), &world);
-        (exit, stdout.text(), stderr.text())
+        }
     }
 
     /// Does what a line of a scenario says.
