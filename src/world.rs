@@ -15,6 +15,7 @@ use crate::balancer::haproxy::Haproxies;
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
 use crate::hypervisor::meter::Meter;
+use crate::lease::Watch;
 use crate::numbers::{NetworkNumbers, Numbers};
 use crate::probe::{NetworkProbes, Probes};
 use crate::store::location::Folders;
@@ -41,6 +42,8 @@ pub struct World {
     pub probes: Arc<dyn Probes>,
     /// Fetches numbers from elsewhere.
     pub numbers: Arc<dyn Numbers>,
+    /// Leases of others that are watched, whether they are renewed.
+    pub leases: Watch,
     /// Addresses of instances that were found out already.
     pub addresses: KnownAddresses,
     /// Opens the store at a path.
@@ -83,6 +86,7 @@ impl World {
             balancers: Arc::new(Haproxies),
             probes: Arc::new(NetworkProbes),
             numbers: Arc::new(NetworkNumbers),
+            leases: Watch::default(),
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock(Instant::now())),

@@ -147,7 +147,7 @@ fn a_file_of_the_first_layout_is_brought_up() {
         .unwrap();
     assert!(new > version);
     let lease = store
-        .acquire("set/web", &Holder::me("ann".into()), at(0))
+        .acquire("set/web", &Holder::me("ann".into()), at(0), None)
         .unwrap();
     assert!(lease.token > new.0, "one counter for all");
 }
@@ -479,8 +479,8 @@ fn a_killed_holder_is_followed_at_once() {
     assert_eq!(line(&mut said), "HELD");
     let me = Holder::me("ann".into());
     let now = at(1000);
-    match store.acquire("set/web", &me, at(1_000_000)) {
-        Err(StoreError::Held(other)) => assert_eq!(other.pid, child.id()),
+    match store.acquire("set/web", &me, at(1_000_000), None) {
+        Err(StoreError::Held(other)) => assert_eq!((other.holder.pid, other.lives), (child.id(), true)),
         other => panic!("{other:?}"),
     }
     // Killed and not waited for: a zombie holds nothing.
@@ -493,7 +493,7 @@ fn a_killed_holder_is_followed_at_once() {
         );
         std::thread::yield_now();
     }
-    let lease = store.acquire("set/web", &me, now).unwrap();
+    let lease = store.acquire("set/web", &me, now, None).unwrap();
     child.wait().unwrap();
     store.renew(&lease, now).unwrap();
 }
@@ -507,10 +507,55 @@ fn a_stopped_holder_is_not_robbed() {
     let pid = i32::try_from(child.id()).unwrap();
     // SAFETY: a signal to a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
-    let held = store.acquire("set/web", &Holder::me("ann".into()), at(1_000_000));
+    let held = store.acquire("set/web", &Holder::me("ann".into()), at(1_000_000), None);
     assert!(matches!(held, Err(StoreError::Held(_))));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Two containers on one machine, or a container and the machine itself: a number of a process there says nothing here.
+#[test]
+fn who_holds_a_lease_in_another_pid_namespace_is_not_looked_up_in_this_one() {
+    let (_folder, path) = fresh();
+    let store = Sqlite::open(&path).unwrap();
+    let mine = store
+        .acquire("set/db", &Holder::me("ann".into()), at(1000), None)
+        .unwrap();
+    let mut child = Command::new("unshare");
+    child.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    child.arg(std::env::current_exe().unwrap());
+    let Ok(mut child) = as_child(&mut child, "hold-in-a-container", &path).spawn() else {
+        return eprintln_skip("unshare is not there");
+    };
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    while text.trim_end() != "BEGAN" {
+        text.clear();
+        if said.read_line(&mut text).unwrap() == 0 {
+            child.wait().unwrap();
+            return eprintln_skip("a PID namespace of one's own is not allowed here");
+        }
+    }
+    // In there nobody has the number of this process, which lives all the same.
+    assert_eq!(line(&mut said), "REFUSED ann false");
+    assert_eq!(line(&mut said), "HELD");
+    store.renew(&mine, at(1000)).unwrap();
+    // Its number there is small, and some other's here or nobody's. The clock is far ahead.
+    let me = Holder::me("ann".into());
+    let stamp = match store.acquire("set/web", &me, at(1_000_000), None) {
+        Err(StoreError::Held(other)) => {
+            assert_eq!(
+                (other.holder.boot.as_str(), other.lives),
+                (me.boot.as_str(), false)
+            );
+            assert_ne!(other.holder.namespace, me.namespace);
+            other.stamp
+        }
+        other => panic!("taken from one who lives: {other:?}"),
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    store.acquire("set/web", &me, at(1_000_000), Some(stamp)).unwrap();
 }
 
 #[test]
@@ -648,8 +693,20 @@ fn child() {
         }
         "hold" => {
             store
-                .acquire("set/web", &Holder::me("bob".into()), at(1000))
+                .acquire("set/web", &Holder::me("bob".into()), at(1000), None)
                 .unwrap();
+            say("HELD");
+            std::thread::sleep(std::time::Duration::from_secs(600));
+        }
+        "hold-in-a-container" => {
+            let me = Holder::me("bob".into());
+            match store.acquire("set/db", &me, at(1_000_000), None) {
+                Err(StoreError::Held(other)) => {
+                    say(&format!("REFUSED {} {}", other.holder.user, other.lives))
+                }
+                other => panic!("taken from one who lives: {other:?}"),
+            }
+            store.acquire("set/web", &me, at(1000), None).unwrap();
             say("HELD");
             std::thread::sleep(std::time::Duration::from_secs(600));
         }
@@ -682,7 +739,7 @@ fn fill(store: &Sqlite, path: &Path) {
     }
     assert!(
         store
-            .acquire("set/web", &holder("ann"), at(0))
+            .acquire("set/web", &holder("ann"), at(0), None)
             .unwrap_err()
             .to_string()
             .contains("the disk is full")

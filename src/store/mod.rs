@@ -54,13 +54,22 @@ pub trait Store: Send + Sync {
     /// Names of all sets, sorted.
     fn sets(&self) -> Result<Vec<Label>, StoreError>;
 
-    /// Takes the lease `key` for `holder`, if it is free, or its holder is dead, or has let it run out.
+    /// Takes the lease `key` for `holder`, if it is free, or its holder is known to be dead. One of whom that can't be known,
+    /// for he is on another machine or in another container, is followed if his lease is still as it was `unrenewed`: as
+    /// the caller has seen it for [`holder::LEASE`], by a clock of his own. What `now` is does not matter to that, for the
+    /// clock of one machine may be ahead of another's.
     ///
     /// # Errors
     /// [`StoreError::Held`] with the one who has it.
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError>;
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError>;
 
-    /// Keeps the lease for another while.
+    /// Keeps the lease for another while. Its [`Stamp`] is another afterwards, whatever `now` is.
     ///
     /// # Errors
     /// [`StoreError::Lost`] if it was taken meanwhile: stop acting.
@@ -69,7 +78,7 @@ pub trait Store: Send + Sync {
     /// Gives the lease back. One that was lost meanwhile is not an error.
     fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Who has the lease, if anyone alive has.
+    /// Who has the lease, if anyone alive has, as far as this machine's clock tells. For people: nothing is taken by it.
     fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError>;
 
     /// Notes that an operation begins; returns its number.
@@ -118,7 +127,11 @@ pub struct Holder {
     pub started: u64,
     /// The boot the process belongs to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// The machine's name.
+    /// The namespace that `pid` counts in (the inode of `/proc/self/ns/pid`): each container has one of its own, in which
+    /// the number is another process's. `None` if it can't be told, and in what earlier versions wrote.
+    #[serde(default)]
+    pub namespace: Option<u64>,
+    /// The machine's name. Others may have the same.
     pub machine: String,
     /// The user's name.
     pub user: String,
@@ -133,6 +146,26 @@ pub struct Lease {
     pub key: String,
     /// Distinguishes this holding from any later one.
     pub token: u64,
+}
+
+/// What a lease was like at a look: another after each renewal, and for each holding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The token of the holding.
+    pub token: u64,
+    /// When it runs out by its holder's clock, in seconds since 1970; more after each renewal.
+    pub expires: i64,
+}
+
+/// A lease that somebody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Who.
+    pub holder: Holder,
+    /// What it was like.
+    pub stamp: Stamp,
+    /// Whether its holder is known to live. If not, only its renewal tells.
+    pub lives: bool,
 }
 
 /// An operation as it begins.
@@ -182,8 +215,8 @@ pub enum StoreError {
     #[error("the record of {0} was changed by someone else meanwhile")]
     Changed(Label),
     /// The lease is taken.
-    #[error("held by {} (pid {} on {}): {}", .0.user, .0.pid, .0.machine, .0.doing)]
-    Held(Box<Holder>),
+    #[error("held by {} (pid {} on {}): {}", .0.holder.user, .0.holder.pid, .0.holder.machine, .0.holder.doing)]
+    Held(Box<Taken>),
     /// The lease was lost.
     #[error("the lease on {0} was taken over by another process")]
     Lost(String),

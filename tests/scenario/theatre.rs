@@ -15,7 +15,7 @@ use vmss::probe::{Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use vmss::store::{Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
 use vmss::world::{self, Env, Interrupt, Output, World};
 
 use super::Outcome;
@@ -101,8 +101,14 @@ impl Store for Mortal {
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.store.sets()
     }
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
-        self.alive()?.acquire(key, holder, now)
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError> {
+        self.alive()?.acquire(key, holder, now, unrenewed)
     }
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.alive()?.renew(lease, now)
@@ -242,6 +248,7 @@ impl Theatre {
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
             numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
+            leases: vmss::lease::Watch::default(),
             addresses: vmss::vitals::KnownAddresses::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
@@ -263,10 +270,9 @@ impl Theatre {
                 width: None,
                 zone: jiff::tz::TimeZone::UTC,
                 no_color: true,
-                // A process of another boot: its leases die with it, as those of a killed one do.
+                // A process that is gone: its leases die with it, as those of a killed one do.
                 me: Holder {
-                    boot: "of the scenario".into(),
-                    machine: machine(),
+                    started: 1,
                     ..Holder::me("ann".into())
                 },
             },
@@ -350,10 +356,6 @@ impl Theatre {
             None => (99, String::new(), format!("{line}: there is no such command")),
         }
     }
-}
-
-fn machine() -> String {
-    vmss::store::holder::this_machine().0
 }
 
 fn digest(bytes: &[u8]) -> vmss::model::ImageDigest {
