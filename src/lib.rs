@@ -40,6 +40,7 @@ pub mod store;
 pub mod supervise;
 pub mod terminal;
 pub mod timed;
+pub mod trust;
 pub mod ui;
 pub mod units;
 pub mod vitals;

@@ -18,6 +18,7 @@ use crate::hypervisor::meter::Meter;
 use crate::lease::Watch;
 use crate::numbers::{NetworkNumbers, Numbers};
 use crate::probe::{NetworkProbes, Probes};
+use crate::said::harmless;
 use crate::store::location::Folders;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Holder, Store, StoreError};
@@ -297,17 +298,18 @@ impl Output {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Writes `text` and a line end. A reader that went away (a closed pipe) is no error of ours.
+    /// Writes `text` and a line end. Whoever's words are in it, nothing but colours steers a terminal: bytes that are to
+    /// arrive as they are go through [`Write`]. A reader that went away (a closed pipe) is no error of ours.
     pub fn line(&self, text: impl AsRef<str>) {
         let mut sink = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = writeln!(sink, "{}", text.as_ref());
+        let _ = writeln!(sink, "{}", harmless(text.as_ref()));
         let _ = sink.flush();
     }
 
-    /// Writes `text` as it is.
+    /// Writes `text`, as [`Self::line`] does.
     pub fn text(&self, text: impl AsRef<str>) {
         let mut sink = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = write!(sink, "{}", text.as_ref());
+        let _ = write!(sink, "{}", harmless(text.as_ref()));
         let _ = sink.flush();
     }
 }

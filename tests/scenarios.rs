@@ -221,6 +221,47 @@ fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
     }
 }
 
+/// What guests print steers no terminal, and stands over no other's lines; a program that reads what one guest prints gets
+/// it as it is.
+#[test]
+fn what_guests_print_steers_no_terminal() {
+    use scenario::theatre::Capture;
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "host rack-b kvm2", "define 2", "vmss create"] {
+        let (exit, _, said) = theatre.command(line);
+        assert_eq!(exit, 0, "{line}: {said}");
+    }
+    let evil = "\u{1b}[2J\u{1b}]0;x\u{7}a\rweb-9:\u{8}\u{1b}[31mb";
+    let run = |ids: &str, verb: &str, is_terminal: bool| {
+        let (stdout, stderr) = (Capture::default(), Capture::default());
+        let mut world = theatre.world(&stdout, &stderr);
+        world.env.stdout_is_terminal = is_terminal;
+        world.env.stderr_is_terminal = is_terminal;
+        vmss::run(
+            ["instance", "exec", ids, "--progress", "none", "--", verb, evil],
+            &world,
+        );
+        (stdout.text(), stderr.text())
+    };
+    let shown = "aweb-9:b\n";
+    assert_eq!(run("1", "echo", false).0, format!("{evil}\n"));
+    assert_eq!(run("1", "echo", true).0, shown);
+    assert!(run("1", "complain", false).1.contains(evil));
+    assert!(run("1", "complain", true).1.starts_with(shown.trim_end()));
+    for is_terminal in [false, true] {
+        let (out, _) = run("1,2", "echo", is_terminal);
+        assert_eq!(out, format!("web-1: {shown}web-2: {shown}"));
+        let (_, err) = run("1,2", "complain", is_terminal);
+        assert!(
+            err.contains("web-1: aweb-9:b") && !err.contains("\u{1b}[2J"),
+            "{err:?}"
+        );
+    }
+    // An error has in it what the other end says, too.
+    let (_, err) = run("1", "\u{1b}[2Jnonsense", true);
+    assert!(err.contains("error:") && !err.contains("\u{1b}[2J"), "{err:?}");
+}
+
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }

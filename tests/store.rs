@@ -90,6 +90,33 @@ fn nobody_else_may_read_it() {
 }
 
 #[test]
+fn a_store_that_others_may_write_is_refused_with_what_to_do() {
+    let (_folder, path) = fresh();
+    drop(Sqlite::open(&path).unwrap());
+    let mode = |bits| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bits)).unwrap();
+    for bits in [0o666, 0o660] {
+        mode(bits);
+        let said = refusal(&path);
+        assert!(
+            said.contains("others may write to it") || said.contains("chmod go-w"),
+            "{said}"
+        );
+    }
+    mode(0o640);
+    drop(Sqlite::open(&path).unwrap());
+    // A log that somebody has put beside it would be taken for its newest part.
+    let log = path.with_file_name("state.db-wal");
+    std::os::unix::fs::symlink("/etc/passwd", &log).unwrap();
+    let said = refusal(&path);
+    assert!(said.contains("symbolic link"), "{said}");
+    std::fs::remove_file(&log).unwrap();
+    // Where an operator keeps it elsewhere, a link of his own leads to it.
+    let link = path.with_file_name("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    drop(Sqlite::open(&link).unwrap());
+}
+
+#[test]
 fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
     let (_folder, path) = fresh();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -11,8 +11,8 @@ use crate::names::{Label, StoreId};
 use crate::record::Record;
 use crate::store::holder::{Liveness, acting, expiry, local_processes, renewed, seems_to_act};
 use crate::store::{
-    DECISIONS, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP, SAMPLES_WHOLE,
-    Stamp, Store, StoreError, Version, codec,
+    DECISIONS, Failure, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP,
+    SAMPLES_WHOLE, Stamp, Store, StoreError, Version, codec,
 };
 
 /// A store that lasts as long as its process.
@@ -85,6 +85,7 @@ impl Memory {
 fn broken(doing: String, e: &serde_json::Error) -> StoreError {
     StoreError::Broken {
         doing,
+        why: Failure::Damaged,
         message: e.to_string(),
     }
 }

@@ -237,7 +237,45 @@ pub enum StoreError {
     Broken {
         /// What was being done.
         doing: String,
+        /// What keeps it from that.
+        why: Failure,
         /// What the store said.
         message: String,
     },
+}
+
+/// What keeps a store from being read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its disk is full.
+    Full,
+    /// It may only be read.
+    ReadOnly,
+    /// Another process has been at it for too long.
+    Busy,
+    /// What is in it makes no sense.
+    Damaged,
+    /// A later vmss has made it.
+    Newer,
+    /// It is no store of vmss.
+    Foreign,
+    /// Others could change it, or have put something in its place.
+    Distrusted,
+    /// Anything else that the system or the store says.
+    Other,
+}
+
+impl Failure {
+    /// What to try, if what is said does not say it.
+    pub const fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Full => "make room on the disk that the store is on; nothing that was written is lost",
+            Self::ReadOnly => "run this as the user whose store it is, or where its folder can be written",
+            Self::Busy => "run this again; if it stays so, look who has the file open: fuser -v FILE",
+            Self::Foreign => "name another file: VMSS_STATE, or [state] path in the definition",
+            Self::Other => "check that the store's folder is there and can be read and written",
+            // The message says it.
+            Self::Damaged | Self::Newer | Self::Distrusted => return None,
+        })
+    }
 }

@@ -15,7 +15,7 @@ use vmss::probe::{Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
+use vmss::store::{Failure, Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
 use vmss::world::{self, Env, Interrupt, Output, World};
 
 use super::Outcome;
@@ -75,6 +75,7 @@ impl Mortal {
         if self.fleet.is_killed() {
             return Err(StoreError::Broken {
                 doing: "writing".into(),
+                why: Failure::Other,
                 message: "process killed".into(),
             });
         }
