@@ -7,6 +7,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::image_file::{hex, read_on};
+use crate::trust::{self, Shared};
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +53,6 @@ pub fn fetch(
 ) -> Result<PathBuf, DownloadError> {
     let folder = cache.join("images");
     let path = folder.join(sha256);
-    if path.exists() {
-        return Ok(path);
-    }
     let failed = |message: String| DownloadError::Fetch {
         url: url.to_owned(),
         message,
@@ -63,7 +61,12 @@ pub fn fetch(
         path: folder.display().to_string(),
         message: e.to_string(),
     };
-    std::fs::create_dir_all(&folder).map_err(keep)?;
+    for folder in [cache, &folder] {
+        trust::folder(folder, Shared::WithOwnGroup).map_err(|e| keep(std::io::Error::other(e)))?;
+    }
+    if path.exists() {
+        return Ok(path);
+    }
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(15)))
         .timeout_recv_response(Some(Duration::from_secs(30)))

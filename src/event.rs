@@ -156,4 +156,7 @@ pub trait Listener: Send + Sync {
 
     /// One look of the loop, before anything is planned on it. Of no concern to who only tells what happens.
     fn looked(&self, _: Sight<'_>) {}
+
+    /// A sign of life from who waits or works, at least every few seconds. Of no concern to who only tells what happens.
+    fn alive(&self) {}
 }

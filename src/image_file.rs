@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::hypervisor::LocalImage;
 use crate::model::{Image, ImageDigest, ImageFormat};
+use crate::trust::{self, Shared};
 use crate::units::Bytes;
 
 /// Why a file can't be an image.
@@ -161,6 +162,10 @@ struct Digests {
 
 impl Digests {
     fn load(cache: &Path) -> Self {
+        // What others may have written there is not believed.
+        if cache.exists() && trust::folder(cache, Shared::WithOwnGroup).is_err() {
+            return Self::default();
+        }
         std::fs::read(cache.join("digests.json"))
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())
@@ -169,7 +174,7 @@ impl Digests {
 
     fn save(&self, cache: &Path) {
         let write = || -> io::Result<()> {
-            std::fs::create_dir_all(cache)?;
+            trust::folder(cache, Shared::WithOwnGroup).map_err(io::Error::other)?;
             let mut file = tempfile::NamedTempFile::new_in(cache)?;
             file.write_all(&serde_json::to_vec(self)?)?;
             file.persist(cache.join("digests.json"))?;

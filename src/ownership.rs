@@ -171,14 +171,14 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         return Judged::IsIt;
     }
     if let Some(written_off) = record.written_off.get(&id)
-        && written_off.uuid == uuid
+        && (written_off.uuid == uuid || record.may_have_given(id, uuid))
         && has_its_name
     {
         return Judged::Stays;
     }
     match record.known.get(&id) {
-        Some(known) if known.uuid == uuid && has_its_name => Judged::IsIt,
-        Some(known) if known.uuid == uuid => Judged::Stranger(Strangeness::Renamed),
+        Some(_) if record.knows(id, uuid).is_some() && has_its_name => Judged::IsIt,
+        Some(_) if record.knows(id, uuid).is_some() => Judged::Stranger(Strangeness::Renamed),
         Some(_) => Judged::Stranger(Strangeness::Copied),
         None if record.is_known_uuid(uuid) => Judged::Stranger(Strangeness::Copied),
         None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
@@ -273,7 +273,7 @@ fn moving(record: &Record, inventory: &Inventory) -> BTreeSet<InstanceId> {
     let noted = inventory
         .instances()
         .filter(|i| i.meta.moving_to.is_some() && i.meta.store == record.store)
-        .filter(|i| record.known.get(&i.id).is_some_and(|k| k.uuid == i.uuid));
+        .filter(|i| record.knows(i.id, i.uuid).is_some());
     record.moves.keys().copied().chain(noted.map(|i| i.id)).collect()
 }
 
@@ -339,7 +339,7 @@ impl Odd {
     fn look_at_epochs(&mut self, record: &Record, inventory: &Inventory) {
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-                let Some(known) = record.known.get(&instance.id).filter(|k| k.uuid == instance.uuid) else {
+                let Some(known) = record.knows(instance.id, instance.uuid) else {
                     continue;
                 };
                 if instance.meta.store != record.store || self.is_double(instance.id) {

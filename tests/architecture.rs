@@ -17,7 +17,7 @@ fn ring(module: &str) -> usize {
         | "membership" | "autoscale" | "timed" | "said" | "ownership" | "warrants" | "epoch" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
-        | "image_file" | "download" | "metrics" | "numbers" | "scaling" => 1,
+        | "image_file" | "download" | "metrics" | "numbers" | "scaling" | "supervise" | "trust" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

@@ -203,7 +203,9 @@ fn of_two_at_once_one_works_and_the_other_waits_or_says_so() {
     let store = Sqlite::open(&stage.path("state.db")).unwrap();
     let mut me = Holder::me("test".into());
     me.doing = "hold the set".into();
-    let lease = store.acquire("set/web", &me, Timestamp::UNIX_EPOCH).unwrap();
+    let lease = store
+        .acquire("set/web", &me, Timestamp::UNIX_EPOCH, None)
+        .unwrap();
     let refused = stage.expect(7, "scale 7");
     assert!(refused.stderr.contains("hold the set"), "{}", refused.stderr);
     assert!(

@@ -221,6 +221,7 @@ pub fn converge(
         };
     }
     loop {
+        listener.alive();
         store.renew(lease, world.clock.now())?;
         let made = std::mem::take(&mut run.made);
         let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
@@ -301,7 +302,7 @@ pub fn converge(
         if plan.steps.is_empty() {
             told.waits(&plan.report.waits, listener);
             if let Some(at) = again {
-                wait_for_change(world, store, set, version, at)?;
+                wait_for_change(world, store, set, version, at, &**listener)?;
             }
             continue;
         }
@@ -481,8 +482,10 @@ pub fn wait_for_change(
     set: &Label,
     version: Version,
     at: Timestamp,
+    listener: &dyn Listener,
 ) -> Result<()> {
     wait_until(&*world.clock, &world.interrupt, at, || {
+        listener.alive();
         Ok(store.get(set)?.is_none_or(|(_, now)| now != version))
     })
 }
@@ -578,6 +581,10 @@ mod tests {
     impl Clock for SetClock {
         fn now(&self) -> Timestamp {
             at(*self.shown.lock().unwrap())
+        }
+
+        fn steady(&self) -> Duration {
+            *self.waited.lock().unwrap()
         }
 
         fn wait(&self, span: Duration, _: &Interrupt) {

@@ -15,7 +15,7 @@ use vmss::probe::{Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use vmss::store::{Failure, Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
 use vmss::world::{self, Env, Interrupt, Output, World};
 
 use super::Outcome;
@@ -28,6 +28,9 @@ struct FleetClock(Clock);
 impl world::Clock for FleetClock {
     fn now(&self) -> Timestamp {
         self.0.now()
+    }
+    fn steady(&self) -> std::time::Duration {
+        self.0.now().as_duration().unsigned_abs()
     }
     fn wait(&self, span: std::time::Duration, _: &Interrupt) {
         self.0.sleep(span);
@@ -72,6 +75,7 @@ impl Mortal {
         if self.fleet.is_killed() {
             return Err(StoreError::Broken {
                 doing: "writing".into(),
+                why: Failure::Other,
                 message: "process killed".into(),
             });
         }
@@ -98,8 +102,14 @@ impl Store for Mortal {
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.store.sets()
     }
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
-        self.alive()?.acquire(key, holder, now)
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError> {
+        self.alive()?.acquire(key, holder, now, unrenewed)
     }
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.alive()?.renew(lease, now)
@@ -144,7 +154,7 @@ impl Store for Mortal {
 
 /// Collects what is written.
 #[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
+pub struct Capture(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -157,7 +167,8 @@ impl std::io::Write for Capture {
 }
 
 impl Capture {
-    fn text(&self) -> String {
+    /// What was written so far.
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -225,13 +236,20 @@ impl Theatre {
     /// Runs vmss.
     pub fn vmss(&self, args: &[String]) -> Outcome {
         let (stdout, stderr) = (Capture::default(), Capture::default());
+        let exit = vmss::run(args.iter().cloned(), &self.world(&stdout, &stderr));
+        (exit, stdout.text(), stderr.text())
+    }
+
+    /// The world of one process, which writes into these.
+    pub fn world(&self, stdout: &Capture, stderr: &Capture) -> World {
         let fleet = Arc::clone(&self.stage.fleet);
-        let world = World {
+        World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
             meter: vmss::hypervisor::meter::Meter::default(),
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
             numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
+            leases: vmss::lease::Watch::default(),
             addresses: vmss::vitals::KnownAddresses::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
@@ -254,10 +272,9 @@ impl Theatre {
                 width: None,
                 zone: jiff::tz::TimeZone::UTC,
                 no_color: true,
-                // A process of another boot: its leases die with it, as those of a killed one do.
+                // A process that is gone: its leases die with it, as those of a killed one do.
                 me: Holder {
-                    boot: "of the scenario".into(),
-                    machine: machine(),
+                    started: 1,
                     ..Holder::me("ann".into())
                 },
             },
@@ -269,9 +286,7 @@ impl Theatre {
                 std::io::Error::other(format!("here it would become {program} {}", args.join(" ")))
             }),
             interrupt: Interrupt::default(),
-        };
-        let exit = vmss::run(args.iter().cloned(), &world);
-        (exit, stdout.text(), stderr.text())
+        }
     }
 
     /// Does what a line of a scenario says.
@@ -343,10 +358,6 @@ impl Theatre {
             None => (99, String::new(), format!("{line}: there is no such command")),
         }
     }
-}
-
-fn machine() -> String {
-    vmss::store::holder::this_machine().0
 }
 
 fn digest(bytes: &[u8]) -> vmss::model::ImageDigest {
