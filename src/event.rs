@@ -78,6 +78,9 @@ pub enum Event {
         /// How long it took.
         #[serde(serialize_with = "crate::units::seconds")]
         took: Duration,
+        /// Whether what was to be deleted stays, because something else needs it.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// An action failed.
     Failed {

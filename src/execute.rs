@@ -335,6 +335,7 @@ impl Lane {
                     verb,
                     subject,
                     took: done.began.elapsed(),
+                    kept: end == End::Kept,
                 });
                 end
             }
