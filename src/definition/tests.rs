@@ -84,7 +84,7 @@ fn the_definitions_under_examples_are_valid() {
         parse(text, Path::new("examples/web.toml")).unwrap_or_else(|e| panic!("{}", render(&e, text, false)));
     assert_eq!(set.hosts().count(), 3);
     let user_data = include_str!("../../examples/cloud-init.yaml");
-    assert_eq!(crate::hypervisor::seed::check_template(user_data), Ok(()));
+    assert!(crate::resolve::user_data(&set, user_data.to_owned()).is_ok());
 }
 
 /// What an editor checks by the schema and what vmss accepts are the same.

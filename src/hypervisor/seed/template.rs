@@ -1,10 +1,12 @@
 //! User data as a template: minijinja, with the instance's own values.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 
 use crate::model::UserData;
+use crate::names::Label;
 use crate::plan::action::InstanceSpec;
+use crate::units::Bytes;
 
 /// Whether the text is rendered at all. cloud-init's own templates are cloud-init's to render.
 pub fn is_template(text: &str) -> bool {
@@ -19,21 +21,39 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_syntax(syntax);
+    environment.set_fuel(Some(FUEL));
     environment
 }
 
-/// Whether the text is a template that can be read, or none. Names in it are looked up only when it is rendered.
+/// Most that rendering may take: roughly a step each, and 64 bytes of what it makes each. So it bounds time and memory.
+const FUEL: u64 = 1_000_000;
+
+/// Largest user data that a template may make.
+const MOST: Bytes = Bytes::mib(16);
+
+/// Whether the text is a template that can be rendered for an instance of `set` at this place, or none. Tried with the
+/// first instance there could be; names that only others need are not looked up.
 ///
 /// # Errors
 /// What is wrong and in which line, in a clause.
-pub fn check_template(text: &str) -> Result<(), String> {
-    if !is_template(text) {
+pub fn check_template(
+    user_data: &UserData,
+    set: &Label,
+    fault_domain: &Label,
+    host: &Label,
+) -> Result<(), String> {
+    if !is_template(&user_data.template) {
         return Ok(());
     }
-    environment()
-        .template_from_str(text)
-        .map(|_| ())
-        .map_err(|e| explain(&e))
+    let first = Values {
+        id: 0,
+        name: format!("{set}-0"),
+        fault_domain: fault_domain.as_str(),
+        host: host.as_str(),
+        set: set.as_str(),
+        revision: 1,
+    };
+    render_with(user_data, &first).map(|_| ())
 }
 
 /// The text for this instance; byte for byte as written if it is no template.
@@ -41,23 +61,55 @@ pub fn render(user_data: &UserData, spec: &InstanceSpec) -> Result<String, Strin
     if !is_template(&user_data.template) {
         return Ok(user_data.template.clone());
     }
+    let values = Values {
+        id: spec.id.0,
+        name: spec.name(),
+        fault_domain: spec.fault_domain.as_str(),
+        host: spec.host.as_str(),
+        set: spec.set.as_str(),
+        revision: spec.revision,
+    };
+    render_with(user_data, &values)
+}
+
+/// What a template is told of its instance.
+struct Values<'a> {
+    id: u64,
+    name: String,
+    fault_domain: &'a str,
+    host: &'a str,
+    set: &'a str,
+    revision: u32,
+}
+
+fn render_with(user_data: &UserData, of: &Values<'_>) -> Result<String, String> {
     let values = context! {
-        instance => context! { id => spec.id.0, name => spec.name() },
-        fault_domain => spec.fault_domain.as_str(),
-        host => spec.host.as_str(),
-        scale_set => context! { name => spec.set.as_str() },
-        model => context! { revision => spec.revision },
+        instance => context! { id => of.id, name => of.name.as_str() },
+        fault_domain => of.fault_domain,
+        host => of.host,
+        scale_set => context! { name => of.set },
+        model => context! { revision => of.revision },
         vars => user_data.vars.clone(),
     };
-    environment()
+    let text = environment()
         .render_str(&user_data.template, values)
-        .map_err(|e| explain(&e))
+        .map_err(|e| explain(&e))?;
+    if text.len() as u64 > MOST.0 {
+        return Err(format!(
+            "it makes more than {MOST}, the most that user data may have"
+        ));
+    }
+    Ok(text)
 }
 
 fn explain(error: &minijinja::Error) -> String {
-    let what = match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
+    let what = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => {
+            "it does not come to an end within a million steps, or makes more than 64 MiB: does it loop?"
+                .to_owned()
+        }
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
     };
     match error.line() {
         Some(line) => format!("line {line}: {what}"),

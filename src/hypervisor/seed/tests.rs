@@ -61,17 +61,58 @@ fn a_template_is_rendered_per_instance() {
 #[test]
 fn cloud_inits_own_templates_are_left_to_it() {
     let text = "## template: jinja\n#cloud-config\nx: {{ v1.region }}\n";
-    assert_eq!(check_template(text), Ok(()));
+    assert_eq!(checked(text), Ok(()));
     assert!(matches!(volume(&spec(), &with(text)), SeedVolume::Shared(_)));
     assert_eq!(file(&spec(), &with(text), "user-data").as_deref(), Some(text));
 }
 
 #[test]
-fn a_broken_template_names_its_line_and_an_unknown_name_fails() {
-    let error = check_template("a\nb {{ c\n").unwrap_err();
-    assert!(error.starts_with("line "), "{error}");
-    assert_eq!(check_template("{{ instance.name }}"), Ok(()));
+fn a_broken_template_and_one_that_asks_for_what_is_not_there_name_their_line() {
+    for (text, line) in [
+        ("a\nb {{ c\n", "line "),
+        ("a\nb {{ vars.missing }}\n", "line 2: undefined value"),
+        ("{{ instance.nme }}", "line 1: undefined value"),
+    ] {
+        let error = checked(text).unwrap_err();
+        assert!(error.starts_with(line), "{text:?}: {error}");
+    }
+    assert_eq!(checked("{{ instance.name }} {{ vars.role }}"), Ok(()));
     assert!(contents(&spec(), &with("{{ vars.missing }}")).is_err());
+}
+
+#[test]
+fn a_template_is_tried_for_the_place_that_it_is_for() {
+    let text = "{% if host == \"kvm9\" %}{{ vars.missing }}{% endif %}";
+    let of = |host| {
+        let user_data = with(text).user_data.unwrap();
+        check_template(&user_data, &label("web"), &label("rack-a"), &label(host))
+    };
+    assert_eq!(of("kvm1"), Ok(()));
+    assert!(of("kvm9").is_err());
+}
+
+#[test]
+fn a_template_that_loops_or_grows_ends_and_is_to_blame_with_its_line() {
+    let times = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+    let doubled = "{% set n = namespace(x='a') %}{% for i in range(60) %}\n{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}";
+    let repeated = "#cloud-config\n{{ 'a' * 99999999999 }}";
+    for text in [times, doubled, repeated] {
+        let error = checked(text).unwrap_err();
+        assert!(error.starts_with("line "), "{text}: {error}");
+        let on_the_host = contents(&spec(), &with(text)).unwrap_err().to_string();
+        assert!(on_the_host.starts_with("user data: line "), "{on_the_host}");
+    }
+    let long = format!("{{% for i in range(9) %}}{}{{% endfor %}}", "x".repeat(2 << 20));
+    assert!(checked(&long).unwrap_err().contains("more than 16.0 MiB"));
+}
+
+fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+fn checked(text: &str) -> Result<(), String> {
+    let user_data = with(text).user_data.unwrap();
+    check_template(&user_data, &label("web"), &label("rack-a"), &label("kvm1"))
 }
 
 #[test]
