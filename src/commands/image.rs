@@ -98,12 +98,13 @@ fn stores(ctx: &Context<'_>, set: &ScaleSet) -> Result<Vec<StoreId>> {
 /// Carries out image steps on hosts, through the same executor as everything else.
 fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<crate::execute::Ended>> {
     let (world, cache) = (ctx.world, ctx.world.env.cache.clone());
-    let source = set.image.clone();
+    let (source, interrupt) = (set.image.clone(), world.interrupt.clone());
     let means = Means {
         limits: set.limits.clone(),
         models: Arc::new(|_| None),
-        image: Arc::new(move |_| {
-            crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
+        image: Arc::new(move |_, pulse| {
+            let beat = |_, _| pulse.beat();
+            crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())
         }),
         hosts: Arc::clone(&world.hosts),
         find_host: Arc::new(|_| None),

@@ -2,7 +2,6 @@
 //! overwritten, never deleted while anything is backed by them. libvirt itself protects none of this.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 
 use virt::storage_vol::StorageVol;
 use virt::sys;
@@ -15,6 +14,7 @@ use super::volume_xml;
 use super::volumes::Pool;
 use crate::hypervisor::domain_xml::metadata::digest;
 use crate::hypervisor::{FaultKind, HypervisorError, LocalImage, Pushed, Stage, StoredImage};
+use crate::intake;
 use crate::model::{ImageDigest, ImageFormat};
 use crate::names::StoreId;
 use crate::units::Bytes;
@@ -156,9 +156,9 @@ fn send(pool: &Pool<'_, '_>, local: &LocalImage, copy: &Base) -> Result<(), Hype
         return mark(pool, copy);
     }
     let doing = pool.doing(&format!("sending {} as volume", local.path.display()), &copy.name);
-    let mut file = File::open(&local.path)
+    let (file, _) = intake::open(&local.path)
         .map_err(|e| HypervisorError::new(FaultKind::Missing, &doing, format!("opening the file: {e}")))?;
-    transfer::upload_file(session, &volume, &mut file, length, &doing)?;
+    transfer::upload_file(session, &volume, &file, length, &doing)?;
     verify(pool, &volume, copy, local.image.file_size)?;
     if session.pulse().is_cancelled() {
         return Err(cancelled(doing));

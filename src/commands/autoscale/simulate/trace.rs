@@ -12,6 +12,7 @@ use crate::autoscale::{Autoscale, Metric, Trace};
 use crate::cli::SimulateArgs;
 use crate::commands::Context;
 use crate::error::{Error, Exit, Result};
+use crate::intake::{self, IntakeError};
 use crate::names::Label;
 use crate::numbers::Range;
 use crate::store::Store;
@@ -47,8 +48,13 @@ pub(super) fn read(
     let trace = match (&args.trace, args.prometheus.is_empty(), kept) {
         (Some(file), ..) => {
             let path = ctx.world.env.cwd.join(file);
-            let text = std::fs::read_to_string(&path).map_err(|e| {
-                Error::new(Exit::Usage, e).context(format!("reading the trace {}", path.display()))
+            let read = intake::text_handed_over(&path, intake::TRACE, &ctx.world.interrupt);
+            let text = read.map_err(|e| {
+                let exit = match e {
+                    IntakeError::Interrupted => Exit::Interrupted,
+                    _ => Exit::Usage,
+                };
+                Error::new(exit, e).context(format!("reading the trace {}", path.display()))
             })?;
             csv(&text, policy, zone)
                 .map_err(|e| Error::message(Exit::Usage, format!("{}: {e}", path.display())))?
