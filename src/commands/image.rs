@@ -74,7 +74,12 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
             line.host.to_string(),
             line.image.digest.short().to_owned(),
             line.image.allocation.to_string(),
-            if line.image.whole { "whole" } else { "half-sent" }.to_owned(),
+            match (line.image.whole, line.image.changed) {
+                (true, _) => "whole",
+                (false, true) => "changed",
+                (false, false) => "half-sent",
+            }
+            .to_owned(),
             if line.image.users.is_empty() {
                 "-".to_owned()
             } else {
