@@ -324,7 +324,13 @@ fn act(
     };
     match action {
         Action::PushImage { digest } => {
-            let image = (means.image)(digest, pulse).map_err(|e| missing("reading the local image", e))?;
+            let image = (means.image)(digest, pulse).map_err(|e| {
+                let kind = match means.interrupt.is_set() {
+                    true => FaultKind::Cancelled,
+                    false => FaultKind::Missing,
+                };
+                HypervisorError::new(kind, "reading the local image", e)
+            })?;
             let store = *means
                 .stores
                 .first()
