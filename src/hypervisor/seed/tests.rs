@@ -106,6 +106,53 @@ fn a_template_that_loops_or_grows_ends_and_is_to_blame_with_its_line() {
     assert!(checked(&long).unwrap_err().contains("more than 16.0 MiB"));
 }
 
+#[test]
+fn a_template_of_any_depth_is_rendered_or_refused() {
+    let chains = |n: usize| {
+        [
+            format!("{{{{ {}1 }}}}", "-".repeat(n)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(n / 4)),
+            format!("{{{{ 1{} }}}}", "~1".repeat(n / 2)),
+            format!("{{{{ vars{} }}}}", ".b".repeat(n / 2)),
+            format!("{{{{ 1{} }}}}", "|e".repeat(n / 2)),
+            format!("{{{{ {}1{} }}}}", "[".repeat(n / 2), "]".repeat(n / 2)),
+            format!("{{{{ '}}}}'{} }}}}", "~1".repeat(n / 2)),
+        ]
+    };
+    // What comes of it does not matter: that the process is there to tell does.
+    for text in chains(LONGEST - 64) {
+        let _ = checked(&text);
+    }
+    for text in chains(400_000) {
+        let error = checked(&text).unwrap_err();
+        assert_eq!(
+            error,
+            "line 1: its tag has more than 16384 bytes",
+            "{}",
+            &text[..20]
+        );
+    }
+    let elifs = |n: usize| format!("{{% if 0 %}}{}\n{{% endif %}}", "\n{% elif 0 %}".repeat(n));
+    assert_eq!(checked(&elifs(1000)), Ok(()));
+    assert_eq!(
+        checked(&elifs(100_000)).unwrap_err(),
+        "line 1002: it has more than 1000 elif"
+    );
+    let loops = |n: usize| "{% if 1 %}".repeat(n) + &"{% endif %}".repeat(n);
+    assert!(checked(&loops(20_000)).is_err());
+}
+
+const LONGEST: usize = 16 << 10;
+
+#[test]
+fn long_text_around_short_tags_is_no_long_tag() {
+    let text = format!(
+        "{{# it's {0} #}}{{{{ vars.role }}}}{0}{{% if vars.role == \"}}}}'\" %}}{0}{{% endif %}} {{ }} ' ",
+        "x".repeat(20_000)
+    );
+    assert_eq!(checked(&text), Ok(()));
+}
+
 fn label(text: &str) -> Label {
     Label::new(text).unwrap()
 }
