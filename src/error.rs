@@ -163,6 +163,18 @@ impl From<crate::hypervisor::HypervisorError> for Error {
     }
 }
 
+/// An image that can't be had is the definition's fault, unless the operator did not want to wait for it.
+impl From<crate::images::Unavailable> for Error {
+    fn from(e: crate::images::Unavailable) -> Self {
+        let exit = if e.is_interrupt() {
+            Exit::Interrupted
+        } else {
+            Exit::Definition
+        };
+        Self::new(exit, e)
+    }
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         Self::new(Exit::Failed, e)

@@ -25,8 +25,8 @@ use crate::world::Interrupt;
 
 /// Finds a revision's model.
 pub type Models = Arc<dyn Fn(u32) -> Option<Arc<Model>> + Send + Sync>;
-/// Finds an image's local file, or says why there is none.
-pub type ImageSource = Arc<dyn Fn(&ImageDigest) -> Result<LocalImage, String> + Send + Sync>;
+/// Finds an image's local file, or says why there is none. That may take long: the pulse shows that it goes on.
+pub type ImageSource = Arc<dyn Fn(&ImageDigest, &Pulse) -> Result<LocalImage, String> + Send + Sync>;
 
 /// Finds a host of the set.
 pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
@@ -393,7 +393,13 @@ fn act(
     };
     match action {
         Action::PushImage { digest } => {
-            let image = (means.image)(digest).map_err(|e| missing("reading the local image", e))?;
+            let image = (means.image)(digest, pulse).map_err(|e| {
+                let kind = match means.interrupt.is_set() {
+                    true => FaultKind::Cancelled,
+                    false => FaultKind::Missing,
+                };
+                HypervisorError::new(kind, "reading the local image", e)
+            })?;
             let store = *means
                 .stores
                 .first()
@@ -515,7 +521,7 @@ mod tests {
             warrants: Arc::default(),
             limits: limits.clone(),
             models: Arc::new(|_| None),
-            image: Arc::new(move |digest| {
+            image: Arc::new(move |digest, _| {
                 assert!(digest.0.starts_with("cd"), "no such drawer");
                 Err("there is none".to_owned())
             }),

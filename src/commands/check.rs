@@ -26,7 +26,11 @@ struct Group {
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let set = meant(ctx)?;
     let mut groups = Vec::new();
-    let model = ctx.model(&set);
+    let model = match ctx.model(&set) {
+        // Nothing is found out about an image that nobody wanted to wait for.
+        Err(e) if e.exit == Exit::Interrupted => return Err(e),
+        model => model,
+    };
     let image = match &model {
         Ok(model) => Ok(format!(
             "{} {}, {} as a disk, sha256 {}",

@@ -7,7 +7,7 @@ mod tell;
 pub mod twins;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -543,12 +543,24 @@ fn models(record: &Record) -> Models {
 /// The local file of an image, looked at once per run.
 fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSource {
     let (images, source, cache) = (Arc::clone(images), set.image.clone(), world.env.cache.clone());
-    Arc::new(move |wanted| {
-        let mut known = images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let interrupt = world.interrupt.clone();
+    Arc::new(move |wanted, pulse| {
+        // One lane reads it; the others wait, and show that they are alive.
+        let mut known = loop {
+            match images.try_lock() {
+                Ok(known) => break known,
+                Err(TryLockError::Poisoned(known)) => break known.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    pulse.beat();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        };
         if let Some(image) = known.get(wanted) {
             return Ok(image.clone());
         }
-        let found = crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())?;
+        let beat = |_, _| pulse.beat();
+        let found = crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())?;
         if &found.image.digest != wanted {
             return Err(format!(
                 "{} is another image than this revision was made of: its digest is {}, instances need {}; put that image \

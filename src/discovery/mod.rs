@@ -24,10 +24,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::intake::{self, IntakeError};
 use crate::load_balancer::{Discovery, Format};
 use crate::membership::{Membership, Server};
 use crate::names::Label;
 use crate::trust;
+use crate::units::Bytes;
 
 /// How long a reload command may take.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -187,8 +189,17 @@ fn look(file: &Path) -> Result<Option<Metadata>, DiscoveryError> {
 }
 
 /// Whether `file` has this very text. One of another length is not read: it may be anything.
-fn has(file: &Path, there: &Metadata, text: &str) -> io::Result<bool> {
-    Ok(there.len() == text.len() as u64 && fs::read(file)? == text.as_bytes())
+fn has(file: &Path, there: &Metadata, text: &str) -> Result<bool, IntakeError> {
+    let length = text.len() as u64;
+    if there.len() != length {
+        return Ok(false);
+    }
+    match intake::bytes(file, Bytes(length)) {
+        Ok(bytes) => Ok(bytes == text.as_bytes()),
+        // It has grown meanwhile.
+        Err(IntakeError::Large(_)) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Puts a file with `text` in the place of `file`. If that fails, nothing new is left in the folder.

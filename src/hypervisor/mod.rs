@@ -438,8 +438,10 @@ pub struct StoredImage {
     pub allocation: Bytes,
     /// The store that sent it: the first eight digits of its identity. Only that store deletes it.
     pub sender: String,
-    /// Whether it was sent to the end and verified.
+    /// Whether it was sent to the end and verified, and is as it was then.
     pub whole: bool,
+    /// Whether somebody has changed it since it was verified.
+    pub changed: bool,
     /// Volumes and domains that depend on it.
     pub users: Vec<String>,
 }

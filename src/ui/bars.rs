@@ -206,7 +206,11 @@ impl Listener for Bars {
                 kept,
                 ..
             } => {
-                let end = if *kept { "stays, something else needs it" } else { "done" };
+                let end = if *kept {
+                    "stays, something else needs it"
+                } else {
+                    "done"
+                };
                 state.end(*number, host, format!("{verb} {subject}: {end}"), false);
             }
             Event::Failed {

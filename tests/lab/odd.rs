@@ -71,7 +71,8 @@ fn on_a_folder_that_hosts_share_no_disk_goes_when_one_of_them_looks_again() {
     let files = fs::read_dir(lab_folder().join("shared")).unwrap();
     let left: Vec<_> = files.map(|f| f.unwrap().file_name()).collect();
     assert!(
-        left.iter().all(|f| !f.to_str().unwrap().starts_with("vmss-pool-")),
+        left.iter()
+            .all(|f| !f.to_str().unwrap().starts_with("vmss-pool-")),
         "marks go with the set: {left:?}"
     );
 }

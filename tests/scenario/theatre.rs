@@ -194,7 +194,7 @@ impl Theatre {
             tempfile::tempdir()
         };
         let folder = folder.unwrap();
-        std::fs::write(folder.path().join("image.raw"), vec![7; 1 << 20]).unwrap();
+        std::fs::write(folder.path().join("image.raw"), disk(7)).unwrap();
         Self {
             stage: Stage::default(),
             folder,
@@ -330,11 +330,27 @@ impl Theatre {
             }
             // The image file is another from now on; a broken one's guests never get healthy.
             Some((verb, [n])) if verb == "image" || verb == "broken-image" => {
-                let bytes = vec![n.parse::<u8>().unwrap(); 1 << 20];
+                let bytes = disk(n.parse().unwrap());
                 if verb == "broken-image" {
                     self.stage.fleet.break_image(&digest(&bytes));
                 }
                 std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
+            // The image file is of a kind that is no disk from now on.
+            Some((verb, [kind])) if verb == "image-of" => {
+                let Some(bytes) = no_disk(kind) else {
+                    return (99, String::new(), format!("{kind} is no kind that is known here"));
+                };
+                std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
+            // A named pipe in the definition's folder, to which nobody writes.
+            Some((verb, [name])) if verb == "pipe" => {
+                let made = std::process::Command::new("mkfifo")
+                    .arg(self.folder.path().join(name))
+                    .status();
+                assert!(made.unwrap().success());
                 return (0, String::new(), String::new());
             }
             // What somebody else says of a metric from now on.
@@ -358,6 +374,29 @@ impl Theatre {
             None => (99, String::new(), format!("{line}: there is no such command")),
         }
     }
+}
+
+/// A raw disk of a MiB with a boot sector, full of `byte`.
+fn disk(byte: u8) -> Vec<u8> {
+    let mut disk = vec![byte; 1 << 20];
+    disk[510..512].copy_from_slice(b"\x55\xaa");
+    disk
+}
+
+/// A file of that kind, as far as it is told by.
+fn no_disk(kind: &str) -> Option<Vec<u8>> {
+    let (at, mark): (usize, &[u8]) = match kind {
+        "iso" => (0x8001, b"CD001"),
+        "tar" => (257, b"ustar"),
+        "luks" => (0, b"LUKS\xba\xbe"),
+        "vhd" => ((1 << 20) - 512, b"conectix"),
+        "ext4" => (0x438, b"\x53\xef"),
+        "text" => return Some(b"# how to build the image\n".to_vec()),
+        _ => return None,
+    };
+    let mut bytes = if kind == "ext4" { vec![0; 1 << 20] } else { disk(7) };
+    bytes[at..at + mark.len()].copy_from_slice(mark);
+    Some(bytes)
 }
 
 fn digest(bytes: &[u8]) -> vmss::model::ImageDigest {

@@ -19,6 +19,7 @@ use super::runtime::{Command, Runtime};
 use super::stat;
 use crate::balancer::{BalancerError, Change};
 use crate::image_file::hex;
+use crate::intake;
 use crate::membership::Membership;
 use crate::trust::{self, Shared};
 
@@ -106,7 +107,7 @@ impl Local {
             .iter()
             .filter_map(|f| f.certificate.as_ref());
         for certificate in certificates {
-            hash.update(fs::read(certificate).unwrap_or_default());
+            hash.update(intake::bytes(certificate, intake::CERTIFICATE).unwrap_or_default());
         }
         hex(&hash.finalize())[..16].to_owned()
     }
@@ -129,7 +130,7 @@ impl Local {
             self.write(&text, false)?;
             return Ok(None);
         }
-        let before = fs::read_to_string(self.config()).ok();
+        let before = intake::text(&self.config(), intake::OURS).ok();
         self.write(&text, true)?;
         if let Err(e) = self.reload(&id) {
             // What runs is the old one: whoever starts it next must start that.
@@ -175,7 +176,7 @@ impl Local {
         let path = self.config();
         let doing = || format!("writing {}", path.display());
         let failed = |e: &dyn std::fmt::Display| BalancerError::refused(doing(), e);
-        if !new && fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        if !new && intake::text(&path, intake::OURS).is_ok_and(|old| old == text) {
             return Ok(());
         }
         let mut file = tempfile::Builder::new()
@@ -229,7 +230,7 @@ impl Local {
             .status()
             .map_err(|e| missing(&e))?;
         if !status.success() {
-            let text = fs::read_to_string(&said).unwrap_or_default();
+            let text = intake::text(&said, intake::OURS).unwrap_or_default();
             return Err(BalancerError::refused(doing, alerts(&text, &self.config())));
         }
         self.await_configuration(id, doing, || false)
@@ -312,7 +313,7 @@ impl Local {
     fn pid(&self) -> Option<u32> {
         let by_master = self.master().ask(&Command::new(["show", "proc"])).ok();
         let by_file = || {
-            fs::read_to_string(self.folder.join("pid"))
+            intake::text(&self.folder.join("pid"), intake::OURS)
                 .ok()?
                 .trim()
                 .parse()

@@ -24,6 +24,7 @@ mod raw;
 mod rework;
 mod seeds;
 mod sets;
+mod sound;
 mod spread;
 mod stats;
 mod traits;
@@ -120,6 +121,7 @@ pub struct Libvirt {
     work: Line,
     look: Line,
     seeds: seeds::Checked,
+    bases: sound::Checked,
     logs: logs::Logs,
     cached_disks: AtomicBool,
     folder: OnceLock<String>,
@@ -143,6 +145,7 @@ impl Libvirt {
             work: line(),
             look: line(),
             seeds: seeds::Checked::default(),
+            bases: sound::Checked::default(),
             logs: logs::Logs::default(),
             cached_disks: AtomicBool::new(false),
             folder: OnceLock::new(),
@@ -208,7 +211,7 @@ impl Hypervisor for Libvirt {
         pulse: &Pulse,
     ) -> Result<Pushed, HypervisorError> {
         let session = self.work.session(pulse)?;
-        images::push(&Pool::open(&session, &self.pool)?, image, store)
+        images::push(&Pool::open(&session, &self.pool)?, &self.bases, image, store)
     }
 
     fn images(&self) -> Result<Vec<StoredImage>, HypervisorError> {
