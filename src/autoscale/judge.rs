@@ -17,6 +17,7 @@ pub(super) struct Facts<'a> {
     /// What could not be measured just now, by the metric's name, and why.
     pub problems: &'a BTreeMap<String, String>,
     pub capacity: u32,
+    /// When was measured.
     pub now: Timestamp,
 }
 
