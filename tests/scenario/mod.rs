@@ -19,6 +19,7 @@
     reason = "each test program that includes the reader uses a part of it"
 )]
 
+pub mod at_once;
 pub mod compare;
 pub mod controller;
 pub mod parse;
