@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use crate::answer::Answer;
 use crate::membership::BalancerView;
 use crate::model::ImageDigest;
 use crate::names::{InstanceId, Label, StoreId};
@@ -26,15 +27,6 @@ pub struct Inventory {
     /// The set's load balancers.
     #[serde(default)]
     pub balancers: Vec<BalancerView>,
-}
-
-/// What an instance said to its probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Whether that is a healthy answer.
-    pub good: bool,
-    /// What was said, or why nothing was: "200", "503 Service Unavailable", "connection refused", "no answer within 2 s", "no address is known".
-    pub said: String,
 }
 
 impl Inventory {

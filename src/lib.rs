@@ -1,5 +1,6 @@
 //! `vmss`: scale sets for plain libvirt/KVM hosts. ARCHITECTURE.md is the way in.
 
+pub mod answer;
 pub mod autoscale;
 pub mod balancer;
 pub mod cli;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::answer::{self, Answer, Judgement};
 use crate::health::Sign;
 use crate::hypervisor::Hosts;
-use crate::inventory::{Answer, Instance, Inventory, Phase, Power};
+use crate::inventory::{Instance, Inventory, Phase, Power};
 use crate::names::{InstanceId, Label, instance_name, instance_uuid};
 use crate::observe;
 use crate::plan::action::InstanceRef;
-use crate::probe::{self, Probes, Target};
+use crate::probe::{self, Heard, Probes, Target};
 use crate::record::Record;
 use crate::scaleset::{Host, Probe, ScaleSet};
 
@@ -234,10 +235,13 @@ fn over_network(
     // Every target has its turn within that, each with its own time-out.
     let deadline = set.health.timeout.saturating_mul(rounds.saturating_add(1)) + Duration::from_secs(1);
     let asked = targets.clone();
-    let answers = probe::ask_all(probes, targets, &set.health, deadline);
-    let is_well = |t: &&Target| answers.get(&t.id).is_some_and(|answer| answer.good);
+    let mut heard = probe::ask_all(probes, targets, &set.health, deadline);
+    answer::see_own_side(heard.values_mut().map(|heard| &mut heard.answer));
+    let judged = |t: &Target| heard.get(&t.id).map(|heard| heard.answer.judgement());
+    let is_well = |t: &&Target| judged(t) == Some(Judgement::Good);
     known.with(set, |known| {
-        for target in asked.iter().filter(|t| !is_well(t)) {
+        // What says nothing of an instance says nothing of its address.
+        for target in asked.iter().filter(|t| judged(t) == Some(Judgement::Bad)) {
             known.remove(&target.uuid);
         }
     });
@@ -249,7 +253,11 @@ fn over_network(
         .filter(|t| unassigned.contains(&t.id))
         .map(|t| (t.id, t.addresses.clone()))
         .collect();
-    Round { answers, reached }
+    let answers = (heard.into_iter()).map(|(id, Heard { answer, .. })| (id, answer));
+    Round {
+        answers: answers.collect(),
+        reached,
+    }
 }
 
 /// Whom to ask on hosts that were not seen. One without a known address is asked as well: it answers that none is known.

@@ -138,7 +138,7 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
                 said: record
                     .vitals
                     .get(&instance.id)
-                    .map_or_else(String::new, |v| v.said.clone()),
+                    .map_or_else(String::new, |v| v.said()),
                 health_since: record.vitals.get(&instance.id).map(|v| v.since),
                 protection: instance.meta.protection,
                 host: host.name.clone(),

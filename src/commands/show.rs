@@ -85,12 +85,12 @@ fn health(
                 name: instance_name(&instance.meta.set, instance.id),
                 state,
                 since: vital.map(|v| v.since),
-                said: vital.map_or_else(String::new, |v| v.said.clone()),
+                said: vital.map_or_else(String::new, |v| v.said()),
             });
         }
     }
     if unseen > 0 {
-        counts.insert(State::Unknown.as_str(), unseen);
+        *counts.entry(State::Unknown.as_str()).or_default() += unseen;
     }
     ailing.sort_by_key(|a| a.id);
     (counts, ailing)

@@ -196,15 +196,17 @@ pub trait Hypervisor: Send + Sync {
     /// Whether its guest agent answers.
     ///
     /// # Errors
-    /// What happened instead: `Other` if the instance is not running or its agent is not connected, `TimedOut` if
-    /// there was no answer within 2 s; `Missing` if it is gone; `NotOurs` if another store manages it.
+    /// What happened instead: `NotRunning`; `AgentAbsent`; `AgentBroken` if the host refuses it at once; `AgentSilent` if
+    /// there was no answer within 2 s; `Other` if the agent's answer is none; `Missing` if the instance is gone; `NotOurs` if
+    /// another store manages it. All others say that the host could not ask.
     fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
 
     /// Runs a command in the guest through its agent, without a shell, and waits until it has ended, for `patience` at
-    /// most. One that has not ended by then, or when the pulse is cancelled, goes on in the guest.
+    /// most. One that has not ended by then, or when the pulse is cancelled, goes on in the guest. Of what it writes, the
+    /// first [`MOST_OUTPUT`] bytes of each stream are returned: more would break the agent.
     ///
     /// # Errors
-    /// As [`Self::ping`]; `Other` if the agent can't or may not run it; `TimedOut` if it has not ended within `patience`.
+    /// As [`Self::ping`]; `Other` if the agent can't or may not run it; `GoesOn` if it has not ended within `patience`.
     fn exec(
         &self,
         instance: &InstanceRef,
@@ -305,6 +307,9 @@ pub struct ConsoleLog {
     pub end: u64,
 }
 
+/// Most bytes of each of a command's two streams that are kept ([`Hypervisor::exec`]).
+pub const MOST_OUTPUT: usize = 1 << 20;
+
 /// How a command in a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -314,7 +319,7 @@ pub struct Ran {
     pub stdout: Vec<u8>,
     /// What it wrote on its standard error.
     pub stderr: Vec<u8>,
-    /// Whether it wrote more than the agent has kept.
+    /// Whether it wrote more than was kept.
     pub is_cut: bool,
 }
 
@@ -440,6 +445,16 @@ pub enum FaultKind {
     Unsupported,
     /// Stopped because the operator asked.
     Cancelled,
+    /// The instance is off, or paused.
+    NotRunning,
+    /// The guest's agent is not connected, or there is none.
+    AgentAbsent,
+    /// The host refuses the guest's agent at once: its channel was ended, as after an answer that was too large.
+    AgentBroken,
+    /// The guest's agent did not answer in time.
+    AgentSilent,
+    /// A command in a guest has not ended in time, and goes on there.
+    GoesOn,
     /// Anything else the host said.
     Other,
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::health::{Sign, State, later};
+use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Phase, Power, Rework};
 use crate::membership::{BalancerView, Duty, Membership, Server, ServerSeen, Sight};
 use crate::names::{InstanceId, Label, instance_name};
@@ -384,10 +384,13 @@ fn duty(s: Situation<'_>, member: &Member<'_>) -> Duty {
     let is_running = member.instance.power == Power::Running;
     // A live change takes nobody's instance away.
     let is_live = meta.phase == Phase::Changing && meta.rework == Some(Rework::Live);
-    let sign = s.record.vitals.get(&member.id).map(|v| v.sign);
+    let vital = s.record.vitals.get(&member.id);
+    let sign = vital.map(|v| v.sign);
     match member.state {
         _ if meta.moving_to.is_some() => Duty::Out,
         State::Healthy => Duty::In,
+        // What can't be asked stays as it was: the balancer's own check tells better.
+        State::Unknown if vital.is_some_and(Vital::is_or_was_well) => Duty::In,
         State::Starting if is_live && is_running && sign.is_none_or(|sign| sign == Sign::Healthy) => Duty::In,
         // Also what does not run: closing would hit those that are just being connected to it, and can be sent to another.
         _ => Duty::Out,
@@ -419,8 +422,8 @@ fn hidden(s: Situation<'_>, fleet: &Fleet<'_>, weights: &BTreeMap<InstanceId, u3
         let known = s.record.known.get(&absent.id)?;
         let address = *known.asked_at().first()?;
         let was_in = in_somewhere.contains(&absent.id);
-        let sign = s.record.vitals.get(&absent.id).map(|v| v.sign);
-        let is_well = sign == Some(Sign::Healthy);
+        let vital = s.record.vitals.get(&absent.id);
+        let is_well = vital.is_some_and(Vital::is_or_was_well);
         Some(Server {
             id: absent.id,
             name: instance_name(&s.set.name, absent.id),

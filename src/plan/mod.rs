@@ -15,6 +15,7 @@ pub mod placement;
 pub mod repair;
 pub mod report;
 mod scale_in;
+mod sight;
 mod sweep;
 mod upgrade;
 mod wait;
@@ -264,6 +265,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     let membership = membership::servers(s, &fleet, &gate);
     let steps = gate.steps;
     waits.append(&mut gate.waits);
+    waits.append(&mut sight::waits(s, &fleet));
     let (mut unserved, joining) = membership::joining(s, &fleet, membership.as_ref());
     waits.append(&mut unserved);
     let again = [turn.again, mending.again, gate.again]

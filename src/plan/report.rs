@@ -73,7 +73,7 @@ impl Ailing {
         Self {
             instance: member.id,
             state: member.state,
-            said: vital.map_or_else(String::new, |v| v.said.clone()),
+            said: vital.map_or_else(String::new, |v| v.said()),
         }
     }
 }

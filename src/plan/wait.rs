@@ -201,6 +201,26 @@ pub enum Wait {
         /// Which.
         instances: Vec<Ailing>,
     },
+    /// Broken instances that can't be asked now.
+    RepairUnheard {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances whose guest agents libvirt refuses at once.
+    AgentBroken {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances that run and whose guest agents are not connected.
+    AgentAbsent {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances to which no way leads from this machine.
+    NoWay {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
     /// Broken instances whose turn has not come.
     RepairBudget {
         /// How many are repaired at once.
@@ -537,6 +557,37 @@ impl fmt::Display for Wait {
                     list(instances)
                 )
             }
+            Self::RepairUnheard { instances } => {
+                write!(
+                    f,
+                    "not repaired, since it can't be asked now: {}",
+                    list(instances)
+                )
+            }
+            Self::AgentBroken { instances } => write!(
+                f,
+                "the guest agent of {} {} is broken, so nobody knows how {}: restart qemu-guest-agent in the guest, or \
+                 vmss instance restart {}",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" },
+                crate::names::ranges(instances.iter().map(|id| id.0))
+            ),
+            Self::AgentAbsent { instances } => write!(
+                f,
+                "the guest agent of {} {} is not connected, so nobody knows how {}: the guest needs qemu-guest-agent, running",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" }
+            ),
+            Self::NoWay { instances } => write!(
+                f,
+                "no way leads from this machine to {} {}, so nobody knows how {}: look at this machine's own network \
+                 (ip route); nothing is done to them for that",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" }
+            ),
             Self::RepairBudget { most, instances } => write!(
                 f,
                 "repair takes {most} at a time (repair.max_concurrent); waiting for {} turn: {}",

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use vmss::health::{Sign, Vital};
 use vmss::hypervisor::Hosts;
 use vmss::hypervisor::fake::Fleet;
-use vmss::inventory::{Answer, Inventory};
+use vmss::inventory::Inventory;
 use vmss::names::InstanceId;
 use vmss::observe::observe;
-use vmss::probe::{Probes, Target};
+use vmss::probe::{Heard, Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::{Health, ScaleSet};
 use vmss::vitals::{self, KnownAddresses};
@@ -21,7 +21,7 @@ use crate::support::*;
 struct Silent;
 
 impl Probes for Silent {
-    fn ask(&self, _: &Target, _: &Health) -> Answer {
+    fn ask(&self, _: &Target, _: &Health) -> Heard {
         unreachable!("nobody is asked over the network")
     }
 }

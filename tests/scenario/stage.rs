@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmss::hypervisor::FaultKind;
-use vmss::hypervisor::fake::{Failure, FakeHost, Fault, Fleet, Load};
+use vmss::hypervisor::fake::{Agent, Failure, FakeHost, Fault, Fleet, Load};
 use vmss::inventory::Power;
 use vmss::names::{InstanceId, Label};
 use vmss::units::Bytes;
@@ -29,6 +29,9 @@ power-off HOST NAME          somebody switches a domain off
 crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
 healthy HOST NAME            it passes them again
+agent HOST NAME STATE        a domain's guest agent is broken, absent or well, until its guest is started anew
+network down                 the machine that vmss runs on has lost its network: no probe finds a way
+network up                   it has it again
 says HOST NAME WORDS         a domain's guest says a line on its console
 balancer NAME down          a load balancer answers nobody
 balancer NAME up            it does again
@@ -87,6 +90,7 @@ impl Stage {
             ("kill-vmss", ["after", n]) => fleet.kill_after(number(n)?),
             ("kill-vmss", ["before", n]) => fleet.kill_before(number(n)?),
             ("revive", []) => fleet.revive(),
+            ("network", [state @ ("down" | "up")]) => fleet.set_without_network(*state == "down"),
             ("balancer", [name, "down"]) => fleet.set_balancer_down(name, true),
             ("balancer", [name, "up"]) => fleet.set_balancer_down(name, false),
             ("balancer", [name, "restarted"]) => fleet.restart_balancer(name),
@@ -123,6 +127,7 @@ impl Stage {
                         | "load"
                         | "share"
                         | "requests"
+                        | "network"
                 ) =>
             {
                 return Err(format!("there is no host {host}"));
@@ -180,6 +185,16 @@ impl Stage {
             ("unhealthy" | "healthy", [name]) => {
                 there(name)?;
                 fleet.set_unhealthy(host, name, verb == "unhealthy");
+            }
+            ("agent", [name, state]) => {
+                there(name)?;
+                let agent = match *state {
+                    "broken" => Agent::Broken,
+                    "absent" => Agent::Absent,
+                    "well" => Agent::Well,
+                    _ => return Err(usage(verb)),
+                };
+                fleet.set_agent(host, name, agent);
             }
             ("says", [name, words @ ..]) => {
                 there(name)?;

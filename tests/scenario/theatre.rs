@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use vmss::autoscale::metric::External;
 use vmss::autoscale::{Decision, Readings, Sample};
 use vmss::hypervisor::fake::{Clock, Fleet};
-use vmss::inventory::Answer;
 use vmss::names::{Label, StoreId};
 use vmss::numbers::{Numbers, Range};
-use vmss::probe::{Probes, Target};
+use vmss::probe::{Heard, Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
@@ -38,12 +37,11 @@ impl world::Clock for FleetClock {
 struct FleetProbes(Arc<Fleet>);
 
 impl Probes for FleetProbes {
-    fn ask(&self, target: &Target, _: &Health) -> Answer {
-        let (good, said) = match self.0.probe(target.uuid) {
-            Ok(said) => (true, said),
-            Err(said) => (false, said),
-        };
-        Answer { good, said }
+    fn ask(&self, target: &Target, _: &Health) -> Heard {
+        Heard {
+            answer: self.0.probe(target.uuid),
+            at: target.addresses.first().copied(),
+        }
     }
 }
 

@@ -129,7 +129,7 @@ fn line(record: &Record, host: &Label, instance: &Instance) -> Line {
             .filter(|b| b.instances.contains(&instance.id) || b.fresh.contains(&instance.id))
             .map(|b| b.number),
         state: State::of(instance, vital, &record.applied.health),
-        said: vital.map_or_else(String::new, |v| v.said.clone()),
+        said: vital.map_or_else(String::new, |v| v.said()),
     }
 }
 

@@ -120,6 +120,7 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         started_at: Timestamp::default(),
         console: String::new(),
         unhealthy: false,
+        agent: Default::default(),
         meter: Default::default(),
     };
     machine.domains.insert(name, domain);

@@ -107,6 +107,7 @@ impl Fleet {
             started_at: self.shared.clock.now(),
             console: String::new(),
             unhealthy: false,
+            agent: Default::default(),
             meter: Default::default(),
         };
         self.machine(host, |m| {

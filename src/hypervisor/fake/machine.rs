@@ -75,8 +75,22 @@ pub struct Domain {
     pub console: String,
     /// Whether its guest answers every probe with a failure, until it is started again.
     pub unhealthy: bool,
+    /// How its guest's agent is, until it is started again.
+    pub agent: Agent,
     /// What was done since it was started.
     pub meter: Meter,
+}
+
+/// How a guest's agent is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agent {
+    /// It answers as its guest does.
+    #[default]
+    Well,
+    /// The host has ended its channel and refuses it at once.
+    Broken,
+    /// It is not connected.
+    Absent,
 }
 
 impl Domain {
