@@ -42,6 +42,8 @@ pub enum Answer {
     NotRunning,
     /// Nobody knows an address of it.
     NoAddress,
+    /// Every address that it claims is somebody else's, or nothing that could be asked: nobody is asked there in its name.
+    AddressRefused,
     /// Something that makes no sense, in short words.
     Odd {
         /// What was met, fit for a terminal.
@@ -108,6 +110,7 @@ impl Answer {
             Self::AgentBroken
             | Self::AgentAbsent
             | Self::NoWay
+            | Self::AddressRefused
             | Self::NotAsked { .. }
             | Self::Noted { .. } => Judgement::Unknown,
         }
@@ -148,6 +151,7 @@ impl fmt::Display for Answer {
             Self::NoRoute => f.write_str("no route to host"),
             Self::NotRunning => f.write_str("the instance is not running"),
             Self::NoAddress => f.write_str("no address is known"),
+            Self::AddressRefused => f.write_str("it names no address that it may have"),
             Self::Odd { said } | Self::Noted { said } => f.write_str(said),
             Self::AgentBroken => f.write_str("its guest agent is broken"),
             Self::AgentAbsent => f.write_str("its guest agent is not connected"),
@@ -181,7 +185,8 @@ pub fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Answer>, D::Err
 pub fn see_own_side<'a>(answers: impl Iterator<Item = &'a mut Answer>) {
     let answers: Vec<&mut Answer> = answers.collect();
     // Of one that has no address nothing was asked.
-    let asked = || answers.iter().filter(|a| ***a != Answer::NoAddress);
+    let has_none = |a: &Answer| matches!(a, Answer::NoAddress | Answer::AddressRefused);
+    let asked = || answers.iter().filter(|a| !has_none(a));
     let is_cut_off = asked().all(|a| matches!(**a, Answer::NoRoute | Answer::NoWay)) && asked().count() > 1;
     if is_cut_off {
         let unreached = answers.into_iter().filter(|a| **a == Answer::NoRoute);

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::addresses::{OffLimits, Told};
 pub use crate::answer::Answer;
 use crate::membership::BalancerView;
 use crate::model::ImageDigest;
@@ -21,9 +22,16 @@ pub struct Inventory {
     /// What instances said to their probe; only those that were asked.
     #[serde(default)]
     pub answers: BTreeMap<InstanceId, Answer>,
-    /// Addresses at which instances answered well that had to be found out, since vmss did not give them any.
+    /// Where instances answered well over the network; without a probe over it, where those are reached that have no address
+    /// from vmss.
     #[serde(default)]
     pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
+    /// What hosts were told of the addresses of instances that have none from vmss.
+    #[serde(default)]
+    pub told: BTreeMap<InstanceId, Vec<Told>>,
+    /// Addresses that are somebody else's.
+    #[serde(default)]
+    pub off_limits: OffLimits,
     /// The set's load balancers.
     #[serde(default)]
     pub balancers: Vec<BalancerView>,

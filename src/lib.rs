@@ -1,5 +1,6 @@
 //! `vmss`: scale sets for plain libvirt/KVM hosts. ARCHITECTURE.md is the way in.
 
+pub mod addresses;
 pub mod answer;
 pub mod autoscale;
 pub mod balancer;
@@ -14,6 +15,7 @@ pub mod event;
 pub mod execute;
 pub mod exporter;
 pub mod health;
+pub mod here;
 pub mod hosturi;
 pub mod hypervisor;
 pub mod image_file;
@@ -29,6 +31,7 @@ pub mod numbers;
 pub mod observe;
 pub mod plan;
 pub mod probe;
+pub mod ranges;
 pub mod record;
 pub mod repairs;
 pub mod resolve;

@@ -1,11 +1,11 @@
 //! Observation: all hosts side by side, each with its own deadline. A host that hangs costs its own answer, no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::addresses::Told;
 use crate::answer::Answer;
 use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse};
 use crate::inventory::{HostView, Inventory, View};
@@ -83,9 +83,7 @@ pub fn observe(
     });
     Inventory {
         hosts: views.collect(),
-        answers: BTreeMap::new(),
-        reached: BTreeMap::new(),
-        balancers: Vec::new(),
+        ..Inventory::default()
     }
 }
 
@@ -102,7 +100,7 @@ pub fn addresses(
     limits: &Limits,
     ask: Vec<(&Host, Vec<InstanceRef>)>,
     patience: Duration,
-) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+) -> BTreeMap<InstanceId, Vec<Told>> {
     let heard = ask_each(hosts, limits, ask, patience, |host, instance| {
         host.addresses(instance)
     });

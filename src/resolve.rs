@@ -1,6 +1,6 @@
 //! From a scale set, its image and its user data to a model.
 
-use crate::model::{Image, Model, UserData};
+use crate::model::{Image, Model, Nic, UserData};
 use crate::scaleset::ScaleSet;
 
 /// Why a model can't be made.
@@ -48,7 +48,12 @@ pub fn model(set: &ScaleSet, image: &Image, user_data: Option<String>) -> Result
             template,
             vars: instance.vars.clone(),
         }),
-        networks: instance.networks.clone(),
+        networks: (instance.networks.iter())
+            .map(|nic| Nic {
+                within: Vec::new(),
+                ..nic.clone()
+            })
+            .collect(),
         data_disks: instance.data_disks.clone(),
     })
 }

@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::balancer::Balancers;
 use crate::balancer::haproxy::Haproxies;
+use crate::here::{Here, Neighbours, ThisMachine};
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
 use crate::hypervisor::meter::Meter;
@@ -43,6 +44,10 @@ pub struct World {
     pub numbers: Arc<dyn Numbers>,
     /// Addresses of instances that were found out already.
     pub addresses: KnownAddresses,
+    /// The machine on which this runs, and what names mean there.
+    pub here: Arc<dyn Here>,
+    /// What other sets of the store have.
+    pub neighbours: Neighbours,
     /// Opens the store at a path.
     pub open_store: OpenStore,
     /// The time.
@@ -84,6 +89,8 @@ impl World {
             probes: Arc::new(NetworkProbes),
             numbers: Arc::new(NetworkNumbers),
             addresses: KnownAddresses::default(),
+            here: Arc::new(ThisMachine::default()),
+            neighbours: Neighbours::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock),
             stdout: Output::new(std::io::stdout()),

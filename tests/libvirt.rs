@@ -839,7 +839,7 @@ mod real {
             let said = host.ping(instance);
             let found = host.addresses(instance).unwrap();
             if let (Ok(()), Some(address)) = (&said, found.first()) {
-                return *address;
+                return address.address;
             }
             assert!(
                 began.elapsed() < Duration::from_secs(120),
@@ -1058,7 +1058,10 @@ mod real {
         let began = Instant::now();
         loop {
             let found = real.host.addresses(&spec.reference()).unwrap();
-            if found.contains(&address.into()) {
+            if found
+                .iter()
+                .any(|told| told.address == std::net::IpAddr::from(address))
+            {
                 break;
             }
             assert!(began.elapsed() < Duration::from_secs(120), "it has {found:?}");

@@ -28,7 +28,7 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
 
     let held = ctx.hold(&target.store, &set.name, &format!("apply {}", set.name))?;
     let (record, _) = amend(&*target.store, &set.name, |_| false)?;
-    let inventory = look(ctx.world, &record.applied, &record);
+    let inventory = look(ctx.world, &*target.store, &record.applied, &record);
     let (record, _) = amend(&*target.store, &set.name, |record| record.absorb(&inventory))?;
     refuse_lost_hosts(
         &record.applied,

@@ -68,7 +68,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
         record.life = Life::Deleting;
     }
     let set = record.applied.clone();
-    let inventory = look(ctx.world, &set, &record);
+    let inventory = look(ctx.world, &*store, &set, &record);
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());
     if let Some(protected) = delete::protected(&record, &inventory).filter(|_| args.delete) {

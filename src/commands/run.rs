@@ -279,7 +279,7 @@ fn tick(
     // What instances answer is kept up at every look, whether this one needs it or not.
     let (record, _) = amend(&**store, name, |_| false)?;
     let looking = Instant::now();
-    let inventory = look(ctx.world, &record.applied, &record);
+    let inventory = look(ctx.world, &**store, &record.applied, &record);
     if let Some(exporter) = exporter {
         exporter.looked(name, looking.elapsed());
     }
@@ -399,7 +399,7 @@ fn scale_meanwhile(
         if record.life == Life::Deleting || !scaling::is_scaled(&record) {
             continue;
         }
-        let inventory = look(ctx.world, &record.applied, &record);
+        let inventory = look(ctx.world, &**store, &record.applied, &record);
         let now = ctx.world.clock.now();
         let evaluated = amend(&**store, name, |record| {
             let rules = record.applied.health.clone();

@@ -268,6 +268,14 @@ fn rules_between_keys_hold() {
             "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\ngateway = \"10.0.0.5\"",
             "is one of the addresses handed out",
         ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\nwithin = [\"10.0.0.1/8\"]",
+            "10.0.0.1 has more than the first 8 bits",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\nwithin = [\"10.0.0.0/29\"]",
+            "are not within the card's own subnets",
+        ),
     ] {
         let found = problems(&format!("{GOOD}\n{change}\n"));
         assert!(

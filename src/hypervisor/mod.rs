@@ -12,13 +12,13 @@ mod pulse;
 pub mod seed;
 mod stats;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::addresses::Told;
 use crate::inventory::{HostSeen, Protection};
 use crate::model::{Image, ImageDigest, Model};
 use crate::names::{Label, StoreId};
@@ -268,8 +268,9 @@ pub trait Hypervisor: Send + Sync {
     /// Deletes one volume of the pool by name. The caller has proved that it is ours.
     fn delete_volume(&self, name: &str) -> Result<(), HypervisorError>;
 
-    /// Addresses of a running instance beside those vmss assigned: agent, then lease, then ARP; link-local left out.
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError>;
+    /// Addresses of a running instance beside those vmss assigned, each with who says so: what its agent names, with what its
+    /// host leases, and without either what the neighbour table has. What no other machine can reach is left out.
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<Told>, HypervisorError>;
 
     /// What the host measures of those of `instances` that run, in their order: one bulk call for all of them, only the
     /// groups asked for, without waiting for a domain that is busy. One that is busy lacks what would have to be waited

@@ -1,11 +1,13 @@
-//! What can't be asked how it is, and what mends that.
+//! What can't be asked how it is, or is not reached where it says, and why.
 
+use crate::addresses;
 use crate::answer::Answer;
 use crate::health::State;
 use crate::names::InstanceId;
+use crate::plan::report::RefusedAddress;
 use crate::plan::{Fleet, Situation, Wait};
 
-/// Says of those whose state is unknown what is between them and who asks.
+/// Says of those whose state is unknown what is between them and who asks, and which addresses are not believed.
 pub(super) fn waits(s: Situation<'_>, fleet: &Fleet<'_>) -> Vec<Wait> {
     let seen = fleet.members.iter().filter(|m| m.state == State::Unknown);
     let hidden = fleet.absent.iter().map(|a| a.id);
@@ -27,5 +29,16 @@ pub(super) fn waits(s: Situation<'_>, fleet: &Fleet<'_>) -> Vec<Wait> {
     say(&Answer::AgentBroken, |instances| Wait::AgentBroken { instances });
     say(&Answer::AgentAbsent, |instances| Wait::AgentAbsent { instances });
     say(&Answer::NoWay, |instances| Wait::NoWay { instances });
+    let choice = addresses::of_set(s.set, s.record, s.inventory);
+    let claims: Vec<RefusedAddress> = (choice.refused())
+        .map(|(instance, address, why)| RefusedAddress {
+            instance,
+            address,
+            why: why.clone(),
+        })
+        .collect();
+    if !claims.is_empty() {
+        waits.push(Wait::AddressesRefused { claims });
+    }
     waits
 }

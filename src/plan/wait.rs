@@ -1,12 +1,31 @@
 //! What a plan waits on, each kind with its sentence: silence would be a bug.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::addresses::Refused;
 use crate::names::{InstanceId, Label, StoreId};
 use crate::plan::report::Ailing;
+
+/// An address that an instance claims and is not reached at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RefusedAddress {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// The address.
+    pub address: IpAddr,
+    /// Why not.
+    pub why: Refused,
+}
+
+impl fmt::Display for RefusedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance {} at {}: {}", self.instance, self.address, self.why)
+    }
+}
 
 /// Something that is not done, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -215,6 +234,11 @@ pub enum Wait {
     AgentAbsent {
         /// Which.
         instances: Vec<InstanceId>,
+    },
+    /// Addresses that instances claim and that they may not have: nobody is sent there, and no probe is.
+    AddressesRefused {
+        /// Which.
+        claims: Vec<RefusedAddress>,
     },
     /// Instances to which no way leads from this machine.
     NoWay {
@@ -588,6 +612,13 @@ impl fmt::Display for Wait {
                 list(instances),
                 if instances.len() == 1 { "it is" } else { "they are" }
             ),
+            Self::AddressesRefused { claims } => {
+                write!(
+                    f,
+                    "no client and no probe is sent to what is not theirs: {}",
+                    list(claims)
+                )
+            }
             Self::RepairBudget { most, instances } => write!(
                 f,
                 "repair takes {most} at a time (repair.max_concurrent); waiting for {} turn: {}",

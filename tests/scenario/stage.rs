@@ -29,6 +29,9 @@ power-off HOST NAME          somebody switches a domain off
 crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
 healthy HOST NAME            it passes them again
+names HOST NAME ADDRESSES    a domain's guest agent names these addresses
+noted HOST NAME ADDRESSES    somebody writes these addresses into a domain's note
+leases HOST NAME ADDRESSES   the network leases these addresses to a domain, and none else
 agent HOST NAME STATE        a domain's guest agent is broken, absent or well, until its guest is started anew
 network down                 the machine that vmss runs on has lost its network: no probe finds a way
 network up                   it has it again
@@ -186,6 +189,18 @@ impl Stage {
                 there(name)?;
                 fleet.set_unhealthy(host, name, verb == "unhealthy");
             }
+            ("names", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_names(host, name, &all(addresses)?);
+            }
+            ("noted", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_noted_addresses(host, name, &all(addresses)?);
+            }
+            ("leases", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_leases(host, name, &all(addresses)?);
+            }
             ("agent", [name, state]) => {
                 there(name)?;
                 let agent = match *state {
@@ -252,6 +267,10 @@ fn usage(verb: &str) -> String {
         .lines()
         .filter(|l| l.split_whitespace().next() == Some(verb));
     format!("it goes like this: {}", lines.next().unwrap_or(COMMANDS))
+}
+
+fn all<T: std::str::FromStr<Err: std::fmt::Display>>(words: &[&str]) -> Result<Vec<T>, String> {
+    words.iter().map(|word| number(word)).collect()
 }
 
 fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

@@ -1,12 +1,14 @@
 //! A whole command on the fake fleet: a world made of it, with a store, a definition and captured output.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
 use vmss::autoscale::{Decision, Readings, Sample};
+use vmss::here::Here;
 use vmss::hypervisor::fake::{Clock, Fleet};
 use vmss::names::{Label, StoreId};
 use vmss::numbers::{Numbers, Range};
@@ -42,6 +44,22 @@ impl Probes for FleetProbes {
             answer: self.0.probe(target.uuid),
             at: target.addresses.first().copied(),
         }
+    }
+}
+
+/// The machine on which vmss runs: it has 10.0.0.254, and knows host kvm7 as 10.255.0.7.
+struct Management;
+
+impl Here for Management {
+    fn addresses(&self) -> Vec<IpAddr> {
+        vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(10, 0, 0, 254).into()]
+    }
+    fn resolve(&self, names: &[String]) -> BTreeMap<String, Vec<IpAddr>> {
+        let means = |name: &String| {
+            let number = name.strip_prefix("kvm")?.parse().ok()?;
+            Some((name.clone(), vec![Ipv4Addr::new(10, 255, 0, number).into()]))
+        };
+        names.iter().filter_map(means).collect()
     }
 }
 
@@ -231,6 +249,8 @@ impl Theatre {
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
             numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
             addresses: vmss::vitals::KnownAddresses::default(),
+            here: Arc::new(Management),
+            neighbours: vmss::here::Neighbours::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
                     store: Sqlite::open(path)?,

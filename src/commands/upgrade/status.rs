@@ -47,7 +47,7 @@ pub fn run(ctx: &Context<'_>, watch: bool) -> Result<Exit> {
     loop {
         let mut target = ctx.target()?;
         let set = target.record.applied.clone();
-        let inventory = look(ctx.world, &set, &target.record);
+        let inventory = look(ctx.world, &*target.store, &set, &target.record);
         let now = ctx.world.clock.now();
         target.record.absorb(&inventory);
         target.record.heed(&inventory, &set.health, now);

@@ -30,7 +30,8 @@ pub fn is_connected(session: &Session<'_>, name: &str, domain: &Domain) -> Resul
     Ok(listens(&xml))
 }
 
-fn listens(xml: &str) -> bool {
+/// Whether the description of a running domain says that its agent listens.
+pub fn listens(xml: &str) -> bool {
     let Ok(document) = Element::parse(xml) else {
         return false;
     };

@@ -34,7 +34,6 @@ mod volume_xml;
 mod volumes;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -44,6 +43,7 @@ use super::{
     ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
     LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Viewer,
 };
+use crate::addresses::Told;
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
@@ -286,7 +286,7 @@ impl Hypervisor for Libvirt {
         Pool::open(&session, &self.pool)?.delete(name)
     }
 
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError> {
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<Told>, HypervisorError> {
         let pulse = Pulse::silent();
         addresses::addresses(&self.look.session(&pulse)?, instance)
     }
