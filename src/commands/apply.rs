@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Context, upgrade};
+use crate::commands::{Context, ranges, upgrade};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::load_balancer::Dropped;
@@ -22,6 +22,7 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
             "apply needs the definition: name it with -f FILE",
         ));
     };
+    ranges::check(ctx, &*target.store, &set, Some(&target.record))?;
     let model = ctx.model(&set)?;
     let changes = target.record.current().model.changes(&model);
     allow(&set, &target.record, &changes, args.at_most)?;

@@ -1,4 +1,4 @@
-//! Commands that touch no host and no store: init, validate, schema, completions, man.
+//! Commands that touch no host: init, validate, schema, completions, man.
 
 use std::path::Path;
 
@@ -23,9 +23,10 @@ pub fn init(ctx: &Context<'_>, name: &Label) -> Result<Exit> {
     Ok(Exit::Converged)
 }
 
-/// Checks a definition.
+/// Checks a definition, against the other sets of its store too if that is there.
 pub fn validate(ctx: &Context<'_>) -> Result<Exit> {
     let set = ctx.definition()?;
+    super::ranges::check_if_known(ctx, &set)?;
     if ctx.is_json() {
         ctx.json(&set);
     } else {

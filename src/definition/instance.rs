@@ -9,6 +9,7 @@ use crate::definition::reader::{At, Reader, Section};
 use crate::definition::sections::{label, parsed, size};
 use crate::definition::values;
 use crate::model::{Clone as CloneMode, Cpu, DataDisk, Firmware, Nic, NicSource, Virtualization};
+use crate::ranges::overlap_within;
 use crate::scaleset::{AddressRange, Instance};
 use crate::units::Bytes;
 
@@ -67,6 +68,15 @@ pub(super) fn instance(
         network(r, n, capacity)
     })
     .collect();
+    let networks: Vec<Nic> = networks;
+    if let (Some(shared), Some(span)) = (overlap_within(&networks), s.key_span("networks")) {
+        r.wrong(
+            span,
+            &s.key("networks"),
+            format!("two cards hand out {shared}"),
+            Some("give each card a range of its own".into()),
+        );
+    }
     let mut data_disks: Vec<DataDisk> = Vec::new();
     for d in r.tables(s, "data_disks", "DataDisk").unwrap_or_default() {
         let name = label(r, &d, "name", "name = \"data\"");
@@ -255,6 +265,15 @@ fn network(r: &mut Reader<'_>, s: &Section<'_, '_>, capacity: u32) -> Option<Nic
             Ok(address) => dns.push(address),
             Err(message) => r.wrong(at.span, &at.key, message, None),
         }
+    }
+    if let Some(range) = &range
+        && let Some(server) = (dns.iter()).find(|at| (range.value.first..=range.value.last).contains(*at))
+    {
+        r.bad(
+            range,
+            format!("{server} is a name server, and one of the addresses handed out"),
+            "leave it out of the range",
+        );
     }
     if !dns.is_empty() && !s.has("addresses") {
         r.wrong(
