@@ -146,6 +146,13 @@ pub fn is_ssh(uri: &str) -> bool {
         .is_some_and(|(scheme, _)| scheme.ends_with("+ssh"))
 }
 
+/// The host that the URI names, if it is another machine than this one.
+pub fn host(uri: &str) -> Option<String> {
+    let url = Url::parse(uri).ok()?;
+    let host = url.host_str().filter(|host| !host.is_empty())?;
+    Some(host.trim_matches(['[', ']']).to_owned())
+}
+
 /// One form for URIs that mean one host: host names without case, no trailing slash, parameters that only say how to
 /// connect left out.
 pub fn normal(uri: &str) -> String {
@@ -213,6 +220,18 @@ mod tests {
         ] {
             assert!(check(bad).is_err(), "{bad} must be refused");
         }
+    }
+
+    #[test]
+    fn the_machine_that_a_uri_names_is_known() {
+        let host = |uri| host(uri).unwrap_or_default();
+        assert_eq!(
+            host("qemu+ssh://a@kvm1.example.org:2222/system"),
+            "kvm1.example.org"
+        );
+        assert_eq!(host("qemu+tls://[fd00::7]/system"), "fd00::7");
+        assert_eq!(host("qemu+ssh://10.0.0.1/system"), "10.0.0.1");
+        assert_eq!(host("qemu+unix:///system?socket=/a"), "");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::addresses::{OffLimits, Told};
+pub use crate::answer::Answer;
 use crate::epoch::Epoch;
 use crate::membership::BalancerView;
 use crate::model::ImageDigest;
@@ -22,24 +24,22 @@ pub struct Inventory {
     /// What instances said to their probe; only those that were asked.
     #[serde(default)]
     pub answers: BTreeMap<InstanceId, Answer>,
-    /// Addresses at which instances answered well that had to be found out, since vmss did not give them any.
+    /// Where instances answered well over the network; without a probe over it, where those are reached that have no address
+    /// from vmss.
     #[serde(default)]
     pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
+    /// What hosts were told of the addresses of instances that have none from vmss.
+    #[serde(default)]
+    pub told: BTreeMap<InstanceId, Vec<Told>>,
+    /// Addresses that are somebody else's.
+    #[serde(default)]
+    pub off_limits: OffLimits,
     /// The set's load balancers.
     #[serde(default)]
     pub balancers: Vec<BalancerView>,
     /// What looks like the set's and is no member, once it was sorted out ([`crate::ownership::sort_out`]).
     #[serde(default)]
     pub odd: Odd,
-}
-
-/// What an instance said to its probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Whether that is a healthy answer.
-    pub good: bool,
-    /// What was said, or why nothing was: "200", "503 Service Unavailable", "connection refused", "no answer within 2 s", "no address is known".
-    pub said: String,
 }
 
 impl Inventory {

@@ -1,5 +1,7 @@
 //! `vmss`: scale sets for plain libvirt/KVM hosts. ARCHITECTURE.md is the way in.
 
+pub mod addresses;
+pub mod answer;
 pub mod autoscale;
 pub mod balancer;
 pub mod cli;
@@ -15,6 +17,7 @@ pub mod execute;
 pub mod exporter;
 pub mod extents;
 pub mod health;
+pub mod here;
 pub mod hosturi;
 pub mod hypervisor;
 pub mod image_file;
@@ -32,6 +35,7 @@ pub mod observe;
 pub mod ownership;
 pub mod plan;
 pub mod probe;
+pub mod ranges;
 pub mod record;
 pub mod repairs;
 pub mod resolve;

@@ -1,15 +1,15 @@
 //! Observation: all hosts side by side, each with its own deadline. A host that hangs costs its own answer, no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::addresses::Told;
+use crate::answer::Answer;
 use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Watch};
-use crate::inventory::{Answer, HostView, Inventory, View};
+use crate::inventory::{HostView, Inventory, View};
 use crate::names::InstanceId;
-use crate::ownership::Odd;
 use crate::plan::action::InstanceRef;
 use crate::scaleset::{Host, Limits};
 use crate::supervise::caught;
@@ -77,10 +77,7 @@ pub fn observe(hosts: &dyn Hosts, on: &[Host], limits: &Limits, watch: &Arc<Watc
     });
     Inventory {
         hosts: views.collect(),
-        answers: BTreeMap::new(),
-        reached: BTreeMap::new(),
-        balancers: Vec::new(),
-        odd: Odd::default(),
+        ..Inventory::default()
     }
 }
 
@@ -97,7 +94,7 @@ pub fn addresses(
     limits: &Limits,
     ask: Vec<(&Host, Vec<InstanceRef>)>,
     patience: Duration,
-) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+) -> BTreeMap<InstanceId, Vec<Told>> {
     let heard = ask_each(hosts, limits, ask, patience, |host, instance| {
         host.addresses(instance)
     });
@@ -131,18 +128,27 @@ fn turns_of(instances: usize, limits: &Limits) -> Duration {
 
 /// What an answer to a ping says of a guest, and none within `patience`.
 fn judged(heard: Heard<Result<(), HypervisorError>>, patience: Duration) -> BTreeMap<InstanceId, Answer> {
-    let answered = heard.answers.into_iter().map(|(id, answer)| {
-        let (good, said) = match answer {
-            Ok(()) => (true, "the agent answers".to_owned()),
-            Err(e) => (false, e.message),
-        };
-        (id, Answer { good, said })
-    });
-    let silent = heard.silent.into_iter().map(|id| {
-        let said = format!("no answer within {} s", patience.as_secs_f64());
-        (id, Answer { good: false, said })
-    });
+    let answered = heard
+        .answers
+        .into_iter()
+        .map(|(id, answer)| (id, answer.map_or_else(unanswered, |()| Answer::AgentAnswers)));
+    let silent = (heard.silent.into_iter()).map(|id| (id, Answer::Silent { within: patience }));
     answered.chain(silent).collect()
+}
+
+/// How long a host waits for an agent's answer to a ping ([`Hypervisor::ping`]).
+const OF_A_PING: Duration = Duration::from_secs(2);
+
+/// What a ping that failed says: of the guest, of its agent, or nothing, where it was the host that could not ask.
+fn unanswered(error: HypervisorError) -> Answer {
+    match error.kind {
+        FaultKind::AgentSilent => Answer::Silent { within: OF_A_PING },
+        FaultKind::AgentBroken => Answer::AgentBroken,
+        FaultKind::AgentAbsent => Answer::AgentAbsent,
+        FaultKind::NotRunning => Answer::NotRunning,
+        FaultKind::Other => Answer::Odd { said: error.message },
+        _ => Answer::NotAsked { why: error.message },
+    }
 }
 
 /// What a command prints in guests, as [`addresses`] asks: its standard output, or why there is none.
@@ -238,6 +244,7 @@ mod tests {
     use std::sync::Condvar;
 
     use super::*;
+    use crate::answer::Judgement;
     use crate::hypervisor::fake::Fleet;
     use crate::names::{Label, StoreId, instance_uuid};
 
@@ -301,7 +308,7 @@ mod tests {
     }
 
     fn silence() -> HypervisorError {
-        HypervisorError::new(FaultKind::TimedOut, "asking", "no answer within 2 s")
+        HypervisorError::new(FaultKind::AgentSilent, "asking", "no answer within 2 s")
     }
 
     #[test]
@@ -334,7 +341,7 @@ mod tests {
         });
         let answers = judged(heard, patience);
         let bad: Vec<u64> = (answers.iter())
-            .filter(|(_, a)| !a.good)
+            .filter(|(_, a)| !a.is_good())
             .map(|(id, _)| id.0)
             .collect();
         assert_eq!((answers.len(), bad), (12, vec![1, 2]));
@@ -363,7 +370,19 @@ mod tests {
         assert!(
             answers
                 .values()
-                .all(|a| !a.good && a.said == "no answer within 0.1 s")
+                .all(|a| *a == Answer::Silent { within: patience })
         );
+    }
+
+    #[test]
+    fn a_host_that_could_not_ask_says_nothing_of_its_guests() {
+        let said = |kind| unanswered(HypervisorError::new(kind, "asking", "x")).judgement();
+        for kind in [FaultKind::Unreachable, FaultKind::TimedOut, FaultKind::Denied] {
+            assert_eq!(said(kind), Judgement::Unknown, "{kind:?}");
+        }
+        assert_eq!(said(FaultKind::AgentBroken), Judgement::Unknown);
+        assert_eq!(said(FaultKind::AgentAbsent), Judgement::Unknown);
+        assert_eq!(said(FaultKind::AgentSilent), Judgement::Bad);
+        assert_eq!(said(FaultKind::Other), Judgement::Bad);
     }
 }

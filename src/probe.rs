@@ -17,7 +17,7 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use uuid::Uuid;
 
-use crate::inventory::Answer;
+use crate::answer::Answer;
 use crate::names::InstanceId;
 use crate::said;
 use crate::scaleset::{Health, Probe};
@@ -47,10 +47,26 @@ pub struct Target {
     pub uuid: Uuid,
 }
 
+/// What came of asking an instance, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What it came to.
+    pub answer: Answer,
+    /// The address at which it answered, well or not; `None` if it did at none.
+    pub at: Option<IpAddr>,
+}
+
+impl Heard {
+    /// That there was no answer.
+    pub const fn nothing(answer: Answer) -> Self {
+        Self { answer, at: None }
+    }
+}
+
 /// Asks instances over the network. A fake stands in for it in tests.
 pub trait Probes: Send + Sync {
     /// Asks one instance. Returns within `health.timeout` or a little more.
-    fn ask(&self, target: &Target, health: &Health) -> Answer;
+    fn ask(&self, target: &Target, health: &Health) -> Heard;
 }
 
 /// The real one: TCP, HTTP and HTTPS.
@@ -66,12 +82,12 @@ pub trait Probes: Send + Sync {
 pub struct NetworkProbes;
 
 impl Probes for NetworkProbes {
-    fn ask(&self, target: &Target, health: &Health) -> Answer {
+    fn ask(&self, target: &Target, health: &Health) -> Heard {
         let over_network = |ask: &dyn Fn(SocketAddr, Share) -> Result<Answer, Failure>, port| {
             first_answer(target, port, health.timeout, ask)
         };
         match &health.probe {
-            Probe::None | Probe::Agent => bad("not a network probe"),
+            Probe::None | Probe::Agent => Heard::nothing(not_asked("this is no probe over the network")),
             Probe::Tcp { port } => over_network(&|address, share| connect(address, share), *port),
             Probe::Http { tls, port, path } => {
                 over_network(&|address, share| get(*tls, address, path, share), *port)
@@ -93,8 +109,8 @@ struct Share {
 enum Failure {
     /// No time was left, or none of the share.
     TimedOut,
-    /// Something else, in short.
-    Said(String),
+    /// Something else.
+    Met(Answer),
 }
 
 /// Asks the addresses in order until one answers.
@@ -103,7 +119,7 @@ fn first_answer(
     port: u16,
     timeout: Duration,
     ask: &dyn Fn(SocketAddr, Share) -> Result<Answer, Failure>,
-) -> Answer {
+) -> Heard {
     let end = Instant::now() + timeout.min(LONGEST);
     let mut failure = None;
     for (tried, address) in target.addresses.iter().enumerate() {
@@ -115,34 +131,31 @@ fn first_answer(
             break;
         }
         match ask(SocketAddr::new(*address, port), Share { connect, all }) {
-            Ok(answer) => return answer,
+            Ok(answer) => {
+                let at = Some(*address);
+                return Heard { answer, at };
+            }
             Err(e) => failure = Some(e),
         }
     }
-    match failure {
-        None => bad("no address is known"),
-        Some(Failure::TimedOut) => no_answer(timeout),
-        Some(Failure::Said(said)) => bad(said),
-    }
+    Heard::nothing(match failure {
+        None => Answer::NoAddress,
+        Some(Failure::TimedOut) => Answer::Silent { within: timeout },
+        Some(Failure::Met(answer)) => answer,
+    })
 }
 
-fn bad(said: impl Into<String>) -> Answer {
-    Answer {
-        good: false,
-        said: said.into(),
-    }
+fn not_asked(why: impl Into<String>) -> Answer {
+    Answer::NotAsked { why: why.into() }
 }
 
-fn no_answer(within: Duration) -> Answer {
-    bad(format!("no answer within {} s", within.as_secs_f64()))
+fn odd(said: impl Into<String>) -> Failure {
+    Failure::Met(Answer::Odd { said: said.into() })
 }
 
 fn connect(address: SocketAddr, share: Share) -> Result<Answer, Failure> {
     match TcpStream::connect_timeout(&address, share.connect) {
-        Ok(_) => Ok(Answer {
-            good: true,
-            said: "connected".to_owned(),
-        }),
+        Ok(_) => Ok(Answer::Connected),
         Err(e) => Err(io_failure(&e)),
     }
 }
@@ -203,26 +216,11 @@ impl Resolver for Literal {
     }
 }
 
-/// Whether an answer is a healthy one, by its status and what was read of its body.
+/// What an answer is, by its status and what was read of its body.
 fn judge(status: StatusCode, body: &[u8]) -> Answer {
-    let mut said = status.as_u16().to_string();
-    if status != StatusCode::OK
-        && let Some(reason) = status.canonical_reason()
-    {
-        said = format!("{said} {reason}");
-    }
-    let rich: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let Some(state) = rich.as_ref().and_then(|json| json.get("ApplicationHealthState")) else {
-        return Answer {
-            good: status == StatusCode::OK,
-            said,
-        };
-    };
-    let healthy = state.as_str().is_some_and(|s| s.eq_ignore_ascii_case("Healthy"));
-    Answer {
-        good: healthy && status.is_success(),
-        said: format!("{said}, ApplicationHealthState {}", shown(state)),
-    }
+    let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let state = body.as_ref().and_then(|json| json.get("ApplicationHealthState"));
+    Answer::status(status.as_u16(), status.canonical_reason(), state.map(shown))
 }
 
 /// A state that a guest wrote, fit for a terminal.
@@ -238,47 +236,60 @@ fn http_failure(tls: bool, error: ureq::Error) -> Failure {
     match error {
         ureq::Error::Timeout(_) => Failure::TimedOut,
         // What TLS makes of bytes that are none of its own comes so.
-        ureq::Error::Io(e) if tls && e.kind() == io::ErrorKind::InvalidData => {
-            Failure::Said(format!("no TLS: {e}"))
-        }
+        ureq::Error::Io(e) if tls && e.kind() == io::ErrorKind::InvalidData => odd(format!("no TLS: {e}")),
         ureq::Error::Io(e) => io_failure(&e),
-        ureq::Error::Rustls(e) => Failure::Said(format!("no TLS: {e}")),
+        ureq::Error::Rustls(e) => odd(format!("no TLS: {e}")),
         ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..) => {
-            Failure::Said("the answer is not HTTP".to_owned())
+            odd("the answer is not HTTP")
         }
-        other => Failure::Said(other.to_string()),
+        other => odd(other.to_string()),
     }
 }
 
-/// A failure of the network in short words.
+/// Failures of this machine's own: its files, sockets, memory, ports or packet filter. They say nothing of an instance.
+const OWN: [i32; 7] = [
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOBUFS,
+    libc::ENOMEM,
+    libc::EADDRNOTAVAIL,
+    libc::EPERM,
+    libc::EACCES,
+];
+
+/// What a failure of the network is.
 fn io_failure(error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
-    let said = match error.kind() {
+    if error.raw_os_error().is_some_and(|code| OWN.contains(&code)) {
+        return Failure::Met(not_asked(error.to_string()));
+    }
+    Failure::Met(match error.kind() {
         Kind::TimedOut | Kind::WouldBlock => return Failure::TimedOut,
-        Kind::ConnectionRefused => "connection refused",
-        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => "no route to host",
+        Kind::ConnectionRefused => Answer::ConnectionRefused,
+        Kind::HostUnreachable => Answer::NoRoute,
+        // That is this machine's own table of routes, or its own card.
+        Kind::NetworkUnreachable | Kind::NetworkDown => Answer::NoWay,
         Kind::ConnectionReset | Kind::ConnectionAborted | Kind::UnexpectedEof | Kind::BrokenPipe => {
-            "connection closed"
+            Answer::ConnectionClosed
         }
-        _ => return Failure::Said(error.to_string()),
-    };
-    Failure::Said(said.to_owned())
+        _ => return odd(error.to_string()),
+    })
 }
 
 /// Asks all of `targets`, with at most [`MOST_AT_ONCE`] threads, each asking one after the other, and returns by
 /// `deadline` at the latest. The result has every target's id.
 ///
-/// Who was asked and has not answered by then did not answer; who was not reached, since too many before it took their
-/// time, is said to be so. Both count as no good answer. Threads that are stuck are left behind; they ask no more.
+/// Who was asked and has not answered by then did not answer; who had no turn, since too many before it took their time,
+/// was not asked, which is neither a good nor a bad answer. Threads that are stuck are left behind; they ask no more.
 pub fn ask_all(
     probes: &Arc<dyn Probes>,
     targets: Vec<Target>,
     health: &Health,
     deadline: Duration,
-) -> BTreeMap<InstanceId, Answer> {
+) -> BTreeMap<InstanceId, Heard> {
     let end = Instant::now() + deadline.min(LONGEST);
-    let mut answers: BTreeMap<InstanceId, Answer> =
-        (targets.iter()).map(|t| (t.id, no_answer(deadline))).collect();
+    let silent = || Heard::nothing(Answer::Silent { within: deadline });
+    let mut answers: BTreeMap<InstanceId, Heard> = (targets.iter()).map(|t| (t.id, silent())).collect();
     let threads = targets.len().min(MOST_AT_ONCE);
     let mut waiting = targets.len();
     let queue = Arc::new(Mutex::new(VecDeque::from(targets)));
@@ -290,7 +301,8 @@ pub fn ask_all(
         let work = move || {
             while let Some(target) = next(&queue) {
                 // The receiver may have given up: then nobody wants the answer.
-                let answer = caught(|| probes.ask(&target, &health)).unwrap_or_else(bad);
+                let answer = caught(|| probes.ask(&target, &health))
+                    .unwrap_or_else(|panic| Heard::nothing(not_asked(panic)));
                 let _ = tx.send((target.id, answer));
             }
         };
@@ -310,13 +322,13 @@ pub fn ask_all(
             Err(_) => break,
         }
     }
-    let not_asked = std::mem::take(&mut *queue.lock().unwrap_or_else(PoisonError::into_inner));
-    for target in not_asked {
-        let said = match &refusal {
-            Some(e) => format!("not asked: no thread could be started: {e}"),
-            None => format!("not asked within {} s", deadline.as_secs_f64()),
+    let without_turn = std::mem::take(&mut *queue.lock().unwrap_or_else(PoisonError::into_inner));
+    for target in without_turn {
+        let why = match &refusal {
+            Some(e) => format!("no thread could be started: {e}"),
+            None => format!("it had no turn within {} s", deadline.as_secs_f64()),
         };
-        answers.insert(target.id, bad(said));
+        answers.insert(target.id, Heard::nothing(not_asked(why)));
     }
     answers
 }

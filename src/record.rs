@@ -204,7 +204,8 @@ pub struct Known {
     /// The revision it was last seen with; `None` while a change to another is under way.
     #[serde(default)]
     pub revision: Option<u32>,
-    /// Addresses at which it answered last, if it has others than vmss gave it: there it is asked when its host can't be.
+    /// Where it answered last, or without a probe over the network where it was reached: there it is asked when its host can't
+    /// be, and served.
     #[serde(default)]
     pub reached: Vec<IpAddr>,
     /// What it was protected from when it was last seen.
@@ -284,16 +285,6 @@ impl Known {
             (Some(note), Some(seen)) if note.count <= seen.count => Age::Older,
             (Some(_), _) => Age::Newer,
         }
-    }
-
-    /// Where it can be asked for its health without its host.
-    pub fn asked_at(&self) -> Vec<IpAddr> {
-        let given = self.addresses.iter().flatten().map(|a| IpAddr::V4(*a));
-        let mut all: Vec<IpAddr> = given.collect();
-        if all.is_empty() {
-            all.clone_from(&self.reached);
-        }
-        all
     }
 }
 
@@ -466,7 +457,8 @@ impl Record {
             if let Action::Rework { spec, .. } = &step.action
                 && let Some(known) = self.known.get_mut(&spec.id)
             {
-                changed |= known.revision.take().is_some();
+                changed |= known.revision.take().is_some() || known.addresses != spec.addresses;
+                known.addresses.clone_from(&spec.addresses);
             }
         }
         // Whatever is started or changed begins its grace period anew.
@@ -648,7 +640,9 @@ impl Record {
                     Some(addresses) => addresses.clone(),
                     None => before.reached.clone(),
                 };
-                let seen = Known::seen(instance, &host.name, reached, Some(before));
+                let mut seen = Known::seen(instance, &host.name, reached, Some(before));
+                // What vmss gave it is known from when it was given; what a note says of it is evidence only.
+                seen.addresses.clone_from(&before.addresses);
                 if instance.is_arriving() {
                     arriving.push((instance.id, seen));
                 } else {

@@ -1,7 +1,7 @@
 //! From a scale set, its image and its user data to a model.
 
 use crate::hypervisor::seed::check_template;
-use crate::model::{Image, Model, UserData};
+use crate::model::{Image, Model, Nic, UserData};
 use crate::scaleset::ScaleSet;
 
 /// Why a model can't be made.
@@ -49,7 +49,12 @@ pub fn model(set: &ScaleSet, image: &Image, user_data: Option<String>) -> Result
         virtualization: instance.virtualization,
         firmware: instance.firmware,
         user_data,
-        networks: instance.networks.clone(),
+        networks: (instance.networks.iter())
+            .map(|nic| Nic {
+                within: Vec::new(),
+                ..nic.clone()
+            })
+            .collect(),
         data_disks: instance.data_disks.clone(),
     })
 }

@@ -1,6 +1,6 @@
 //! A round of probes: every running instance of a set is asked how it is, each in its own way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::addresses::{self, Told};
+use crate::answer::{self, Answer, Judgement};
 use crate::health::Sign;
 use crate::hypervisor::Hosts;
-use crate::inventory::{Answer, Instance, Inventory, Phase, Power};
+use crate::inventory::{Instance, Inventory, Phase, Power};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::observe;
 use crate::plan::action::InstanceRef;
-use crate::probe::{self, Probes, Target};
+use crate::probe::{self, Heard, Probes, Target};
 use crate::record::Record;
 use crate::scaleset::{Host, Probe, ScaleSet};
 
@@ -32,7 +34,7 @@ pub struct KnownAddresses(Mutex<HashMap<Label, HashMap<Uuid, Found>>>);
 
 /// Where an instance was found.
 struct Found {
-    addresses: Vec<IpAddr>,
+    addresses: Vec<Told>,
     /// When its host was asked last.
     asked: Timestamp,
 }
@@ -49,12 +51,15 @@ impl KnownAddresses {
 pub struct Round {
     /// What each instance said.
     pub answers: BTreeMap<InstanceId, Answer>,
-    /// Where those answered well that have no address from vmss.
+    /// Where they are reached ([`Inventory::reached`]).
     pub reached: BTreeMap<InstanceId, Vec<IpAddr>>,
+    /// What hosts were told ([`Inventory::told`]).
+    pub told: BTreeMap<InstanceId, Vec<Told>>,
 }
 
 /// Asks every running instance of `record`'s that was seen, at `now`; over the network also those on hosts that were
-/// not, at the addresses they had: a host that does not answer is not a dead host.
+/// not, at the addresses they had: a host that does not answer is not a dead host. Nobody is asked at an address that is not
+/// the instance's to claim.
 pub fn ask(
     hosts: &dyn Hosts,
     probes: &Arc<dyn Probes>,
@@ -80,28 +85,35 @@ pub fn ask(
     // Who sends clients needs to know where to, however health is asked.
     let led_to = || {
         if !set.is_served() {
-            return BTreeMap::new();
+            return Round::default();
         }
         find();
-        found_addresses(known, set, &running)
+        let told = found_addresses(known, set, record, &running);
+        let choice = addresses::choose(
+            &addresses::claimants(set, record, inventory, &told),
+            &inventory.off_limits,
+        );
+        let at = |id: &InstanceId| (*id, choice.all(*id).to_vec());
+        Round {
+            reached: told.keys().map(at).filter(|(_, all)| !all.is_empty()).collect(),
+            told,
+            ..Round::default()
+        }
     };
     match &set.health.probe {
-        Probe::None => Round {
-            reached: led_to(),
-            ..Round::default()
-        },
+        Probe::None => led_to(),
         Probe::Agent => {
-            let reached = led_to();
+            let round = led_to();
             let all = running.into_iter().map(|(host, instances)| {
                 let references = instances.into_iter().map(|i| reference(set, i)).collect();
                 (host, references)
             });
             let answers = observe::pings(hosts, &set.limits, all.collect(), set.limits.call_timeout);
-            Round { answers, reached }
+            Round { answers, ..round }
         }
         Probe::Tcp { .. } | Probe::Http { .. } => {
             find();
-            over_network(probes, known, set, &running, &hidden(record, inventory))
+            over_network(probes, known, set, record, inventory, &running)
         }
     }
 }
@@ -119,10 +131,11 @@ pub fn reference(set: &ScaleSet, instance: &Instance) -> InstanceRef {
     }
 }
 
-/// Addresses that vmss gave an instance.
-fn assigned(instance: &Instance) -> Vec<IpAddr> {
-    let given = instance.meta.addresses.iter().flatten();
-    given.map(|a| IpAddr::V4(*a)).collect()
+/// Whether vmss gave an instance an address: so says the record, or of one that it does not know yet its note.
+fn is_assigned(record: &Record, instance: &Instance) -> bool {
+    let known = record.known.get(&instance.id);
+    let given = known.map_or(&instance.meta.addresses, |known| &known.addresses);
+    given.iter().flatten().next().is_some()
 }
 
 /// Whether the host of an instance is to be asked for its addresses: none is known, or the one that is may not be its
@@ -154,7 +167,7 @@ fn find_addresses(
         .collect();
     let lookups: Vec<(&Host, Vec<InstanceRef>)> = known.with(set, |known| {
         known.retain(|uuid, _| seen.contains(uuid));
-        let is_asked = |i: &&&Instance| assigned(i).is_empty() && is_due(known.get(&i.uuid), i, record, now);
+        let is_asked = |i: &&&Instance| !is_assigned(record, i) && is_due(known.get(&i.uuid), i, record, now);
         (running.iter())
             .map(|(host, instances)| {
                 let due = instances.iter().filter(is_asked);
@@ -188,10 +201,11 @@ fn find_addresses(
 fn found_addresses(
     known: &KnownAddresses,
     set: &ScaleSet,
+    record: &Record,
     running: &[(&Host, Vec<&Instance>)],
-) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+) -> BTreeMap<InstanceId, Vec<Told>> {
     let unassigned =
-        (running.iter()).flat_map(|(_, instances)| instances.iter().filter(|i| assigned(i).is_empty()));
+        (running.iter()).flat_map(|(_, instances)| instances.iter().filter(|i| !is_assigned(record, i)));
     known.with(set, |known| {
         let found = |i: &&Instance| Some((i.id, known.get(&i.uuid)?.addresses.clone()));
         unassigned.filter_map(found).collect()
@@ -202,67 +216,57 @@ fn over_network(
     probes: &Arc<dyn Probes>,
     known: &KnownAddresses,
     set: &ScaleSet,
+    record: &Record,
+    inventory: &Inventory,
     running: &[(&Host, Vec<&Instance>)],
-    hidden: &[Target],
 ) -> Round {
-    let instances = || running.iter().flat_map(|(_, instances)| instances.iter());
-    let mut targets: Vec<Target> = instances()
-        .map(|i| {
-            let assigned = assigned(i);
-            let addresses = if assigned.is_empty() {
-                known.with(set, |k| {
-                    k.get(&i.uuid).map_or_else(Vec::new, |f| f.addresses.clone())
-                })
-            } else {
-                assigned
-            };
-            Target {
-                id: i.id,
-                addresses,
-                uuid: i.uuid,
-            }
-        })
-        .collect();
-    // An address that was let to somebody else meanwhile tells nothing of who had it before.
-    let taken: BTreeSet<IpAddr> = targets.iter().flat_map(|t| t.addresses.iter().copied()).collect();
-    targets.extend(hidden.iter().map(|target| {
-        let own = target.addresses.iter().copied().filter(|a| !taken.contains(a));
-        Target {
-            addresses: own.collect(),
-            ..target.clone()
-        }
-    }));
+    let told = found_addresses(known, set, record, running);
+    let choice = addresses::choose(
+        &addresses::claimants(set, record, inventory, &told),
+        &inventory.off_limits,
+    );
+    let seen = (running.iter()).flat_map(|(_, instances)| instances.iter().map(|i| (i.id, i.uuid)));
+    let target = |(id, uuid)| Target {
+        id,
+        addresses: choice.all(id).to_vec(),
+        uuid,
+    };
+    let is_refused = |t: &Target| t.addresses.is_empty() && choice.refuses(t.id);
+    let (refused, targets): (Vec<Target>, Vec<Target>) =
+        (seen.chain(hidden(record, inventory)).map(target)).partition(is_refused);
     let rounds = u32::try_from(targets.len().div_ceil(probe::MOST_AT_ONCE)).unwrap_or(u32::MAX);
     // Every target has its turn within that, each with its own time-out.
     let deadline = set.health.timeout.saturating_mul(rounds.saturating_add(1)) + Duration::from_secs(1);
     let asked = targets.clone();
-    let answers = probe::ask_all(probes, targets, &set.health, deadline);
-    let is_well = |t: &&Target| answers.get(&t.id).is_some_and(|answer| answer.good);
+    let mut heard = probe::ask_all(probes, targets, &set.health, deadline);
+    answer::see_own_side(heard.values_mut().map(|heard| &mut heard.answer));
     known.with(set, |known| {
-        for target in asked.iter().filter(|t| !is_well(t)) {
-            known.remove(&target.uuid);
+        for target in &asked {
+            // What says nothing of an instance says nothing of its address.
+            let judged = heard.get(&target.id).map(|heard| heard.answer.judgement());
+            if judged == Some(Judgement::Bad) {
+                known.remove(&target.uuid);
+            }
         }
     });
-    let unassigned: BTreeSet<InstanceId> = instances()
-        .filter(|i| assigned(i).is_empty())
-        .map(|i| i.id)
+    let well = heard.iter().filter(|(_, heard)| heard.answer.is_good());
+    let reached = well
+        .filter_map(|(id, heard)| Some((*id, vec![heard.at?])))
         .collect();
-    let reached = (asked.iter().filter(is_well))
-        .filter(|t| unassigned.contains(&t.id))
-        .map(|t| (t.id, t.addresses.clone()))
-        .collect();
-    Round { answers, reached }
+    let unasked = refused.iter().map(|t| (t.id, Answer::AddressRefused));
+    let answers = heard.into_iter().map(|(id, Heard { answer, .. })| (id, answer));
+    Round {
+        answers: answers.chain(unasked).collect(),
+        reached,
+        told,
+    }
 }
 
 /// Whom to ask on hosts that were not seen. One without a known address is asked as well: it answers that none is known.
-fn hidden(record: &Record, inventory: &Inventory) -> Vec<Target> {
+fn hidden(record: &Record, inventory: &Inventory) -> Vec<(InstanceId, Uuid)> {
     let is_hidden = |host| inventory.host(host).is_some_and(|h| h.seen().is_none());
     (record.known.iter())
         .filter(|(_, k)| k.confirmed && !k.stopped && is_hidden(&k.host))
-        .map(|(id, k)| Target {
-            id: *id,
-            addresses: k.asked_at(),
-            uuid: k.uuid,
-        })
+        .map(|(id, k)| (*id, k.uuid))
         .collect()
 }

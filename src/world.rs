@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::balancer::Balancers;
 use crate::balancer::haproxy::Haproxies;
+use crate::here::{Here, Neighbours, ThisMachine};
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
 use crate::hypervisor::meter::Meter;
@@ -48,6 +49,10 @@ pub struct World {
     pub leases: Watch,
     /// Addresses of instances that were found out already.
     pub addresses: KnownAddresses,
+    /// The machine on which this runs, and what names mean there.
+    pub here: Arc<dyn Here>,
+    /// What other sets of the store have.
+    pub neighbours: Neighbours,
     /// Opens the store at a path.
     pub open_store: OpenStore,
     /// The time.
@@ -92,6 +97,8 @@ impl World {
             numbers: Arc::new(NetworkNumbers),
             leases: Watch::default(),
             addresses: KnownAddresses::default(),
+            here: Arc::new(ThisMachine::default()),
+            neighbours: Neighbours::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
             clock: Arc::new(SystemClock(Instant::now())),
             draw: Box::new(Uuid::new_v4),

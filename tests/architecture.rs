@@ -14,11 +14,12 @@ fn ring(module: &str) -> usize {
     match top {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
         | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" | "load_balancer"
-        | "membership" | "autoscale" | "timed" | "said" | "ownership" | "warrants" | "epoch" => 0,
+        | "membership" | "autoscale" | "timed" | "said" | "ownership" | "warrants" | "epoch" | "answer"
+        | "addresses" | "ranges" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
         | "image_file" | "download" | "metrics" | "numbers" | "scaling" | "supervise" | "trust"
-        | "intake" | "extents" => 1,
+        | "intake" | "extents" | "here" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

@@ -650,3 +650,53 @@ fn a_broken_version_killed_at_every_step_goes_back_all_the_same() {
         );
     }
 }
+
+/// As an earlier vmss has left them: nobody looked whether two sets share a range.
+#[test]
+fn two_sets_that_share_a_range_already_go_on_and_give_nothing_out_twice() {
+    let mut theatre = Theatre::new();
+    for line in [
+        "host rack-a kvm1",
+        "definition [[instance.networks]]",
+        "definition network = \"lan\"",
+        "definition addresses = \"10.9.0.10-10.9.0.19/24\"",
+        "define 2",
+        "vmss create",
+    ] {
+        assert_eq!(theatre.command(line).0, 0, "{line}");
+    }
+    let store = Sqlite::open(&theatre.folder().join("state.db")).unwrap();
+    let (web, db) = (contract::label("web"), contract::label("db"));
+    let (mut record, _) = store.get(&web).unwrap().unwrap();
+    record.applied.name = db.clone();
+    let mut known = std::mem::take(&mut record.known);
+    known.retain(|id, _| id.0 == 1);
+    let given = |n| Some(std::net::Ipv4Addr::new(10, 9, 0, n));
+    for instance in known.values_mut() {
+        instance.addresses = vec![given(12)];
+    }
+    record.known = known;
+    store.put(&db, &record, None).unwrap();
+    drop(store);
+
+    for verb in ["validate", "plan", "create", "apply"] {
+        let (exit, _, said) = theatre.vmss(&words(verb));
+        assert_eq!(exit, 0, "{verb}: {said}");
+        assert!(
+            said.contains("note: the set db hands out 10.9.0.10-10.9.0.19 on lan too"),
+            "{verb}: {said}"
+        );
+    }
+    let (exit, _, said) = theatre.vmss(&words("scale 4"));
+    assert_eq!(exit, 0, "{said}");
+    let given: Vec<String> = listed_addresses(&theatre);
+    assert_eq!(given, ["10.9.0.10", "10.9.0.11", "10.9.0.13", "10.9.0.14"]);
+}
+
+/// Addresses of the set's instances, by id.
+fn listed_addresses(theatre: &Theatre) -> Vec<String> {
+    let (_, text, _) = theatre.vmss(&words("instances -o json"));
+    let all: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let address = |line: &serde_json::Value| line["addresses"][0].as_str().unwrap().to_owned();
+    all.iter().map(address).collect()
+}

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Context, upgrade};
+use crate::commands::{Context, ranges, upgrade};
 use crate::converge::{amend, glance, look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::load_balancer::Dropped;
@@ -23,13 +23,14 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
             "apply needs the definition: name it with -f FILE",
         ));
     };
+    ranges::check(ctx, &*target.store, &set, Some(&target.record))?;
     let model = ctx.model(&set)?;
     let changes = target.record.current().model.changes(&model);
     allow(&set, &target.record, &changes, args.at_most)?;
 
     let held = ctx.hold(&target.store, &set.name, &format!("apply {}", set.name))?;
     let (record, _) = amend(&*target.store, &set.name, |_| false)?;
-    let inventory = look(ctx.world, &record.applied, &record);
+    let inventory = look(ctx.world, &*target.store, &record.applied, &record);
     let (record, _) = amend(&*target.store, &set.name, |record| record.absorb(&inventory))?;
     refuse_lost_hosts(
         &record.applied,
@@ -39,7 +40,7 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     )?;
 
     // The hosts as they will be: one that is added may be one that is there already.
-    twins::refuse(ctx.world, &set, &glance(ctx.world, &set, &record))?;
+    twins::refuse(ctx.world, &set, &glance(ctx.world, &*target.store, &set, &record))?;
 
     let keys = changed_keys(&record.applied, &set);
     if keys.is_empty() && changes.is_empty() {

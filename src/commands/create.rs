@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::commands::{Context, apply, going};
+use crate::commands::{Context, apply, going, ranges};
 use crate::converge::twins;
 use crate::error::{Error, Exit, Result};
 use crate::hypervisor::Watch;
@@ -23,6 +23,10 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     let set = ctx.definition()?;
     let store = ctx.store(Some(&set))?;
+    let known = store.get(&set.name)?.map(|(record, _)| record);
+    // Of a set on which nothing was ever made its own record binds nobody.
+    let known = known.filter(|record| !record.known.is_empty());
+    ranges::check(ctx, &*store, &set, known.as_ref())?;
     let model = ctx.model(&set)?;
     let held = ctx.hold(&store, &set.name, &format!("create {}", set.name))?;
     let capacity = match store.get(&set.name)? {
@@ -41,7 +45,14 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             refuse_foreign(ctx, &set, store.id()?)?;
             let record = record(ctx, &set, model, store.id()?);
             match store.put(&set.name, &record, None) {
-                Ok(_) | Err(StoreError::Changed(_)) => {}
+                Ok(version) => {
+                    // Another may have been created meanwhile: of two that see each other nobody has made anything yet.
+                    if let Err(e) = ranges::check(ctx, &*store, &set, None) {
+                        store.remove(&set.name, version)?;
+                        return Err(e);
+                    }
+                }
+                Err(StoreError::Changed(_)) => {}
                 Err(e) => return Err(e.into()),
             }
             set.capacity

@@ -51,7 +51,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
     };
     // What has begun to be deleted is half gone: there is nothing left to protect.
     if record.life == Life::Wanted && !include_protected {
-        let inventory = glance(ctx.world, &record.applied, &record);
+        let inventory = glance(ctx.world, &*store, &record.applied, &record);
         if let Some(protected) = protected(&record, &inventory) {
             let text = format!("{name} can't be deleted: {protected}; nothing was changed");
             return Err(Error::message(Exit::Blocked, text)

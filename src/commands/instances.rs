@@ -1,12 +1,12 @@
 //! `vmss instances`: one line per instance.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::addresses::{self, Choice, Refused};
 use crate::commands::Context;
 use crate::converge::look_closely;
 use crate::error::{Exit, Result};
@@ -15,8 +15,10 @@ use crate::inventory::{Instance, Inventory, Phase, Power, Protection, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::observe;
 use crate::plan::action::InstanceRef;
+use crate::plan::report::RefusedAddress;
 use crate::record::Record;
 use crate::scaleset::Probe;
+use crate::store::Store;
 use crate::ui::table::Table;
 use crate::ui::words::ago;
 use crate::world::World;
@@ -46,8 +48,11 @@ pub struct Line {
     pub revision: Option<u32>,
     /// Whether its model is no longer the set's.
     pub outdated: bool,
-    /// Its addresses.
+    /// Where it is reached, the first choice first.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that it claims and may not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedAddress>,
     /// When it was made, if it was seen.
     pub created_at: Option<Timestamp>,
 }
@@ -55,7 +60,7 @@ pub struct Line {
 /// Lists the instances.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
-    let (lines, unseen) = lines(ctx.world, &mut target.record);
+    let (lines, unseen) = lines(ctx.world, &*target.store, &mut target.record);
     for (host, reason) in &unseen {
         ctx.world.stderr.line(format!(
             "{} host {host} was not seen: {reason}",
@@ -122,10 +127,10 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 }
 
 /// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and those hosts.
-pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
+pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
     let set = record.applied.clone();
-    let inventory = look_closely(world, &set, record);
-    let addresses = addresses(world, record, &inventory, None);
+    let inventory = look_closely(world, store, &set, record);
+    let choice = reached(world, record, &inventory, None);
     let hash = &record.current().hash;
     let mut lines: Vec<Line> = Vec::new();
     for host in &inventory.hosts {
@@ -138,14 +143,19 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
                 said: record
                     .vitals
                     .get(&instance.id)
-                    .map_or_else(String::new, |v| v.said.clone()),
+                    .map_or_else(String::new, |v| v.said()),
                 health_since: record.vitals.get(&instance.id).map(|v| v.since),
                 protection: instance.meta.protection,
                 host: host.name.clone(),
                 fault_domain: instance.meta.fault_domain.clone(),
                 revision: Some(instance.meta.revision),
                 outdated: &instance.meta.model_hash != hash,
-                addresses: addresses.get(&instance.id).cloned().unwrap_or_default(),
+                addresses: if instance.power == Power::Running || is_assigned(record, instance.id) {
+                    choice.all(instance.id).to_vec()
+                } else {
+                    Vec::new()
+                },
+                refused: refused(&choice, instance.id),
                 created_at: Some(instance.meta.created_at),
             });
         }
@@ -164,7 +174,12 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
                 fault_domain: known.fault_domain.clone(),
                 revision: None,
                 outdated: false,
-                addresses: known.addresses.iter().flatten().map(|a| IpAddr::V4(*a)).collect(),
+                addresses: if is_assigned(record, *id) {
+                    choice.all(*id).to_vec()
+                } else {
+                    Vec::new()
+                },
+                refused: refused(&choice, *id),
                 created_at: None,
             });
         }
@@ -175,6 +190,22 @@ pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, Stri
         View::Seen(_) => None,
     });
     (lines, unseen.collect())
+}
+
+/// Whether vmss gave an instance an address.
+fn is_assigned(record: &Record, id: InstanceId) -> bool {
+    let known = record.known.get(&id);
+    known.is_some_and(|k| k.addresses.iter().flatten().next().is_some())
+}
+
+fn refused(choice: &Choice, id: InstanceId) -> Vec<RefusedAddress> {
+    let own = choice.refused().filter(|(of, ..)| *of == id);
+    own.map(|(instance, address, why)| RefusedAddress {
+        instance,
+        address,
+        why: why.clone(),
+    })
+    .collect()
 }
 
 /// How an instance is, with what it said last: "unhealthy (503 Service Unavailable)".
@@ -212,57 +243,53 @@ fn state(instance: &Instance) -> &'static str {
 /// those that did not come in time.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// The addresses of one instance, as they are listed; none if it is not there or has none.
-pub fn addresses_of(world: &World, record: &Record, inventory: &Inventory, id: InstanceId) -> Vec<IpAddr> {
-    let found = addresses(world, record, inventory, Some(id)).remove(&id);
-    // Its guest may be well though its host does not answer.
-    found.unwrap_or_else(|| {
-        let known = record
-            .known
-            .get(&id)
-            .filter(|_| inventory.instances().all(|i| i.id != id));
-        let assigned = known.into_iter().flat_map(|k| k.addresses.iter().flatten());
-        assigned.map(|a| IpAddr::V4(*a)).collect()
-    })
-}
-
-/// Addresses: those vmss assigned, else what each host finds out of its running instances. Of all instances, or of
-/// `only` one.
-fn addresses(
+/// Where one instance is reached, as it is listed.
+///
+/// # Errors
+/// Why not where it says that it is; `None` if nobody knows an address of it.
+pub fn address_of(
     world: &World,
     record: &Record,
     inventory: &Inventory,
-    only: Option<InstanceId>,
-) -> BTreeMap<InstanceId, Vec<IpAddr>> {
+    id: InstanceId,
+) -> Result<IpAddr, Option<Refused>> {
+    let choice = reached(world, record, inventory, Some(id));
+    choice.serve_at(id).map_err(Option::<&Refused>::cloned)
+}
+
+/// Where instances are reached: at what vmss assigned, else at what each host finds out of its running instances, as far as
+/// that is theirs. Hosts are asked of all instances, or of `only` one.
+fn reached(world: &World, record: &Record, inventory: &Inventory, only: Option<InstanceId>) -> Choice {
     let set = &record.applied;
-    let mut found: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
     let mut questions = Vec::new();
     for host in &inventory.hosts {
-        let mut ask: Vec<InstanceRef> = Vec::new();
+        let is_asked = |i: &&Instance| {
+            let known = record.known.get(&i.id);
+            let given = known.map_or(&i.meta.addresses, |k| &k.addresses);
+            only.is_none_or(|id| id == i.id)
+                && i.power == Power::Running
+                && given.iter().flatten().next().is_none()
+        };
         let instances = host.seen().into_iter().flat_map(|h| &h.instances);
-        for instance in instances.filter(|i| only.is_none_or(|id| id == i.id)) {
-            let assigned = instance.meta.addresses.iter().flatten();
-            let assigned: Vec<IpAddr> = assigned.map(|a| IpAddr::V4(*a)).collect();
-            if !assigned.is_empty() {
-                found.insert(instance.id, assigned);
-            } else if instance.power == Power::Running {
-                ask.push(InstanceRef {
-                    set: set.name.clone(),
-                    store: instance.meta.store,
-                    id: instance.id,
-                    name: instance_name(&set.name, instance.id),
-                    uuid: instance.uuid,
-                    epoch: record.epoch,
-                });
-            }
-        }
+        let ask: Vec<InstanceRef> = (instances.filter(is_asked))
+            .map(|instance| InstanceRef {
+                set: set.name.clone(),
+                store: instance.meta.store,
+                id: instance.id,
+                name: instance_name(&set.name, instance.id),
+                uuid: instance.uuid,
+                epoch: record.epoch,
+            })
+            .collect();
         questions.extend(set.host(&host.name).map(|host| (host, ask)));
     }
-    found.append(&mut observe::addresses(
+    let mut told = inventory.told.clone();
+    told.append(&mut observe::addresses(
         &*world.hosts,
         &set.limits,
         questions,
         PATIENCE,
     ));
-    found
+    let claimants = addresses::claimants(set, record, inventory, &told);
+    addresses::choose(&claimants, &inventory.off_limits)
 }

@@ -142,7 +142,7 @@ pub fn show(ctx: &Context<'_>) -> Result<Exit> {
     let Some(rules) = &set.load_balancer else {
         return Err(none(&set.name));
     };
-    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
     let wanted = wanted(ctx, &set, &target.record, &inventory);
     let lines: Vec<BalancerLine> = (inventory.balancers.iter())
         .map(|view| balancer_line(&set, &target.record, &wanted, view))
@@ -329,7 +329,7 @@ pub fn sync(ctx: &Context<'_>, forget_dropped: bool) -> Result<Exit> {
     let held = ctx.hold(&target.store, &name, &format!("lb sync {name}"))?;
     let (record, _) = amend(store, &name, |_| false)?;
     let set = record.applied.clone();
-    let inventory = look(ctx.world, &set, &record);
+    let inventory = look(ctx.world, store, &set, &record);
     let now = ctx.world.clock.now();
     let (record, _) = amend(store, &name, |record| {
         record.absorb(&inventory) | record.heed(&inventory, &set.health, now)
@@ -412,7 +412,7 @@ pub fn config(ctx: &Context<'_>) -> Result<Exit> {
     let wanted = match record {
         None => Membership::default(),
         Some(mut record) => {
-            let inventory = look_closely(ctx.world, &set, &mut record);
+            let inventory = look_closely(ctx.world, &*store, &set, &mut record);
             wanted(ctx, &set, &record, &inventory)
         }
     };

@@ -16,6 +16,7 @@ pub mod list;
 pub mod model;
 pub mod paper;
 pub mod plan;
+pub mod ranges;
 pub mod repair;
 pub mod run;
 pub mod scale;

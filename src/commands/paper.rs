@@ -1,4 +1,4 @@
-//! Commands that touch no host and no store: init, validate, schema, completions, man.
+//! Commands that touch no host: init, validate, schema, completions, man.
 
 use std::path::Path;
 
@@ -24,9 +24,10 @@ pub fn init(ctx: &Context<'_>, name: &Label) -> Result<Exit> {
     Ok(Exit::Converged)
 }
 
-/// Checks a definition, and the user data that it names.
+/// Checks a definition, the user data that it names, and that against the other sets of its store if that is there.
 pub fn validate(ctx: &Context<'_>) -> Result<Exit> {
     let set = ctx.definition()?;
+    super::ranges::check_if_known(ctx, &set)?;
     if let Some(text) = ctx.user_data(&set)? {
         resolve::user_data(&set, text).map_err(|e| Error::new(Exit::Definition, e))?;
     }

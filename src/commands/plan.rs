@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::PlanArgs;
-use crate::commands::{Context, apply, create, delete};
+use crate::commands::{Context, apply, create, delete, ranges};
 use crate::converge::{look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
@@ -22,6 +22,10 @@ struct Document<'a> {
 /// Prints the plan.
 pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     let (name, store, definition) = ctx.meant()?;
+    if let Some(set) = &definition {
+        let known = store.get(&name)?.map(|(record, _)| record);
+        ranges::check(ctx, &*store, set, known.as_ref())?;
+    }
     let mut record = match (store.get(&name)?, &definition) {
         (Some((record, _)), Some(set)) => {
             let keys = apply::changed_keys(&record.applied, set);
@@ -68,7 +72,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
         record.life = Life::Deleting;
     }
     let set = record.applied.clone();
-    let inventory = look(ctx.world, &set, &record);
+    let inventory = look(ctx.world, &*store, &set, &record);
     twins::refuse(ctx.world, &set, &inventory)?;
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());

@@ -85,12 +85,12 @@ fn health(
                 name: instance_name(&instance.meta.set, instance.id),
                 state,
                 since: vital.map(|v| v.since),
-                said: vital.map_or_else(String::new, |v| v.said.clone()),
+                said: vital.map_or_else(String::new, |v| v.said()),
             });
         }
     }
     if unseen > 0 {
-        counts.insert(State::Unknown.as_str(), unseen);
+        *counts.entry(State::Unknown.as_str()).or_default() += unseen;
     }
     ailing.sort_by_key(|a| a.id);
     (counts, ailing)
@@ -123,7 +123,7 @@ fn scaled(ctx: &Context<'_>, target: &Target) -> Result<Option<String>> {
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let set = target.record.applied.clone();
-    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
     let now = ctx.world.clock.now();
     let record = &target.record;
     let experience = Experience::default();

@@ -21,7 +21,7 @@ pub fn run(ctx: &Context<'_>, what: WaitFor, timeout: Duration) -> Result<Exit> 
     loop {
         let (record, _) = amend(&*target.store, &name, |_| false)?;
         let set = record.applied.clone();
-        let inventory = look(ctx.world, &set, &record);
+        let inventory = look(ctx.world, &*target.store, &set, &record);
         let now = ctx.world.clock.now();
         // What the answers add up to is kept: two good ones in a row may come from two looks.
         let (record, _) = amend(&*target.store, &name, |record| {

@@ -30,7 +30,7 @@ use crate::rollout::Rollout;
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Lease, Store, StoreError, Version};
 use crate::world::{Clock, Interrupt, World};
-use crate::{serve, vitals};
+use crate::{here, serve, vitals};
 pub use serving::drop_the_dropped;
 use tell::Told;
 pub use tell::changes as tell_changes;
@@ -108,7 +108,7 @@ pub fn amend(
 }
 
 /// Observes all hosts of a set without asking its instances how they are, and tells members from everything else by `record`.
-pub fn glance(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
+pub fn glance(world: &World, store: &dyn Store, set: &ScaleSet, record: &Record) -> Inventory {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
     let watch = Arc::new(Watch {
         set: set.name.clone(),
@@ -117,12 +117,14 @@ pub fn glance(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
     });
     let mut inventory = observe(&*world.hosts, &hosts, &set.limits, &watch);
     sort_out(record, &mut inventory);
+    let now = world.clock.now();
+    inventory.off_limits = here::off_limits(&*world.here, &world.neighbours, store, set, now);
     inventory
 }
 
 /// Observes all hosts of a set, those its instances are known to be on though the definition has dropped them left out.
-pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
-    let mut inventory = glance(world, set, record);
+pub fn look(world: &World, store: &dyn Store, set: &ScaleSet, record: &Record) -> Inventory {
+    let mut inventory = glance(world, store, set, record);
     let round = vitals::ask(
         &*world.hosts,
         &world.probes,
@@ -133,6 +135,7 @@ pub fn look(world: &World, set: &ScaleSet, record: &Record) -> Inventory {
         world.clock.now(),
     );
     (inventory.answers, inventory.reached) = (round.answers, round.reached);
+    inventory.told = round.told;
     inventory.balancers = serve::observe(world, set);
     inventory
 }
@@ -154,9 +157,9 @@ const MOST_LOOKS: u32 = 10;
 
 /// Looks, and looks again while answers of instances speak against what they have counted as so far: so that a command
 /// that only looks can tell what one answer alone does not. `record` takes in what was seen; it is not written down.
-pub fn look_closely(world: &World, set: &ScaleSet, record: &mut Record) -> Inventory {
+pub fn look_closely(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
     for look in 0.. {
-        let inventory = look_once(world, set, record);
+        let inventory = look_once(world, store, set, record);
         let now = world.clock.now();
         let undecided = record.vitals.values().any(|v| v.is_undecided(&set.health, now));
         if !undecided || look >= MOST_LOOKS || world.interrupt.is_set() {
@@ -167,8 +170,8 @@ pub fn look_closely(world: &World, set: &ScaleSet, record: &mut Record) -> Inven
     unreachable!("the range of looks has no end")
 }
 
-fn look_once(world: &World, set: &ScaleSet, record: &mut Record) -> Inventory {
-    let inventory = look(world, set, record);
+fn look_once(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
+    let inventory = look(world, store, set, record);
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, world.clock.now());
     inventory
@@ -228,9 +231,9 @@ pub fn converge(
         let scale_set = record.applied.clone();
         // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
         let mut inventory = if depends_on_health(&record) {
-            look(world, &scale_set, &record)
+            look(world, store, &scale_set, &record)
         } else {
-            glance(world, &scale_set, &record)
+            glance(world, store, &scale_set, &record)
         };
         if !std::mem::replace(&mut run.has_looked, true) {
             run.twins = twins::find(world, &scale_set, &inventory);

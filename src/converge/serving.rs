@@ -63,7 +63,7 @@ impl Run<'_> {
             let (record, version) = amend(store, set, |_| false)?;
             let scale_set = record.applied.clone();
             let inventory = if scale_set.is_served() {
-                look(self.world, &scale_set, &record)
+                look(self.world, store, &scale_set, &record)
             } else {
                 Inventory::default()
             };

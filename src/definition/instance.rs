@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use crate::addresses::Subnet;
 use crate::definition::reader::{At, Reader, Section};
 use crate::definition::sections::{label, parsed, size};
 use crate::definition::values;
 use crate::model::{Clone as CloneMode, Cpu, DataDisk, Firmware, Nic, NicSource, Virtualization};
-use crate::scaleset::Instance;
+use crate::ranges::overlap_within;
+use crate::scaleset::{AddressRange, Instance};
 use crate::units::Bytes;
 
 pub(super) fn instance(
@@ -66,6 +68,15 @@ pub(super) fn instance(
         network(r, n, capacity)
     })
     .collect();
+    let networks: Vec<Nic> = networks;
+    if let (Some(shared), Some(span)) = (overlap_within(&networks), s.key_span("networks")) {
+        r.wrong(
+            span,
+            &s.key("networks"),
+            format!("two cards hand out {shared}"),
+            Some("give each card a range of its own".into()),
+        );
+    }
     let mut data_disks: Vec<DataDisk> = Vec::new();
     for d in r.tables(s, "data_disks", "DataDisk").unwrap_or_default() {
         let name = label(r, &d, "name", "name = \"data\"");
@@ -255,6 +266,15 @@ fn network(r: &mut Reader<'_>, s: &Section<'_, '_>, capacity: u32) -> Option<Nic
             Err(message) => r.wrong(at.span, &at.key, message, None),
         }
     }
+    if let Some(range) = &range
+        && let Some(server) = (dns.iter()).find(|at| (range.value.first..=range.value.last).contains(*at))
+    {
+        r.bad(
+            range,
+            format!("{server} is a name server, and one of the addresses handed out"),
+            "leave it out of the range",
+        );
+    }
     if !dns.is_empty() && !s.has("addresses") {
         r.wrong(
             s.key_span("dns").unwrap_or_default(),
@@ -263,12 +283,37 @@ fn network(r: &mut Reader<'_>, s: &Section<'_, '_>, capacity: u32) -> Option<Nic
             Some("without addresses, DHCP says them".into()),
         );
     }
+    let within = within(r, s, range.as_ref());
     Some(Nic {
         source: source?,
         addresses: range.map(|a| a.value),
         gateway: gateway.map(|g| g.value),
         dns,
+        within,
     })
+}
+
+/// Where a guest's own word for its address counts.
+fn within(r: &mut Reader<'_>, s: &Section<'_, '_>, range: Option<&At<AddressRange>>) -> Vec<Subnet> {
+    let mut subnets: Vec<Subnet> = Vec::new();
+    for at in r.strings(s, "within") {
+        match at.value.parse() {
+            Ok(subnet) => subnets.push(subnet),
+            Err(message) => r.wrong(at.span, &at.key, message, None),
+        }
+    }
+    let is_in = |address: Ipv4Addr| subnets.iter().any(|subnet| subnet.contains(address.into()));
+    if let Some(at) = range
+        && !subnets.is_empty()
+        && !(is_in(at.value.first) && is_in(at.value.last))
+    {
+        r.bad(
+            at,
+            "the addresses handed out are not within the card's own subnets (within)",
+            "widen within, or leave it out",
+        );
+    }
+    subnets
 }
 
 fn ip(text: &str) -> Result<Ipv4Addr, String> {

@@ -1,5 +1,6 @@
 //! From sections of the file to a scale set: each value checked, every default filled in.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use crate::definition::load_balancer::{Around, discovery, load_balancer};
 use crate::definition::operations::{repair, scale_in, upgrade};
 use crate::definition::reader::{At, Reader, Section};
 use crate::definition::values;
+use crate::hosturi;
+use crate::load_balancer::{Bind, LoadBalancer};
 use crate::names::{Label, MAX_SET_NAME};
-use crate::scaleset::{ImageSource, Limits, Placement, ScaleSet, Spread, State};
+use crate::scaleset::{FaultDomain, ImageSource, Instance, Limits, Placement, ScaleSet, Spread, State};
 use crate::units::Bytes;
 
 /// Most instances a definition may ask for.
@@ -41,6 +44,7 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
     let model = required_table(r, top, "instance", "Instance", "[instance]\nmemory = \"2 GiB\"");
     // Where [instance] itself is missing, that is told and no more.
     let has_network = (model.as_ref()).is_none_or(|s| s.has_items("networks"));
+    let networks_span = model.as_ref().and_then(|s| s.key_span("networks"));
     let instance = model.map(|s| instance(r, &s, folder, capacity));
     let fault_domains = fault_domains(r, top);
     let placement = placement(r, top);
@@ -55,6 +59,20 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
     let has_balancer = top.has("load_balancer");
     let autoscale = autoscale(r, top, folder, has_balancer);
     let state = state(r, top, folder);
+    if let (Some(span), Some(Some(instance))) = (networks_span, &instance)
+        && let Some((address, whose)) = in_range(
+            instance,
+            fault_domains.as_deref(),
+            load_balancer.as_ref().and_then(Option::as_ref),
+        )
+    {
+        r.wrong(
+            span,
+            "instance.networks",
+            format!("{address} is {whose}, and one of the addresses handed out"),
+            Some("leave it out of the range".into()),
+        );
+    }
     Some(ScaleSet {
         name: name?,
         capacity,
@@ -72,6 +90,42 @@ pub fn scale_set(r: &mut Reader<'_>, top: &Section<'_, '_>, folder: &Path) -> Op
         autoscale: autoscale?,
         state: state?,
     })
+}
+
+/// An address that a host or the load balancer has, and that would be handed out. What a host's name means is not asked here:
+/// whatever that is, it is never given to an instance.
+fn in_range(
+    instance: &Instance,
+    domains: Option<&[FaultDomain]>,
+    balancer: Option<&LoadBalancer>,
+) -> Option<(Ipv4Addr, String)> {
+    let is_given = |address: &IpAddr| match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let ranges = instance.networks.iter().filter_map(|nic| nic.addresses.as_ref());
+            ranges
+                .into_iter()
+                .any(|range| (range.first..=range.last).contains(&v4))
+                .then_some(v4)
+        }
+        IpAddr::V6(_) => None,
+    };
+    let hosts = domains.unwrap_or_default().iter().flat_map(|d| &d.hosts);
+    let of_hosts = hosts.flat_map(|host| {
+        let names = hosturi::host(&host.uri)
+            .into_iter()
+            .chain(host.migration_address.clone());
+        names.filter_map(|name| Some((name.parse::<IpAddr>().ok()?, format!("host {}'s", host.name))))
+    });
+    let frontends = balancer.into_iter().flat_map(|b| &b.frontends);
+    let of_frontends = frontends.flat_map(|frontend| {
+        let single = frontend.bind.iter().filter_map(|bind| match bind {
+            Bind::At(address) => Some(address.ip()),
+            Bind::Any(_) => None,
+        });
+        single.map(|address| (address, format!("where the frontend {} listens", frontend.name)))
+    });
+    let mut all = of_hosts.chain(of_frontends);
+    all.find_map(|(address, whose)| Some((is_given(&address)?, whose)))
 }
 
 fn required_table<'a, 't>(

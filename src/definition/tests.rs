@@ -268,6 +268,33 @@ fn rules_between_keys_hold() {
             "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\ngateway = \"10.0.0.5\"",
             "is one of the addresses handed out",
         ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\ndns = [\"10.0.0.9\"]",
+            "10.0.0.9 is a name server, and one of the addresses handed out",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\nwithin = [\"10.0.0.1/8\"]",
+            "10.0.0.1 has more than the first 8 bits",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\nwithin = [\"10.0.0.0/29\"]",
+            "are not within the card's own subnets",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\n[[instance.networks]]\n\
+             bridge = \"br0\"\naddresses = \"10.0.0.9-10.0.0.12/24\"",
+            "two cards hand out 10.0.0.9 on br0",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\n[load_balancer]\nrun = \"local\"\n\
+             [[load_balancer.frontends]]\nname = \"http\"\nbind = \"10.0.0.3:80\"\nport = 80",
+            "10.0.0.3 is where the frontend http listens, and one of the addresses handed out",
+        ),
+        (
+            "[[instance.networks]]\nbridge = \"br0\"\naddresses = \"10.0.0.1-10.0.0.9/24\"\n[[fault_domains]]\nname = \"z\"\n\
+             hosts = [{ name = \"kvm9\", uri = \"qemu+ssh://10.0.0.4/system\" }]",
+            "10.0.0.4 is host kvm9's, and one of the addresses handed out",
+        ),
     ] {
         let found = problems(&format!("{GOOD}\n{change}\n"));
         assert!(

@@ -158,6 +158,8 @@ section! {
         gateway: Option<String>,
         /// Name servers, only with addresses.
         dns: Option<Vec<String>>,
+        /// Subnets, such as "10.0.0.0/8", of the addresses that a guest may tell of itself. Without, any that is nobody else's.
+        within: Option<Vec<String>>,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::family::{Families, PerSet};
 use super::{Area, View, count};
+use crate::addresses;
 use crate::health::State;
 use crate::names::Label;
 
@@ -23,6 +24,7 @@ pub struct Instances {
     instances: PerSet,
     on_host: PerSet,
     outdated: PerSet,
+    refused: PerSet,
 }
 
 impl Area for Instances {
@@ -31,7 +33,7 @@ impl Area for Instances {
             capacity: families.gauge("vmss_capacity", "Instances that the set is to have"),
             instances: families.gauge(
                 "vmss_instances",
-                "Instances by how they are; those on hosts out of sight are unknown, and those half made or half deleted are \
+                "Instances by how they are; those that can't be asked are unknown, and those half made or half deleted are \
                  not counted",
             ),
             on_host: families.gauge(
@@ -41,6 +43,11 @@ impl Area for Instances {
             outdated: families.gauge(
                 "vmss_instances_outdated",
                 "Instances in sight that are of another revision than the current one",
+            ),
+            refused: families.gauge(
+                "vmss_addresses_refused",
+                "Addresses that instances claim and are not reached at, since they are somebody else's or none that could be \
+                 reached",
             ),
         }
     }
@@ -84,5 +91,8 @@ impl Area for Instances {
             .iter()
             .filter(|m| m.instance.meta.model_hash != *hash);
         self.outdated.put_one(set, count(outdated.count()));
+
+        let choice = addresses::of_set(&record.applied, record, view.inventory);
+        self.refused.put_one(set, count(choice.refused().count()));
     }
 }

@@ -14,13 +14,13 @@ mod stats;
 mod uses;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::addresses::Told;
 use crate::inventory::{HostSeen, Protection};
 use crate::model::{Image, ImageDigest, Model};
 use crate::names::{Label, PoolMark, StoreId};
@@ -227,15 +227,17 @@ pub trait Hypervisor: Send + Sync {
     /// Whether its guest agent answers.
     ///
     /// # Errors
-    /// What happened instead: `Other` if the instance is not running or its agent is not connected, `TimedOut` if
-    /// there was no answer within 2 s; `Missing` if it is gone; `NotOurs` if another store manages it.
+    /// What happened instead: `NotRunning`; `AgentAbsent`; `AgentBroken` if the host refuses it at once; `AgentSilent` if
+    /// there was no answer within 2 s; `Other` if the agent's answer is none; `Missing` if the instance is gone; `NotOurs` if
+    /// another store manages it. All others say that the host could not ask.
     fn ping(&self, instance: &InstanceRef) -> Result<(), HypervisorError>;
 
     /// Runs a command in the guest through its agent, without a shell, and waits until it has ended, for `patience` at
-    /// most. One that has not ended by then, or when the pulse is cancelled, goes on in the guest.
+    /// most. One that has not ended by then, or when the pulse is cancelled, goes on in the guest. Of what it writes, the
+    /// first [`MOST_OUTPUT`] bytes of each stream are returned: more would break the agent.
     ///
     /// # Errors
-    /// As [`Self::ping`]; `Other` if the agent can't or may not run it; `TimedOut` if it has not ended within `patience`.
+    /// As [`Self::ping`]; `Other` if the agent can't or may not run it; `GoesOn` if it has not ended within `patience`.
     fn exec(
         &self,
         instance: &InstanceRef,
@@ -304,8 +306,9 @@ pub trait Hypervisor: Send + Sync {
     /// `InUse` if `uses` speaks against it; `NotOurs` if it is an image's.
     fn delete_volume(&self, name: &str, uses: &Uses) -> Result<(), HypervisorError>;
 
-    /// Addresses of a running instance beside those vmss assigned: agent, then lease, then ARP; link-local left out.
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError>;
+    /// Addresses of a running instance beside those vmss assigned, each with who says so: what its agent names, with what its
+    /// host leases, and without either what the neighbour table has. What no other machine can reach is left out.
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<Told>, HypervisorError>;
 
     /// What the host measures of those of `instances` that run, in their order: one bulk call for all of them, only the
     /// groups asked for, without waiting for a domain that is busy. One that is busy lacks what would have to be waited
@@ -343,6 +346,9 @@ pub struct ConsoleLog {
     pub end: u64,
 }
 
+/// Most bytes of each of a command's two streams that are kept ([`Hypervisor::exec`]).
+pub const MOST_OUTPUT: usize = 1 << 20;
+
 /// How a command in a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -352,7 +358,7 @@ pub struct Ran {
     pub stdout: Vec<u8>,
     /// What it wrote on its standard error.
     pub stderr: Vec<u8>,
-    /// Whether it wrote more than the agent has kept.
+    /// Whether it wrote more than was kept.
     pub is_cut: bool,
 }
 
@@ -482,6 +488,16 @@ pub enum FaultKind {
     Unsupported,
     /// Stopped because the operator asked.
     Cancelled,
+    /// The instance is off, or paused.
+    NotRunning,
+    /// The guest's agent is not connected, or there is none.
+    AgentAbsent,
+    /// The host refuses the guest's agent at once: its channel was ended, as after an answer that was too large.
+    AgentBroken,
+    /// The guest's agent did not answer in time.
+    AgentSilent,
+    /// A command in a guest has not ended in time, and goes on there.
+    GoesOn,
     /// Anything else the host said.
     Other,
 }

@@ -328,6 +328,7 @@ mod tests {
             }),
             gateway: None,
             dns: Vec::new(),
+            within: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use changes::{Change, Disruption};
 
+use crate::addresses::Subnet;
 use crate::names::Label;
 use crate::scaleset::AddressRange;
 use crate::units::Bytes;
@@ -116,6 +117,10 @@ pub struct Nic {
     pub gateway: Option<Ipv4Addr>,
     /// Name servers, only with `addresses`.
     pub dns: Vec<Ipv4Addr>,
+    /// Where the addresses lie that a guest may tell of the card; empty: anywhere. It says whom vmss believes, and nothing of
+    /// the instance: a model has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Subnet>,
 }
 
 /// What a network card is plugged into.

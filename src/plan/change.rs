@@ -116,7 +116,9 @@ pub(super) fn elsewhere(
 fn spec(s: Situation<'_>, member: &Member<'_>, revision: &Revision) -> InstanceSpec {
     let meta = &member.instance.meta;
     let cards = revision.model.networks.len();
-    let mut addresses = meta.addresses.clone();
+    // What vmss gave it; a note is evidence only.
+    let known = s.record.known.get(&member.id);
+    let mut addresses = known.map_or(&meta.addresses, |k| &k.addresses).clone();
     addresses.resize(cards, None);
     InstanceSpec {
         set: s.set.name.clone(),

@@ -91,13 +91,9 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
 /// What is starting answers well. What ails already is not assumed to mend by itself.
 fn get_well(inventory: &mut Inventory, record: &Record) {
     let is_new = |id: &InstanceId| record.vitals.get(id).is_none_or(|v| v.sign == Sign::Starting);
-    let well = || Answer {
-        good: true,
-        said: "assumed".to_owned(),
-    };
     inventory.answers = (inventory.instances())
         .filter(|i| i.power == Power::Running && is_new(&i.id))
-        .map(|i| (i.id, well()))
+        .map(|i| (i.id, Answer::Assumed))
         .collect();
 }
 

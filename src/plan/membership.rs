@@ -9,13 +9,13 @@
 //!   serves is taken away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::health::{Sign, State, later};
+use crate::addresses::{self, Choice};
+use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Phase, Power, Rework};
 use crate::membership::{BalancerView, Duty, Membership, Server, ServerSeen, Sight};
 use crate::names::{InstanceId, Label, instance_name};
@@ -347,9 +347,10 @@ pub(super) fn servers(s: Situation<'_>, fleet: &Fleet<'_>, gate: &Gate) -> Optio
         .filter_map(|step| step.action.instance())
         .collect();
     let weights = weights(s, fleet);
+    let choice = addresses::of_set(s.set, s.record, s.inventory);
     let mut servers: Vec<Server> = Vec::new();
     for member in &fleet.members {
-        let Some(address) = address_of(s, member) else {
+        let Ok(address) = choice.serve_at(member.id) else {
             continue;
         };
         let id = member.id;
@@ -372,7 +373,7 @@ pub(super) fn servers(s: Situation<'_>, fleet: &Fleet<'_>, gate: &Gate) -> Optio
             duty,
         });
     }
-    servers.extend(hidden(s, fleet, &weights));
+    servers.extend(hidden(s, fleet, &weights, &choice));
     servers.sort_by_key(|server| server.id);
     fail_open(&mut servers, |id| gate.leaving.contains(&id));
     Some(Membership { servers })
@@ -384,10 +385,13 @@ fn duty(s: Situation<'_>, member: &Member<'_>) -> Duty {
     let is_running = member.instance.power == Power::Running;
     // A live change takes nobody's instance away.
     let is_live = meta.phase == Phase::Changing && meta.rework == Some(Rework::Live);
-    let sign = s.record.vitals.get(&member.id).map(|v| v.sign);
+    let vital = s.record.vitals.get(&member.id);
+    let sign = vital.map(|v| v.sign);
     match member.state {
         _ if meta.moving_to.is_some() => Duty::Out,
         State::Healthy => Duty::In,
+        // What can't be asked stays as it was: the balancer's own check tells better.
+        State::Unknown if vital.is_some_and(Vital::is_or_was_well) => Duty::In,
         State::Starting if is_live && is_running && sign.is_none_or(|sign| sign == Sign::Healthy) => Duty::In,
         // Also what does not run: closing would hit those that are just being connected to it, and can be sent to another.
         _ => Duty::Out,
@@ -405,22 +409,20 @@ fn fail_open(servers: &mut [Server], is_leaving: impl Fn(InstanceId) -> bool) {
     last.for_each(|server| server.duty = Duty::In);
 }
 
-/// Where a member is reached, if that is known.
-fn address_of(s: Situation<'_>, member: &Member<'_>) -> Option<IpAddr> {
-    let given = member.instance.meta.addresses.iter().flatten().next();
-    let found = || s.record.known.get(&member.id)?.reached.first().copied();
-    given.map(|a| IpAddr::V4(*a)).or_else(found)
-}
-
 /// Those on hosts out of sight: in if they were, or were well when they were last heard of.
-fn hidden(s: Situation<'_>, fleet: &Fleet<'_>, weights: &BTreeMap<InstanceId, u32>) -> Vec<Server> {
+fn hidden(
+    s: Situation<'_>,
+    fleet: &Fleet<'_>,
+    weights: &BTreeMap<InstanceId, u32>,
+    choice: &Choice,
+) -> Vec<Server> {
     let in_somewhere = seen_in(s, |_| true);
     let one = |absent: &super::fleet::Absent| {
         let known = s.record.known.get(&absent.id)?;
-        let address = *known.asked_at().first()?;
+        let address = choice.serve_at(absent.id).ok()?;
         let was_in = in_somewhere.contains(&absent.id);
-        let sign = s.record.vitals.get(&absent.id).map(|v| v.sign);
-        let is_well = sign == Some(Sign::Healthy);
+        let vital = s.record.vitals.get(&absent.id);
+        let is_well = vital.is_some_and(Vital::is_or_was_well);
         Some(Server {
             id: absent.id,
             name: instance_name(&s.set.name, absent.id),
@@ -473,7 +475,11 @@ pub(super) fn joining(
     let duties: BTreeMap<InstanceId, Duty> = (servers.servers.iter())
         .map(|server| (server.id, server.duty))
         .collect();
-    let lost = (fleet.members.iter()).filter(|m| m.state == State::Healthy && !duties.contains_key(&m.id));
+    // What claims addresses that it may not have is told as such.
+    let choice = addresses::of_set(s.set, s.record, s.inventory);
+    let is_lost =
+        |m: &&Member<'_>| m.state == State::Healthy && !duties.contains_key(&m.id) && !choice.refuses(m.id);
+    let lost = fleet.members.iter().filter(is_lost);
     let lost: Vec<InstanceId> = lost.map(|m| m.id).collect();
     if !lost.is_empty() {
         waits.push(Wait::NoAddressKnown { instances: lost });

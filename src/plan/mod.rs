@@ -16,6 +16,7 @@ pub mod placement;
 pub mod repair;
 pub mod report;
 mod scale_in;
+mod sight;
 mod sweep;
 mod upgrade;
 mod wait;
@@ -278,6 +279,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     let epoch = s.record.epoch.next(s.drawn);
     steps.iter_mut().for_each(|step| step.action.stamp(epoch));
     waits.append(&mut gate.waits);
+    waits.append(&mut sight::waits(s, &fleet));
     let (mut unserved, joining) = membership::joining(s, &fleet, membership.as_ref());
     waits.append(&mut unserved);
     let again = [turn.again, mending.again, gate.again]

@@ -7,15 +7,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::addresses::Other;
 use crate::inventory::{HostSeen, Protection};
 use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label, drawn_uuid, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::report::Wait;
 use crate::plan::{Fleet, Situation};
+use crate::ranges;
 use crate::record::Revision;
 use crate::scaleset::{Placement, Spread};
 use crate::units::Bytes;
@@ -362,7 +364,14 @@ fn free_ids(s: Situation<'_>, steps: &[Step]) -> impl Iterator<Item = InstanceId
         .filter(move |id| !foreign.contains(id))
 }
 
-/// Addresses that no instance has, one set for each new instance.
+const fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// Addresses that nobody has, one set for each new instance.
 struct FreeAddresses {
     nics: Vec<Option<Box<dyn Iterator<Item = Ipv4Addr>>>>,
 }
@@ -385,19 +394,31 @@ impl FreeAddresses {
             taken.extend(strangers.clone().flat_map(|other| &other.addresses));
             let departed = strangers.filter_map(|other| s.record.departed.get(&other.id?));
             taken.extend(departed.flat_map(|d| d.addresses.iter().flatten()));
+            // What this machine, a host or a gateway has is nobody's to give.
+            taken.extend(s.inventory.off_limits.owners.keys().filter_map(v4));
             let planned = steps.iter().filter_map(|step| step.action.created());
             taken.extend(planned.flat_map(|spec| spec.addresses.iter().flatten()));
         }
         let taken = Arc::new(taken);
-        let nics =
-            (networks.iter())
-                .map(|nic| {
-                    let taken = Arc::clone(&taken);
-                    let range = nic.addresses.as_ref()?;
-                    Some(Box::new(range.iter().filter(move |a| !taken.contains(a)))
-                        as Box<dyn Iterator<Item = _>>)
-                })
-                .collect();
+        let nics = (networks.iter())
+            .map(|nic| {
+                let taken = Arc::clone(&taken);
+                let range = nic.addresses.as_ref()?;
+                // Nor what another set's instance was given on the same network.
+                let on = ranges::name(&nic.source);
+                let is_there = |other: &&Other| other.on.as_ref() == Some(on);
+                let others = s.inventory.off_limits.others.iter();
+                let given: HashSet<Ipv4Addr> = others
+                    .filter(|(_, other)| is_there(other))
+                    .filter_map(|(address, _)| v4(address))
+                    .collect();
+                Some(Box::new(
+                    range
+                        .iter()
+                        .filter(move |a| !taken.contains(a) && !given.contains(a)),
+                ) as Box<dyn Iterator<Item = _>>)
+            })
+            .collect();
         Self { nics }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! - Off unless `[repair] enabled`, or asked for once by `vmss repair` (Azure: automatic repairs are off by default).
 //! - Only what is unhealthy, or off, crashed or paused and could not be started, for `repair.grace_period` (Azure). What
-//!   is starting, out of sight or stopped on purpose never is; what is protected from everything neither (Azure, AWS).
+//!   is starting, out of sight or stopped on purpose never is; what is protected from everything neither (Azure, AWS). Nor
+//!   is what can't be asked, since its agent is broken or no way leads to it.
 //! - At most `max_concurrent` at once, one at least (Azure). What is starting after its repair still counts.
 //! - More broken ones than `max_unhealthy` of the set look like an outage, of a network or of what the instances all
 //!   depend on, and new instances would not mend that: none is repaired until there are fewer (Azure). What is out of
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::answer::{Answer, Judgement};
 use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Power, Protection, Rework};
 use crate::names::{InstanceId, Label, instance_name};
@@ -239,7 +241,8 @@ impl<'a> Stage<'_, 'a> {
                 self.next.under_way.remove(&broken);
                 self.next.failures = 0;
             }
-            State::Stopped => {
+            // How one is that can't be asked nobody can tell, and nobody waits for it.
+            State::Stopped | State::Unknown => {
                 self.next.under_way.remove(&broken);
             }
             State::Failed if !self.starting.contains(&subject) => self.failed(broken, mending, &ailing),
@@ -286,7 +289,7 @@ impl<'a> Stage<'_, 'a> {
     /// Whether so many are broken that it is no matter of instances. Says so.
     fn is_outage(&mut self) -> bool {
         let mut ailing: Vec<Ailing> = (self.fleet.members.iter())
-            .filter(|m| self.is_broken(m))
+            .filter(|m| self.is_broken(m) || m.state == State::Unknown && !self.serves(m.id))
             .map(|m| Ailing::of(self.s, m))
             .collect();
         for absent in &self.fleet.absent {
@@ -354,7 +357,9 @@ impl<'a> Stage<'_, 'a> {
                 (self.s.record.known.get(id)).is_some_and(|k| k.protection == Protection::All)
             };
             let (protected, others): (Vec<_>, Vec<_>) = instances.iter().copied().partition(is_protected);
-            let (serving, silent): (Vec<_>, Vec<_>) = others.into_iter().partition(|id| self.serves(*id));
+            let (serving, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|id| self.serves(*id));
+            // Whether those answer that no way leads to, nobody knows: that is told of all of them together.
+            let silent: Vec<_> = others.into_iter().filter(|id| !self.is_unheard(*id)).collect();
             if !protected.is_empty() {
                 self.turn.waits.push(Wait::HostProtected {
                     host: host.clone(),
@@ -385,6 +390,7 @@ impl<'a> Stage<'_, 'a> {
         candidates.sort_by_key(|(since, m)| (*since, m.id));
         let most = rules.max_concurrent.of(self.total()).max(1);
         let (mut protected, mut unsure, mut queue) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unheard = Vec::new();
         let mut in_grace: BTreeMap<Timestamp, Vec<Ailing>> = BTreeMap::new();
         for (since, member) in candidates {
             self.turn.concerned.insert(member.id);
@@ -394,6 +400,8 @@ impl<'a> Stage<'_, 'a> {
             let backoff = tries.map(|t| t.next_repair(rules.grace_period));
             if member.instance.meta.protection == Protection::All {
                 protected.push(ailing);
+            } else if self.is_unheard(member.id) {
+                unheard.push(ailing);
             } else if self.vital(member.id).is_some_and(Vital::is_wavering) {
                 unsure.push(ailing);
             } else if let Some(wait) = self.failed_now(member) {
@@ -423,6 +431,7 @@ impl<'a> Stage<'_, 'a> {
             }
         };
         push(waits, unsure, |instances| Wait::RepairUnsure { instances });
+        push(waits, unheard, |instances| Wait::RepairUnheard { instances });
         push(waits, protected, |instances| Wait::RepairProtected { instances });
         if !queue.is_empty() {
             waits.push(Wait::RepairBudget {
@@ -573,8 +582,8 @@ impl<'a> Stage<'_, 'a> {
 
     /// Whether its guest is there to be asked to shut down: an HTTP status came back, though a bad one.
     fn is_heard(&self, member: &Member<'_>) -> bool {
-        let said = self.vital(member.id).map_or("", |v| v.said.as_str());
-        member.instance.power == Power::Running && said.starts_with(|c: char| c.is_ascii_digit())
+        let last = self.vital(member.id).and_then(|v| v.last.as_ref());
+        member.instance.power == Power::Running && last.is_some_and(Answer::is_heard)
     }
 
     /// A step on it that was tried in this run and failed.
@@ -608,6 +617,15 @@ impl<'a> Stage<'_, 'a> {
         let over_network = matches!(self.s.set.health.probe, Probe::Tcp { .. } | Probe::Http { .. });
         let answers = |v: &Vital| v.sign == Sign::Healthy || v.good > 0;
         over_network && self.vital(id).is_some_and(answers) || self.seen_up.contains(&id)
+    }
+
+    /// Whether its last answer says nothing of it, since over the network or through its agent it could not be asked.
+    fn is_unheard(&self, id: InstanceId) -> bool {
+        let last = self
+            .vital(id)
+            .filter(|v| v.unsure > 0)
+            .and_then(|v| v.last.as_ref());
+        last.is_some_and(|answer| answer.judgement() == Judgement::Unknown)
     }
 
     fn is_off_on_purpose(&self, id: InstanceId) -> bool {

@@ -107,10 +107,7 @@ impl Show {
         }
         let said = |i: &Instance, alive: bool| {
             let good = alive && !fate.sick.contains(&i.id) && !fate.incurable.contains(&i.id);
-            Answer {
-                good,
-                said: if good { "200" } else { "503 Service Unavailable" }.into(),
-            }
+            Answer::status(if good { 200 } else { 503 }, Some("Service Unavailable"), None)
         };
         let runs = |i: &&Instance| i.power == Power::Running && i.meta.phase == Phase::Ready;
         let written_off = &self.scene.record.written_off;

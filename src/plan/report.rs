@@ -9,7 +9,7 @@ use crate::names::InstanceId;
 use crate::plan::{Member, Situation};
 use crate::record::Life;
 
-pub use crate::plan::wait::Wait;
+pub use crate::plan::wait::{RefusedAddress, Wait};
 
 /// How the set stands, beside the batch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,7 +73,7 @@ impl Ailing {
         Self {
             instance: member.id,
             state: member.state,
-            said: vital.map_or_else(String::new, |v| v.said.clone()),
+            said: vital.map_or_else(String::new, |v| v.said()),
         }
     }
 }

@@ -129,6 +129,8 @@ impl Scene {
             hosts: hosts.collect(),
             answers: BTreeMap::new(),
             reached: BTreeMap::new(),
+            told: BTreeMap::new(),
+            off_limits: Default::default(),
             balancers: Vec::new(),
             odd: Odd::default(),
         };

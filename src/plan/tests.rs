@@ -2,6 +2,7 @@
 //! placement against every possible assignment, convergence, and indifference to the order of input.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,11 +13,12 @@ use super::placement::{Order, choose, room};
 use super::report::{Verdict, Wait};
 use super::testing::{DRAWN, OTHER_STORE, Scene, at, cases, label, model};
 use super::{Experience, Fleet, Lesson, Plan};
+use crate::addresses::{Other, Owner};
 use crate::inventory::{Phase, Power, Protection};
-use crate::model::{Clone as CloneMode, ImageDigest};
+use crate::model::{Clone as CloneMode, ImageDigest, Nic, NicSource};
 use crate::names::InstanceId;
 use crate::record::{Cordon, Life, Move};
-use crate::scaleset::{ScaleInPolicy, Spread};
+use crate::scaleset::{AddressRange, ScaleInPolicy, Spread};
 use crate::units::Bytes;
 use crate::warrants::Cause;
 
@@ -44,6 +46,38 @@ fn six_on_three_racks_are_two_on_each() {
         ]
     );
     assert_eq!(plan.steps[0].why.as_ref(), "capacity is 6, none is there");
+}
+
+#[test]
+fn addresses_that_others_have_are_not_given_out() {
+    let mut scene = Scene::new(&[1]);
+    scene.record.capacity = 2;
+    let at = |n| Ipv4Addr::new(10, 0, 0, n);
+    scene.record.models[0].model.networks = vec![Nic {
+        source: NicSource::Bridge("br0".into()),
+        addresses: Some(AddressRange {
+            first: at(10),
+            last: at(15),
+            prefix: 24,
+        }),
+        gateway: None,
+        dns: Vec::new(),
+        within: Vec::new(),
+    }];
+    let other = |on: Option<&str>| Other {
+        set: label("db"),
+        instance: InstanceId(1),
+        on: on.map(str::to_owned),
+    };
+    let off_limits = &mut scene.inventory.off_limits;
+    off_limits.owners.insert(at(10).into(), Owner::ThisMachine);
+    off_limits.others.insert(at(11).into(), other(Some("br0")));
+    off_limits.others.insert(at(12).into(), other(Some("elsewhere")));
+    off_limits.others.insert(at(13).into(), other(Some("br0")));
+    let plan = scene.plan();
+    let given = plan.steps.iter().filter_map(|s| s.action.created());
+    let given: Vec<_> = given.flat_map(|spec| spec.addresses.clone()).collect();
+    assert_eq!(given, [Some(at(12)), Some(at(14))]);
 }
 
 #[test]

@@ -93,10 +93,7 @@ impl Show {
         let guests = &self.guests;
         let said = |i: &crate::inventory::Instance| {
             let good = !guests.broken_revisions.contains(&i.meta.revision) && !guests.sick.contains(&i.id);
-            Answer {
-                good,
-                said: if good { "200" } else { "503 Service Unavailable" }.into(),
-            }
+            Answer::status(if good { 200 } else { 503 }, Some("Service Unavailable"), None)
         };
         let running =
             |i: &&crate::inventory::Instance| i.power == Power::Running && i.meta.phase == Phase::Ready;

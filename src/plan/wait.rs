@@ -1,13 +1,32 @@
 //! What a plan waits on, each kind with its sentence: silence would be a bug.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::addresses::Refused;
 use crate::names::{InstanceId, Label, StoreId};
 use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger, Twins};
 use crate::plan::report::Ailing;
+
+/// An address that an instance claims and is not reached at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RefusedAddress {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// The address.
+    pub address: IpAddr,
+    /// Why not.
+    pub why: Refused,
+}
+
+impl fmt::Display for RefusedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance {} at {}: {}", self.instance, self.address, self.why)
+    }
+}
 
 /// Something that is not done, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -201,6 +220,31 @@ pub enum Wait {
     RepairUnsure {
         /// Which.
         instances: Vec<Ailing>,
+    },
+    /// Broken instances that can't be asked now.
+    RepairUnheard {
+        /// Which.
+        instances: Vec<Ailing>,
+    },
+    /// Instances whose guest agents libvirt refuses at once.
+    AgentBroken {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Instances that run and whose guest agents are not connected.
+    AgentAbsent {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Addresses that instances claim and that they may not have: nobody is sent there, and no probe is.
+    AddressesRefused {
+        /// Which.
+        claims: Vec<RefusedAddress>,
+    },
+    /// Instances to which no way leads from this machine.
+    NoWay {
+        /// Which.
+        instances: Vec<InstanceId>,
     },
     /// Broken instances whose turn has not come.
     RepairBudget {
@@ -605,6 +649,44 @@ impl fmt::Display for Wait {
                     f,
                     "not repaired now, since the last answer was good: {}",
                     list(instances)
+                )
+            }
+            Self::RepairUnheard { instances } => {
+                write!(
+                    f,
+                    "not repaired, since it can't be asked now: {}",
+                    list(instances)
+                )
+            }
+            Self::AgentBroken { instances } => write!(
+                f,
+                "the guest agent of {} {} is broken, so nobody knows how {}: restart qemu-guest-agent in the guest, or \
+                 vmss instance restart {}",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" },
+                crate::names::ranges(instances.iter().map(|id| id.0))
+            ),
+            Self::AgentAbsent { instances } => write!(
+                f,
+                "the guest agent of {} {} is not connected, so nobody knows how {}: the guest needs qemu-guest-agent, running",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" }
+            ),
+            Self::NoWay { instances } => write!(
+                f,
+                "no way leads from this machine to {} {}, so nobody knows how {}: look at this machine's own network \
+                 (ip route); nothing is done to them for that",
+                instances_noun(instances),
+                list(instances),
+                if instances.len() == 1 { "it is" } else { "they are" }
+            ),
+            Self::AddressesRefused { claims } => {
+                write!(
+                    f,
+                    "no client and no probe is sent to what is not theirs: {}",
+                    list(claims)
                 )
             }
             Self::RepairBudget { most, instances } => write!(

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Condvar;
 
 use super::*;
+use crate::answer::Judgement;
 
 /// Far more than anything takes that is expected to answer.
 const LONG: Duration = Duration::from_secs(30);
@@ -65,13 +66,33 @@ fn target(addresses: Vec<IpAddr>) -> Target {
     }
 }
 
-fn ask(probe: Probe, addresses: Vec<IpAddr>, timeout: Duration) -> Answer {
+/// An answer in short.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    good: bool,
+    said: String,
+}
+
+impl From<&Heard> for Told {
+    fn from(heard: &Heard) -> Self {
+        Self {
+            good: heard.answer.is_good(),
+            said: heard.answer.to_string(),
+        }
+    }
+}
+
+fn hear(probe: Probe, addresses: Vec<IpAddr>, timeout: Duration) -> Heard {
     let health = Health {
         probe,
         timeout,
         ..Health::default()
     };
     NetworkProbes.ask(&target(addresses), &health)
+}
+
+fn ask(probe: Probe, addresses: Vec<IpAddr>, timeout: Duration) -> Told {
+    Told::from(&hear(probe, addresses, timeout))
 }
 
 fn http(tls: bool, port: u16) -> Probe {
@@ -82,18 +103,25 @@ fn http(tls: bool, port: u16) -> Probe {
     }
 }
 
-fn ask_http(server: SocketAddr, timeout: Duration) -> Answer {
+fn ask_http(server: SocketAddr, timeout: Duration) -> Told {
     ask(http(false, server.port()), vec![server.ip()], timeout)
 }
 
-fn ask_tcp(server: SocketAddr, timeout: Duration) -> Answer {
+fn ask_tcp(server: SocketAddr, timeout: Duration) -> Told {
     ask(Probe::Tcp { port: server.port() }, vec![server.ip()], timeout)
 }
 
-fn good(said: &str) -> Answer {
-    Answer {
+fn good(said: &str) -> Told {
+    Told {
         good: true,
         said: said.to_owned(),
+    }
+}
+
+fn bad(said: impl Into<String>) -> Told {
+    Told {
+        good: false,
+        said: said.into(),
     }
 }
 
@@ -312,6 +340,12 @@ fn the_next_address_is_asked_when_one_has_no_answer() {
     let port = server.port();
     let both = || vec![nobody, here];
     assert_eq!(ask(http(false, port), both(), LONG), good("200"));
+    let heard = hear(http(false, port), both(), LONG);
+    assert_eq!(
+        heard.at,
+        Some(here),
+        "where it answered, not where it was asked first"
+    );
     assert_eq!(ask(Probe::Tcp { port }, both(), LONG), good("connected"));
     assert_eq!(
         ask(Probe::Tcp { port }, vec![nobody, nobody], LONG),
@@ -321,10 +355,10 @@ fn the_next_address_is_asked_when_one_has_no_answer() {
     assert_eq!(ask(http(true, port), vec![], LONG), bad("no address is known"));
 
     let unhealthy = answering(reply("503 x", ""));
-    let answer = ask(http(false, unhealthy.port()), vec![unhealthy.ip(), here], LONG);
+    let heard = hear(http(false, unhealthy.port()), vec![unhealthy.ip(), here], LONG);
     assert!(
-        !answer.good,
-        "the first that answers speaks for the instance: {answer:?}"
+        !heard.answer.is_good(),
+        "the first that answers speaks for the instance: {heard:?}"
     );
 }
 
@@ -336,7 +370,7 @@ fn the_addresses_share_the_time() {
         shares.lock().unwrap().push(share);
         Err(Failure::TimedOut)
     });
-    assert_eq!(answer, bad("no answer within 30 s"));
+    assert_eq!(Told::from(&answer), bad("no answer within 30 s"));
     let shares = shares.into_inner().unwrap();
     assert_eq!(shares.len(), 3);
     for (share, others) in shares.iter().zip([3, 2, 1]) {
@@ -423,31 +457,42 @@ fn a_server_that_speaks_no_tls_is_said_to_speak_none() {
 }
 
 #[test]
-fn failures_of_the_network_are_told_in_plain_words() {
+fn failures_of_the_network_are_told_apart_by_whose_they_are() {
     use io::ErrorKind as Kind;
+    let met = |error: io::Error| match io_failure(&error) {
+        Failure::Met(answer) => Some(answer),
+        Failure::TimedOut => None,
+    };
     for (kind, expected) in [
-        (Kind::ConnectionRefused, "connection refused"),
-        (Kind::HostUnreachable, "no route to host"),
-        (Kind::NetworkUnreachable, "no route to host"),
-        (Kind::ConnectionReset, "connection closed"),
-        (Kind::BrokenPipe, "connection closed"),
+        (Kind::ConnectionRefused, Answer::ConnectionRefused),
+        (Kind::HostUnreachable, Answer::NoRoute),
+        (Kind::NetworkUnreachable, Answer::NoWay),
+        (Kind::NetworkDown, Answer::NoWay),
+        (Kind::ConnectionReset, Answer::ConnectionClosed),
+        (Kind::BrokenPipe, Answer::ConnectionClosed),
     ] {
-        let failure = io_failure(&kind.into());
-        assert!(
-            matches!(&failure, Failure::Said(said) if said == expected),
-            "{kind:?}"
-        );
+        assert_eq!(met(kind.into()), Some(expected), "{kind:?}");
     }
     for kind in [Kind::TimedOut, Kind::WouldBlock] {
-        assert!(matches!(io_failure(&kind.into()), Failure::TimedOut), "{kind:?}");
+        assert_eq!(met(kind.into()), None, "{kind:?}");
+    }
+    for code in [libc::EMFILE, libc::ENOBUFS, libc::EADDRNOTAVAIL, libc::EPERM] {
+        let answer = met(io::Error::from_raw_os_error(code)).expect("no time-out");
+        assert_eq!(
+            answer.judgement(),
+            Judgement::Unknown,
+            "{answer}: says nothing of the guest"
+        );
     }
 }
 
 #[test]
 fn probes_that_go_through_the_host_are_not_the_networks() {
     let here = || vec![Ipv4Addr::LOCALHOST.into()];
-    assert_eq!(ask(Probe::Agent, here(), LONG), bad("not a network probe"));
-    assert_eq!(ask(Probe::None, here(), LONG), bad("not a network probe"));
+    for probe in [Probe::Agent, Probe::None] {
+        let heard = hear(probe, here(), LONG);
+        assert_eq!(heard.answer.judgement(), Judgement::Unknown, "{heard:?}");
+    }
 }
 
 /// `many` targets, numbered from 1.
@@ -484,7 +529,7 @@ struct Fake {
 }
 
 impl Probes for Fake {
-    fn ask(&self, target: &Target, _: &Health) -> Answer {
+    fn ask(&self, target: &Target, _: &Health) -> Heard {
         let mut counts = self.gate.counts.lock().unwrap();
         counts.asked.push(target.id);
         counts.now += 1;
@@ -496,7 +541,17 @@ impl Probes for Fake {
         }
         counts.now -= 1;
         self.gate.changed.notify_all();
-        good(&target.uuid.to_string())
+        Heard::nothing(named(&target.uuid))
+    }
+}
+
+/// A good answer that says who gave it.
+fn named(uuid: &Uuid) -> Answer {
+    let name = uuid.to_string();
+    Answer::Status {
+        code: 200,
+        reason: Some(name),
+        rich: None,
     }
 }
 
@@ -521,8 +576,8 @@ fn a_thousand_are_asked_each_once_and_256_at_a_time() {
     assert_eq!(answers.len(), 1000);
     for target in targets(1000) {
         assert_eq!(
-            answers[&target.id],
-            good(&target.uuid.to_string()),
+            answers[&target.id].answer,
+            named(&target.uuid),
             "each its own answer"
         );
     }
@@ -541,9 +596,9 @@ fn one_that_hangs_holds_nobody_else() {
     assert_eq!(answers.len(), 20);
     for (id, answer) in &answers {
         if *id == InstanceId(7) {
-            assert_eq!(*answer, bad("no answer within 2 s"));
+            assert_eq!(Told::from(answer), bad("no answer within 2 s"));
         } else {
-            assert!(answer.good, "{id}: {answer:?}");
+            assert!(answer.answer.is_good(), "{id}: {answer:?}");
         }
     }
 }
@@ -560,11 +615,14 @@ fn when_all_hang_every_one_of_them_is_still_told_of() {
     assert_eq!(answers.len(), 300);
     let told = |said: &str| -> BTreeSet<InstanceId> {
         (answers.iter())
-            .filter(|(_, answer)| **answer == bad(said))
+            .filter(|(_, answer)| Told::from(*answer) == bad(said))
             .map(|(id, _)| *id)
             .collect()
     };
-    let (unanswered, not_asked) = (told("no answer within 0.3 s"), told("not asked within 0.3 s"));
+    let (unanswered, not_asked) = (
+        told("no answer within 0.3 s"),
+        told("not asked: it had no turn within 0.3 s"),
+    );
     assert_eq!(unanswered.len() + not_asked.len(), 300, "{answers:?}");
     assert!(
         unanswered.len() <= MOST_AT_ONCE,

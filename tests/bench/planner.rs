@@ -125,6 +125,8 @@ fn scene(instances: u32, hosts: usize) -> (ScaleSet, Record, Inventory) {
     let inventory = Inventory {
         answers: BTreeMap::new(),
         reached: BTreeMap::new(),
+        told: BTreeMap::new(),
+        off_limits: Default::default(),
         balancers: Vec::new(),
         odd: Default::default(),
         hosts: set

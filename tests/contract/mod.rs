@@ -325,6 +325,7 @@ pub fn on_network(name: &str) -> vmss::model::Nic {
         addresses: None,
         gateway: None,
         dns: Vec::new(),
+        within: Vec::new(),
     }
 }
 

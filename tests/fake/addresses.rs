@@ -8,20 +8,20 @@ use jiff::Timestamp;
 use vmss::health::{Sign, Vital};
 use vmss::hypervisor::Hosts;
 use vmss::hypervisor::fake::Fleet;
-use vmss::inventory::{Answer, Inventory};
+use vmss::inventory::Inventory;
 use vmss::names::InstanceId;
 use vmss::observe::observe;
-use vmss::probe::{Probes, Target};
+use vmss::probe::{Heard, Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::{Health, ScaleSet};
-use vmss::vitals::{self, KnownAddresses};
+use vmss::vitals::{self, KnownAddresses, Round};
 
 use crate::support::*;
 
 struct Silent;
 
 impl Probes for Silent {
-    fn ask(&self, _: &Target, _: &Health) -> Answer {
+    fn ask(&self, _: &Target, _: &Health) -> Heard {
         unreachable!("nobody is asked over the network")
     }
 }
@@ -61,23 +61,29 @@ impl Process {
     /// Takes one look, and says where it found instance 1.
     fn reached(&mut self) -> Vec<IpAddr> {
         let now = self.now();
-        let hosts: &dyn Hosts = &*self.fleet;
-        let on: Vec<_> = self.set.hosts().map(|(_, h)| h.clone()).collect();
-        let mut inventory: Inventory = observe(hosts, &on, &self.set.limits, &Arc::new(watch(&web(), STORE)));
+        let mut inventory = self.observe();
         let probes: Arc<dyn Probes> = Arc::new(Silent);
-        let round = vitals::ask(
-            hosts,
-            &probes,
-            &self.known,
-            &self.set,
-            &self.record,
-            &inventory,
-            now,
-        );
+        let round = self.ask(&probes, &inventory);
         (inventory.answers, inventory.reached) = (round.answers, round.reached);
         self.record.absorb(&inventory);
         self.record.heed(&inventory, &self.set.health, now);
         inventory.reached.remove(&InstanceId(1)).unwrap_or_default()
+    }
+
+    fn observe(&self) -> Inventory {
+        let on: Vec<_> = self.set.hosts().map(|(_, h)| h.clone()).collect();
+        observe(
+            &*self.fleet,
+            &on,
+            &self.set.limits,
+            &Arc::new(watch(&web(), STORE)),
+        )
+    }
+
+    fn ask(&self, probes: &Arc<dyn Probes>, inventory: &Inventory) -> Round {
+        let hosts: &dyn Hosts = &*self.fleet;
+        let (set, record) = (&self.set, &self.record);
+        vitals::ask(hosts, probes, &self.known, set, record, inventory, self.now())
     }
 
     fn now(&self) -> Timestamp {
@@ -149,4 +155,46 @@ fn an_address_counts_until_another_is_found() {
     process.wait(5);
     assert_eq!(process.reached(), [FIRST]);
     assert_eq!(process.lookups(), lookups, "that there is none is an answer, too");
+}
+
+/// Answers for everybody, and notes whom it was sent to.
+#[derive(Default)]
+struct Noting(std::sync::Mutex<Vec<(InstanceId, Vec<IpAddr>)>>);
+
+impl Probes for Noting {
+    fn ask(&self, target: &Target, _: &Health) -> Heard {
+        let asked = (target.id, target.addresses.clone());
+        self.0.lock().unwrap().push(asked);
+        Heard {
+            answer: vmss::answer::Answer::Connected,
+            at: target.addresses.last().copied(),
+        }
+    }
+}
+
+#[test]
+fn no_probe_is_sent_to_what_is_somebody_elses_and_served_is_where_it_answered() {
+    let process = Process::new("tcp\"\nport = 80 # \"");
+    create(&*open(&process.fleet, "kvm1"), 2).unwrap();
+    let at = |n: u8| IpAddr::from([10, 0, 0, n]);
+    process
+        .fleet
+        .set_names("kvm1", "web-1", &[at(254), at(1), at(16), at(77), at(78)]);
+    let noting = Arc::new(Noting::default());
+    let mut inventory = process.observe();
+    let owner = vmss::addresses::Owner::ThisMachine;
+    inventory.off_limits.owners.insert(at(254), owner);
+    let owner = vmss::addresses::Owner::Balancer;
+    inventory.off_limits.owners.insert(at(1), owner);
+    let probes: Arc<dyn Probes> = Arc::clone(&noting) as Arc<dyn Probes>;
+    let round = process.ask(&probes, &inventory);
+    let mut asked = noting.0.lock().unwrap().clone();
+    asked.sort();
+    let expected = [
+        // What its own network leases to it counts as well.
+        (InstanceId(1), vec![at(77), at(78), at(8)]),
+        (InstanceId(2), vec![at(16)]),
+    ];
+    assert_eq!(asked, expected, "the second is leased 10.0.0.16");
+    assert_eq!(round.reached[&InstanceId(1)], [at(8)]);
 }

@@ -93,6 +93,7 @@ pub fn model() -> Model {
             addresses: None,
             gateway: None,
             dns: Vec::new(),
+            within: Vec::new(),
         }],
         data_disks: vec![DataDisk {
             name: label("logs"),

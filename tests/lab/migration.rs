@@ -118,7 +118,7 @@ impl Move {
         let mut address = None;
         wait_for("an address", || {
             let found = self.on("kvm1").addresses(&instance).unwrap_or_default();
-            address = found.first().map(ToString::to_string);
+            address = found.first().map(|told| told.address.to_string());
             address.is_some()
         });
         let address = address.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmss::hypervisor::FaultKind;
-use vmss::hypervisor::fake::{Failure, FakeHost, Fault, Fleet, Load};
+use vmss::hypervisor::fake::{Agent, Failure, FakeHost, Fault, Fleet, Load};
 use vmss::inventory::Power;
 use vmss::names::{InstanceId, Label};
 use vmss::units::Bytes;
@@ -30,6 +30,12 @@ power-off HOST NAME          somebody switches a domain off
 crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
 healthy HOST NAME            it passes them again
+names HOST NAME ADDRESSES    a domain's guest agent names these addresses
+noted HOST NAME ADDRESSES    somebody writes these addresses into a domain's note
+leases HOST NAME ADDRESSES   the network leases these addresses to a domain, and none else
+agent HOST NAME STATE        a domain's guest agent is broken, absent or well, until its guest is started anew
+network down                 the machine that vmss runs on has lost its network: no probe finds a way
+network up                   it has it again
 says HOST NAME WORDS         a domain's guest says a line on its console
 balancer NAME down          a load balancer answers nobody
 balancer NAME up            it does again
@@ -88,6 +94,7 @@ impl Stage {
             ("kill-vmss", ["after", n]) => fleet.kill_after(number(n)?),
             ("kill-vmss", ["before", n]) => fleet.kill_before(number(n)?),
             ("revive", []) => fleet.revive(),
+            ("network", [state @ ("down" | "up")]) => fleet.set_without_network(*state == "down"),
             ("balancer", [name, "down"]) => fleet.set_balancer_down(name, true),
             ("balancer", [name, "up"]) => fleet.set_balancer_down(name, false),
             ("balancer", [name, "restarted"]) => fleet.restart_balancer(name),
@@ -124,6 +131,7 @@ impl Stage {
                         | "load"
                         | "share"
                         | "requests"
+                        | "network"
                 ) =>
             {
                 return Err(format!("there is no host {host}"));
@@ -183,6 +191,28 @@ impl Stage {
                 there(name)?;
                 fleet.set_unhealthy(host, name, verb == "unhealthy");
             }
+            ("names", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_names(host, name, &all(addresses)?);
+            }
+            ("noted", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_noted_addresses(host, name, &all(addresses)?);
+            }
+            ("leases", [name, addresses @ ..]) => {
+                there(name)?;
+                fleet.set_leases(host, name, &all(addresses)?);
+            }
+            ("agent", [name, state]) => {
+                there(name)?;
+                let agent = match *state {
+                    "broken" => Agent::Broken,
+                    "absent" => Agent::Absent,
+                    "well" => Agent::Well,
+                    _ => return Err(usage(verb)),
+                };
+                fleet.set_agent(host, name, agent);
+            }
             ("says", [name, words @ ..]) => {
                 there(name)?;
                 fleet.say(host, name, &words.join(" "));
@@ -239,6 +269,10 @@ fn usage(verb: &str) -> String {
         .lines()
         .filter(|l| l.split_whitespace().next() == Some(verb));
     format!("it goes like this: {}", lines.next().unwrap_or(COMMANDS))
+}
+
+fn all<T: std::str::FromStr<Err: std::fmt::Display>>(words: &[&str]) -> Result<Vec<T>, String> {
+    words.iter().map(|word| number(word)).collect()
 }
 
 fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

@@ -1,17 +1,18 @@
 //! A whole command on the fake fleet: a world made of it, with a store, a definition and captured output.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
 use vmss::autoscale::{Decision, Readings, Sample};
+use vmss::here::Here;
 use vmss::hypervisor::fake::{Clock, Fleet};
-use vmss::inventory::Answer;
 use vmss::names::{Label, StoreId};
 use vmss::numbers::{Numbers, Range};
-use vmss::probe::{Probes, Target};
+use vmss::probe::{Heard, Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
@@ -41,12 +42,27 @@ impl world::Clock for FleetClock {
 struct FleetProbes(Arc<Fleet>);
 
 impl Probes for FleetProbes {
-    fn ask(&self, target: &Target, _: &Health) -> Answer {
-        let (good, said) = match self.0.probe(target.uuid) {
-            Ok(said) => (true, said),
-            Err(said) => (false, said),
+    fn ask(&self, target: &Target, _: &Health) -> Heard {
+        Heard {
+            answer: self.0.probe(target.uuid),
+            at: target.addresses.first().copied(),
+        }
+    }
+}
+
+/// The machine on which vmss runs: it has 10.0.0.254, and knows host kvm7 as 10.255.0.7.
+struct Management;
+
+impl Here for Management {
+    fn addresses(&self) -> Vec<IpAddr> {
+        vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(10, 0, 0, 254).into()]
+    }
+    fn resolve(&self, names: &[String]) -> BTreeMap<String, Vec<IpAddr>> {
+        let means = |name: &String| {
+            let number = name.strip_prefix("kvm")?.parse().ok()?;
+            Some((name.clone(), vec![Ipv4Addr::new(10, 255, 0, number).into()]))
         };
-        Answer { good, said }
+        names.iter().filter_map(means).collect()
     }
 }
 
@@ -251,6 +267,8 @@ impl Theatre {
             numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
             leases: vmss::lease::Watch::default(),
             addresses: vmss::vitals::KnownAddresses::default(),
+            here: Arc::new(Management),
+            neighbours: vmss::here::Neighbours::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
                     store: Sqlite::open(path)?,

@@ -41,7 +41,7 @@ fn no_policy(target: &Target) -> Error {
 
 /// Looks at the set, and takes in what was seen. What is known of its health counts at once.
 fn seen(ctx: &Context<'_>, target: &Target) -> Result<(Record, Inventory)> {
-    let inventory = look(ctx.world, &target.record.applied, &target.record);
+    let inventory = look(ctx.world, &*target.store, &target.record.applied, &target.record);
     let now = ctx.world.clock.now();
     let (record, _) = amend(&*target.store, &target.name, |record| {
         let rules = record.applied.health.clone();

@@ -10,10 +10,11 @@ use super::select::{look_for, select};
 use crate::cli::Selection;
 use crate::commands::Context;
 use crate::error::{Error, Exit, Result};
-use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, Pulse, Ran};
+use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, MOST_OUTPUT, Pulse, Ran};
 use crate::names::{InstanceId, Label};
 use crate::plan::action::InstanceRef;
 use crate::said::plain;
+use crate::units::Bytes;
 
 /// One instance of the JSON document.
 #[derive(Serialize)]
@@ -31,7 +32,7 @@ struct Line {
 /// Runs `command` in what is selected.
 pub fn run(ctx: &Context<'_>, selection: &Selection, timeout: Duration, command: &[String]) -> Result<Exit> {
     let mut target = ctx.target()?;
-    let inventory = look_for(ctx, &mut target.record, selection);
+    let inventory = look_for(ctx, &*target.store, &mut target.record, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {
         ctx.say(format!(
@@ -97,8 +98,25 @@ fn show(ctx: &Context<'_>, ran: &Ran) {
         let _ = to.flush();
     }
     if ran.is_cut {
-        ctx.say("note: the agent has kept only the beginning of the output");
+        ctx.say(cut());
     }
+    if ran.code == NO_PROGRAM {
+        ctx.say(format!("hint: {NO_SHELL}"));
+    }
+}
+
+/// The code of a program that is not there.
+const NO_PROGRAM: u8 = 127;
+
+/// What to know of how commands are run.
+const NO_SHELL: &str = "nothing goes through a shell: for pipes and variables give sh -c '...'";
+
+/// That there was more than is shown.
+fn cut() -> String {
+    format!(
+        "note: the output is cut: of each stream the first {} are kept",
+        Bytes(MOST_OUTPUT as u64)
+    )
 }
 
 /// The output of one of several, its name before each line.
@@ -119,9 +137,7 @@ fn tell(ctx: &Context<'_>, name: &str, outcome: &Outcome<Ran>) {
         ctx.world.stderr.line(format!("{name}: {line}"));
     }
     if ran.is_cut {
-        ctx.say(format!(
-            "{name}: the agent has kept only the beginning of the output"
-        ));
+        ctx.say(format!("{name}: {}", cut()));
     }
     if ran.code != 0 {
         ctx.world
@@ -147,21 +163,19 @@ fn line(job: &Job, outcome: &Outcome<Ran>) -> Line {
 
 /// What to try when the only one could not be reached so.
 fn explain(e: HypervisorError) -> Error {
-    let is_long = e.message.contains("has not ended");
     let hint = match e.kind {
-        FaultKind::Unreachable => "vmss check tells what is wrong with the host",
-        _ if is_long => "give --timeout for a command that takes long",
-        FaultKind::TimedOut => "the guest is busy or stuck: vmss instance console shows what it says",
-        _ if e.message.contains("not connected") => {
+        FaultKind::Unreachable | FaultKind::TimedOut => "vmss check tells what is wrong with the host",
+        FaultKind::GoesOn => "give --timeout for a command that takes long",
+        FaultKind::AgentSilent => "the guest is busy or stuck: vmss instance console shows what it says",
+        FaultKind::AgentBroken => {
+            "restart qemu-guest-agent in the guest, or the instance (vmss instance restart); vmss instance ssh and console \
+             do without"
+        }
+        FaultKind::AgentAbsent => {
             "the guest needs qemu-guest-agent, running; vmss instance ssh and console do without"
         }
-        _ if e.message.contains("not running") => "vmss instance start switches it on",
-        _ => "nothing goes through a shell: for pipes and variables give sh -c '...'",
+        FaultKind::NotRunning => "vmss instance start switches it on",
+        _ => NO_SHELL,
     };
-    let mut error = Error::from(e);
-    if is_long {
-        // Everything was reached: it is the command that failed.
-        error.exit = Exit::Failed;
-    }
-    error.hint(hint)
+    Error::from(e).hint(hint)
 }

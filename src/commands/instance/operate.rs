@@ -19,7 +19,7 @@ use crate::ui::words::count;
 pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Result<Exit> {
     let mut target = ctx.wanted()?;
     let name = target.name.clone();
-    let inventory = look_for(ctx, &mut target.record, selection);
+    let inventory = look_for(ctx, &*target.store, &mut target.record, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {
         ctx.say(format!(
@@ -46,7 +46,7 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
     let held = ctx.hold(&target.store, &name, &format!("{verb} of {name}"))?;
     // Somebody may have acted since it was decided, up to now.
     let (record, _) = amend(&*target.store, &name, |_| false)?;
-    let inventory = look(ctx.world, &record.applied, &record);
+    let inventory = look(ctx.world, &*target.store, &record.applied, &record);
     let now = ctx.world.clock.now();
     let (record, _) = amend(&*target.store, &name, |record| {
         let rules = record.applied.health.clone();

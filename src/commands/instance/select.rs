@@ -11,6 +11,7 @@ use crate::inventory::{Instance, Inventory, Phase, View};
 use crate::names::{InstanceId, Label, ranges};
 use crate::record::Record;
 use crate::scaleset::ScaleSet;
+use crate::store::Store;
 
 /// What a selector may ask of an instance.
 struct Candidate {
@@ -21,12 +22,17 @@ struct Candidate {
 }
 
 /// Looks at the set as closely as `selection` needs; `record` absorbs what was seen.
-pub fn look_for(ctx: &Context<'_>, record: &mut Record, selection: &Selection) -> Inventory {
+pub fn look_for(
+    ctx: &Context<'_>,
+    store: &dyn Store,
+    record: &mut Record,
+    selection: &Selection,
+) -> Inventory {
     let set = record.applied.clone();
     if selection.unhealthy {
-        return look_closely(ctx.world, &set, record);
+        return look_closely(ctx.world, store, &set, record);
     }
-    let inventory = glance(ctx.world, &set, record);
+    let inventory = glance(ctx.world, store, &set, record);
     record.absorb(&inventory);
     inventory
 }

@@ -11,12 +11,19 @@ use crate::record::Record;
 pub fn run(ctx: &Context<'_>, id: InstanceId, login: Option<&str>, args: &[String]) -> Result<Exit> {
     let mut target = ctx.target()?;
     let selection = one(id);
-    let inventory = look_for(ctx, &mut target.record, &selection);
+    let inventory = look_for(ctx, &*target.store, &mut target.record, &selection);
     select(&target.record, &inventory, &selection)?;
     let name = instance_name(&target.name, id);
-    let addresses = instances::addresses_of(ctx.world, &target.record, &inventory, id);
-    let Some(address) = addresses.first() else {
-        return Err(no_address(&target.record, &inventory, id, &name));
+    let address = match instances::address_of(ctx.world, &target.record, &inventory, id) {
+        Ok(address) => address,
+        Err(Some(why)) => {
+            return Err(Error::message(
+                Exit::Blocked,
+                format!("{name} names no address that it may have: {why}"),
+            )
+            .hint("vmss show tells what it names; vmss instance console does without"));
+        }
+        Err(None) => return Err(no_address(&target.record, &inventory, id, &name)),
     };
     let mut words: Vec<String> = Vec::new();
     if let Some(login) = login {

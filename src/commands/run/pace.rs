@@ -88,7 +88,7 @@ impl Tending<'_> {
             if record.life == Life::Deleting || !scaling::is_scaled(&record) {
                 continue;
             }
-            let inventory = look(world, &record.applied, &record);
+            let inventory = look(world, &**self.store, &record.applied, &record);
             let now = world.clock.now();
             let evaluated = amend(&**self.store, name, |record| {
                 let rules = record.applied.health.clone();

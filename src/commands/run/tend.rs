@@ -215,7 +215,7 @@ impl<'c> Tending<'c> {
         // What instances answer is kept up at every look, whether this one needs it or not.
         let (record, _) = amend(&***store, name, |_| false)?;
         let looking = Instant::now();
-        let inventory = look(ctx.world, &record.applied, &record);
+        let inventory = look(ctx.world, &***store, &record.applied, &record);
         if let Some(exporter) = exporter {
             exporter.looked(name, looking.elapsed());
         }

@@ -47,7 +47,7 @@ pub fn run(ctx: &Context<'_>, watch: bool) -> Result<Exit> {
     loop {
         let mut target = ctx.target()?;
         let set = target.record.applied.clone();
-        let inventory = look(ctx.world, &set, &target.record);
+        let inventory = look(ctx.world, &*target.store, &set, &target.record);
         let now = ctx.world.clock.now();
         target.record.absorb(&inventory);
         target.record.heed(&inventory, &set.health, now);
@@ -129,7 +129,7 @@ fn line(record: &Record, host: &Label, instance: &Instance) -> Line {
             .filter(|b| b.instances.contains(&instance.id) || b.fresh.contains(&instance.id))
             .map(|b| b.number),
         state: State::of(instance, vital, &record.applied.health),
-        said: vital.map_or_else(String::new, |v| v.said.clone()),
+        said: vital.map_or_else(String::new, |v| v.said()),
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) fn nic(source: NicSource) -> Nic {
         addresses: None,
         gateway: None,
         dns: Vec::new(),
+        within: Vec::new(),
     }
 }
 

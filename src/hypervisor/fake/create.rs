@@ -129,10 +129,12 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         meta: Some(spec.metadata(owned_volumes(spec, model, seed))),
         macs: Vec::new(),
         leases: Vec::new(),
+        names: Vec::new(),
         disks: Vec::new(),
         started_at: Timestamp::default(),
         console: String::new(),
         unhealthy: false,
+        agent: Default::default(),
         meter: Default::default(),
     };
     machine.domains.insert(name, domain);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::owned::{missing, owned};
 use super::{health, measure};
-use crate::hypervisor::{ConsoleLog, FaultKind, HypervisorError, Ran, Viewer};
+use crate::hypervisor::{ConsoleLog, FaultKind, HypervisorError, MOST_OUTPUT, Ran, Viewer};
 use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
 /// See [`crate::hypervisor::Hypervisor::exec`]. The guest knows `hostname`, `echo ARGS`, `true`, `false`, `complain TEXT`
-/// (on its standard error, with code 3), `sleep SECONDS`, of virtual time, and `cat` of `/proc/stat`, `/proc/meminfo` and
+/// (on its standard error, with code 3), `write BYTES`, `sleep SECONDS`, of virtual time, and `cat` of `/proc/stat`, `/proc/meminfo` and
 /// `/proc/loadavg`, which show the load that a test has set.
 pub(super) fn exec(
     call: &Call<'_>,
@@ -46,15 +46,22 @@ pub(super) fn exec(
                 "it has not ended within {} s, and goes on in the guest as process 712",
                 patience.as_secs_f64()
             );
-            Err(HypervisorError::new(FaultKind::TimedOut, doing, text))
+            Err(HypervisorError::new(FaultKind::GoesOn, doing, text))
+        }
+        // As one that writes so many bytes.
+        ["write", bytes] => {
+            let bytes = bytes.parse().unwrap_or(0);
+            Ok(Ran {
+                code: 0,
+                stdout: vec![b'x'; bytes.min(MOST_OUTPUT)],
+                stderr: Vec::new(),
+                is_cut: bytes > MOST_OUTPUT,
+            })
         }
         _ => {
             let program = words.first().copied().unwrap_or_default();
-            let text = format!(
-                "Guest agent command failed: Failed to execute child process \u{201c}{program}\u{201d} (No such file or \
-                 directory)"
-            );
-            Err(HypervisorError::new(FaultKind::Other, doing, text))
+            let text = format!("env: \u{2018}{program}\u{2019}: No such file or directory\n");
+            ran(127, String::new(), text)
         }
     }
 }
@@ -100,7 +107,7 @@ pub(super) fn console(
     })?;
     if !is_active {
         let text = "the instance is not running";
-        return Err(HypervisorError::new(FaultKind::Other, doing, text));
+        return Err(HypervisorError::new(FaultKind::NotRunning, doing, text));
     }
     viewer.show(format!("{} login: ", instance.name).as_bytes());
     while let Some(typed) = viewer.typed(Duration::ZERO) {

@@ -3,7 +3,7 @@
 //! # Panics
 //! All of these panic on a host, domain or volume that is not there: a test names only what it made.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use uuid::Uuid;
 
@@ -103,10 +103,12 @@ impl Fleet {
             meta: None,
             macs: Vec::new(),
             leases: Vec::new(),
+            names: Vec::new(),
             disks: Vec::new(),
             started_at: self.shared.clock.now(),
             console: String::new(),
             unhealthy: false,
+            agent: Default::default(),
             meter: Default::default(),
         };
         self.machine(host, |m| {
@@ -155,6 +157,19 @@ impl Fleet {
         self.machine(host, |m| {
             m.foreign.1.remove(name);
             m.volumes.remove(name).expect(ADDED);
+        });
+    }
+
+    /// The domain's guest agent names these addresses from now on.
+    pub fn set_names(&self, host: &str, name: &str, addresses: &[IpAddr]) {
+        self.machine(host, |m| m.domain(name).names = addresses.to_vec());
+    }
+
+    /// Somebody writes these addresses into the domain's note.
+    pub fn set_noted_addresses(&self, host: &str, name: &str, addresses: &[Ipv4Addr]) {
+        self.machine(host, |m| {
+            let meta = m.domain(name).meta.as_mut().expect(ADDED);
+            meta.addresses = addresses.iter().copied().map(Some).collect();
         });
     }
 

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::Fleet;
 use super::call::{Call, Result};
 use super::clock::later;
-use super::machine::{Domain, Machine};
+use super::machine::{Agent, Domain, Machine};
 use super::owned::{missing, owned};
 use super::shared::State;
+use crate::answer::Answer;
 use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::inventory::Power;
 use crate::model::ImageDigest;
@@ -33,12 +34,22 @@ enum Ill {
 }
 
 impl Ill {
-    /// What a probe over the network meets.
+    /// What a load balancer's check meets.
     const fn words(self) -> &'static str {
         match self {
             Self::Off | Self::Cut => "no answer within 2 s",
             Self::Booting => "connection refused",
             Self::Unhealthy => "503 Service Unavailable",
+        }
+    }
+
+    /// What a probe over the network meets.
+    fn met(self) -> Answer {
+        let within = Duration::from_secs(2);
+        match self {
+            Self::Off | Self::Cut => Answer::Silent { within },
+            Self::Booting => Answer::ConnectionRefused,
+            Self::Unhealthy => Answer::status(503, Some("Service Unavailable"), None),
         }
     }
 }
@@ -76,34 +87,39 @@ pub(super) fn by_name(state: &State, name: &str, now: Timestamp) -> std::result:
 pub(super) fn ping(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
     let doing = format!("asking the guest agent of {}", instance.name);
     let now = call.now();
-    let found = call.look_at_fleet(&doing, |state, machine| {
+    let (found, agent) = call.look_at_fleet(&doing, |state, machine| {
         let (domain, _) = owned(machine, instance, &doing)?.ok_or_else(|| missing(&doing))?;
-        Ok(look(state, machine, domain, now))
+        Ok((look(state, machine, domain, now), domain.agent))
     })?;
-    found.map_err(|ill| {
-        let (kind, text) = match ill {
-            Ill::Off => (FaultKind::Other, "the instance is not running"),
-            Ill::Booting => (FaultKind::Other, "its guest agent is not connected"),
-            Ill::Cut | Ill::Unhealthy => (FaultKind::TimedOut, "no answer within 2 s"),
-        };
-        HypervisorError::new(kind, doing, text)
-    })
+    let (kind, text) = match (found, agent) {
+        (Err(Ill::Off), _) => (FaultKind::NotRunning, "the instance is not running"),
+        (Err(Ill::Booting), _) | (_, Agent::Absent) => {
+            (FaultKind::AgentAbsent, "its guest agent is not connected")
+        }
+        (_, Agent::Broken) => (FaultKind::AgentBroken, "its guest agent is broken"),
+        (Err(Ill::Cut | Ill::Unhealthy), _) => (FaultKind::AgentSilent, "no answer within 2 s"),
+        (Ok(()), Agent::Well) => return Ok(()),
+    };
+    Err(HypervisorError::new(kind, doing, text))
 }
 
 impl Fleet {
-    /// What a probe of the guest with that UUID says now: `Ok("200")`, or what it met instead ("503 Service
-    /// Unavailable", "connection refused", "no answer within 2 s"). Of two guests with one UUID the healthier answers.
-    pub fn probe(&self, uuid: Uuid) -> std::result::Result<String, String> {
+    /// What a probe of the guest with that UUID comes to now. Of two guests with one UUID the healthier answers. Without a
+    /// network of this machine's own, nobody does.
+    pub fn probe(&self, uuid: Uuid) -> Answer {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
-        let mut said = Err(Ill::Off.words().to_owned());
+        if state.without_network {
+            return Answer::NoRoute;
+        }
+        let mut said = Ill::Off.met();
         for machine in state.machines.values() {
             match machine
                 .by_uuid(uuid)
                 .map(|domain| look(&state, machine, domain, now))
             {
-                Some(Ok(())) => return Ok("200".to_owned()),
-                Some(Err(ill)) => said = Err(ill.words().to_owned()),
+                Some(Ok(())) => return Answer::status(200, None, None),
+                Some(Err(ill)) => said = ill.met(),
                 None => {}
             }
         }
@@ -114,6 +130,17 @@ impl Fleet {
     /// by a restart, a reimage, or as another instance.
     pub fn set_unhealthy(&self, host: &str, name: &str, unhealthy: bool) {
         self.machine(host, |m| m.domain(name).unhealthy = unhealthy);
+    }
+
+    /// How the domain's guest agent is from now on. It is well again once its guest is started anew.
+    pub fn set_agent(&self, host: &str, name: &str, agent: Agent) {
+        self.machine(host, |m| m.domain(name).agent = agent);
+    }
+
+    /// Takes this machine's own network away, or gives it back: probes find no way, hosts and load balancers are as they
+    /// were.
+    pub fn set_without_network(&self, without: bool) {
+        self.shared.change(|s| s.without_network = without);
     }
 
     /// Guests whose disk was made of the image never get healthy, on any host.

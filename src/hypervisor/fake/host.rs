@@ -1,7 +1,6 @@
 //! One host, opened by one process.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::call::{Call, Result};
 use super::observe::problem;
 use super::shared::Shared;
 use super::{create, delete, guest, health, images, measure, observe, owned, power, rework};
+use crate::addresses::Told;
 use crate::hypervisor::{
     ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
     StoredImage, Uses, Viewer, Watch,
@@ -206,7 +206,7 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>> {
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<Told>> {
         let what = format!("addresses of {}", instance.name);
         self.call(&what, |c| c.look(&what, |m| observe::addresses(m, instance)))
     }

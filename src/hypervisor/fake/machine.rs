@@ -1,7 +1,7 @@
 //! What one host of the fake holds, and the rules its daemon would keep. Nothing here knows of faults or of time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -67,6 +67,8 @@ pub struct Domain {
     pub macs: Vec<String>,
     /// Addresses it got from somebody else than vmss.
     pub leases: Vec<Ipv4Addr>,
+    /// Addresses that its guest's agent names; none: those that it was leased, as guests that do not lie.
+    pub names: Vec<IpAddr>,
     /// Volumes that its definition names, shared ones too: without one of them it does not start.
     pub disks: Vec<String>,
     /// When it was last started, in virtual time.
@@ -75,8 +77,22 @@ pub struct Domain {
     pub console: String,
     /// Whether its guest answers every probe with a failure, until it is started again.
     pub unhealthy: bool,
+    /// How its guest's agent is, until it is started again.
+    pub agent: Agent,
     /// What was done since it was started.
     pub meter: Meter,
+}
+
+/// How a guest's agent is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agent {
+    /// It answers as its guest does.
+    #[default]
+    Well,
+    /// The host has ended its channel and refuses it at once.
+    Broken,
+    /// It is not connected.
+    Absent,
 }
 
 impl Domain {

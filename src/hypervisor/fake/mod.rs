@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use clock::Clock;
 pub use fault::{Failure, Fault};
 pub use load::{Load, Meter};
-pub use machine::{Content, Domain, FakeHost, ImageCopy, Volume};
+pub use machine::{Agent, Content, Domain, FakeHost, ImageCopy, Volume};
 
 use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};
 use crate::model::Model;

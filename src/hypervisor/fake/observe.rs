@@ -1,8 +1,11 @@
 //! What a host tells of itself.
 
+use std::net::IpAddr;
+
 use super::call::{Call, Result};
-use super::machine::{Content, Machine};
+use super::machine::{Agent, Content, Machine};
 use super::owned::owned;
+use crate::addresses::{Source, Told};
 use crate::hypervisor::{Finding, HostFacts, Problem, Stage, Uses, Watch};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::model::{Model, NicSource, Virtualization};
@@ -116,17 +119,34 @@ pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {
     }
 }
 
-/// Addresses that its network gave a running instance.
-pub(super) fn addresses(machine: &Machine, instance: &InstanceRef) -> Result<Vec<std::net::IpAddr>> {
+/// What a running guest's agent names, with what its network leases to it.
+pub(super) fn addresses(machine: &Machine, instance: &InstanceRef) -> Result<Vec<Told>> {
     let found = owned(
         machine,
         instance,
         &format!("asking for the addresses of {}", instance.name),
     )?;
-    let running = found.filter(|(domain, _)| domain.power == Power::Running);
-    Ok(running.map_or_else(Vec::new, |(domain, _)| {
-        domain.leases.iter().copied().map(Into::into).collect()
-    }))
+    let Some((domain, _)) = found.filter(|(domain, _)| domain.power == Power::Running) else {
+        return Ok(Vec::new());
+    };
+    let leases = domain.leases.iter().map(|a| IpAddr::from(*a));
+    let named = domain
+        .names
+        .iter()
+        .filter(|_| domain.agent == Agent::Well)
+        .copied();
+    let named: Vec<IpAddr> = named.collect();
+    let more: Vec<IpAddr> = leases.clone().filter(|a| !named.contains(a)).collect();
+    let told = |address: IpAddr| Told {
+        address,
+        source: if leases.clone().any(|lease| lease == address) {
+            Source::Lease
+        } else {
+            Source::Agent
+        },
+        card: 0,
+    };
+    Ok(named.into_iter().chain(more).map(told).collect())
 }
 
 pub(super) fn adopt(call: &Call<'_>, set: &Label, from: StoreId, to: StoreId) -> Result<usize> {

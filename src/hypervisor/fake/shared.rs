@@ -26,6 +26,8 @@ pub(super) struct State {
     pub balancers: BTreeMap<String, super::balancers::Machine>,
     /// Images whose guests never get healthy.
     pub broken: BTreeSet<ImageDigest>,
+    /// Whether the machine that vmss runs on has lost its network.
+    pub without_network: bool,
     /// What clients do to load balancers, by their names.
     pub traffic: BTreeMap<String, super::traffic::Traffic>,
     /// What instances are busy with.

@@ -1,4 +1,11 @@
 //! The guest's agent: whether it listens, whether it answers, and asking it to shut its guest down.
+//!
+//! An agent that is silent and one that is broken fail with one code and in one domain of libvirt's errors
+//! (`VIR_ERR_AGENT_UNRESPONSIVE`, `VIR_FROM_QEMU`), and the channel's state says "connected" of both. What tells them apart is
+//! the time: libvirt waits for a silent one, and refuses one whose channel it has ended at once. It has ended it for good
+//! when one answer passes 10 MiB; a restart of qemu-ga mends it.
+
+use std::time::{Duration, Instant};
 
 use virt::domain::Domain;
 use virt::sys;
@@ -23,7 +30,8 @@ pub fn is_connected(session: &Session<'_>, name: &str, domain: &Domain) -> Resul
     Ok(listens(&xml))
 }
 
-fn listens(xml: &str) -> bool {
+/// Whether the description of a running domain says that its agent listens.
+pub fn listens(xml: &str) -> bool {
     let Ok(document) = Element::parse(xml) else {
         return false;
     };
@@ -34,18 +42,59 @@ fn listens(xml: &str) -> bool {
         .any(|t| t.get("name") == Some("org.qemu.guest_agent.0") && t.get("state") == Some("connected"))
 }
 
+/// Why the agent did not do what it was to do.
+#[derive(Debug)]
+pub enum Failure {
+    /// It did not answer in time.
+    Silent,
+    /// It did not even answer libvirt's greeting in time, so that it was not asked.
+    Deaf,
+    /// libvirt refuses it at once.
+    Broken,
+    /// The domain has no agent's channel.
+    Absent,
+    /// The instance is paused, or was switched off just now.
+    NotRunning,
+    /// Anything else: the agent's own words, or what broke between it and us.
+    Other(Fault),
+}
+
 /// Has the agent do something; returns its answer, which is JSON.
-pub fn command(session: &Session<'_>, doing: &str, domain: &Domain, command: &str) -> Result<String, Fault> {
-    session.call(doing, |_| {
+pub fn command(
+    session: &Session<'_>,
+    doing: &str,
+    domain: &Domain,
+    command: &str,
+) -> Result<String, Failure> {
+    let mut took = Duration::ZERO;
+    let answer = session.call(doing, |_| {
         let _ = raw::set_agent_timeout(domain, PATIENCE);
-        domain.qemu_agent_command(command, PATIENCE, 0)
-    })
+        let began = Instant::now();
+        let answer = domain.qemu_agent_command(command, PATIENCE, 0);
+        took = began.elapsed();
+        answer
+    });
+    answer.map_err(|fault| tell_apart(fault, took))
+}
+
+/// What a failure is that came after `took`.
+fn tell_apart(fault: Fault, took: Duration) -> Failure {
+    let patience = Duration::from_secs(PATIENCE.unsigned_abs().into());
+    match fault.code {
+        sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => Failure::Silent,
+        // libvirt says this too where even its own greeting before the command was not answered: then it has waited.
+        sys::VIR_ERR_AGENT_UNRESPONSIVE if took < patience => Failure::Broken,
+        sys::VIR_ERR_AGENT_UNRESPONSIVE => Failure::Deaf,
+        sys::VIR_ERR_ARGUMENT_UNSUPPORTED => Failure::Absent,
+        sys::VIR_ERR_OPERATION_INVALID => Failure::NotRunning,
+        _ => Failure::Other(fault),
+    }
 }
 
 /// The domain of an instance that runs and whose agent listens.
 ///
 /// # Errors
-/// `Other` if it does not; `Missing` and `NotOurs` as [`domains::there`].
+/// `NotRunning` or `AgentAbsent` if it does not; `Missing` and `NotOurs` as [`domains::there`].
 pub fn listening(
     session: &Session<'_>,
     instance: &InstanceRef,
@@ -53,12 +102,11 @@ pub fn listening(
 ) -> Result<Domain, HypervisorError> {
     let name = &instance.name;
     let domain = domains::there(session, instance, doing)?.domain;
-    let silent = |text: &str| Err(HypervisorError::new(FaultKind::Other, doing, text));
     if !power::is_active(session, name, &domain)? {
-        return silent(OFF);
+        return Err(told(Failure::NotRunning, doing));
     }
     if !is_connected(session, name, &domain)? {
-        return silent("its guest agent is not connected");
+        return Err(told(Failure::Absent, doing));
     }
     Ok(domain)
 }
@@ -66,22 +114,34 @@ pub fn listening(
 /// What is said of an instance that is off.
 pub const OFF: &str = "the instance is not running";
 
-/// A call of the agent's that failed, told apart by what follows from it.
-pub fn failure(fault: Fault, doing: &str) -> HypervisorError {
-    // libvirt says the second where even its own greeting before the command was not answered.
-    if is_silence(&fault) {
-        let text = format!("no answer within {PATIENCE} s");
-        return HypervisorError::new(FaultKind::TimedOut, doing, text);
-    }
-    // Paused, or switched off just now.
-    if fault.is(sys::VIR_ERR_OPERATION_INVALID) {
-        return HypervisorError::new(FaultKind::Other, doing, OFF);
-    }
-    // Most of it may be the agent's own words.
-    HypervisorError {
-        message: shown(&fault.error.message, SHOWN),
-        ..fault.error
-    }
+/// A failure in words.
+pub fn told(failure: Failure, doing: &str) -> HypervisorError {
+    let (kind, text) = match failure {
+        Failure::Silent | Failure::Deaf => (FaultKind::AgentSilent, format!("no answer within {PATIENCE} s")),
+        Failure::Broken => (FaultKind::AgentBroken, "its guest agent is broken".to_owned()),
+        Failure::Absent => (
+            FaultKind::AgentAbsent,
+            "its guest agent is not connected".to_owned(),
+        ),
+        Failure::NotRunning => (FaultKind::NotRunning, OFF.to_owned()),
+        // Most of it may be the agent's own words.
+        Failure::Other(fault) => (fault.error.kind, shown(&fault.error.message, SHOWN)),
+    };
+    HypervisorError::new(kind, doing, text)
+}
+
+/// As [`told`], of an agent whose channel may have gone since it was looked at: one that was refused because it left is not
+/// broken.
+pub fn looked_at_again(
+    failure: Failure,
+    session: &Session<'_>,
+    name: &str,
+    domain: &Domain,
+    doing: &str,
+) -> HypervisorError {
+    let is_absent = matches!(failure, Failure::Broken)
+        && is_connected(session, name, domain).is_ok_and(|connected| !connected);
+    told(if is_absent { Failure::Absent } else { failure }, doing)
 }
 
 /// An answer of the agent's that is none to what it was asked.
@@ -91,11 +151,6 @@ pub fn nonsense(answer: &str, doing: &str) -> HypervisorError {
     HypervisorError::new(FaultKind::Other, doing, text)
 }
 
-/// Whether the agent did not answer in time.
-pub fn is_silence(fault: &Fault) -> bool {
-    fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT) || fault.is(sys::VIR_ERR_AGENT_UNRESPONSIVE)
-}
-
 /// Asks through the agent. Not by `virDomainShutdown`, which would hold one of the connection's few places until the
 /// guest is off.
 pub fn shut_down(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
@@ -103,7 +158,7 @@ pub fn shut_down(session: &Session<'_>, doing: &str, domain: &Domain) -> bool {
     match command(session, doing, domain, ask) {
         Ok(_) => true,
         // It heard and has nothing to answer.
-        Err(fault) => fault.is(sys::VIR_ERR_AGENT_COMMAND_TIMEOUT),
+        Err(failure) => matches!(failure, Failure::Silent),
     }
 }
 
@@ -113,7 +168,7 @@ pub fn ping(session: &Session<'_>, instance: &InstanceRef) -> Result<(), Hypervi
     let domain = listening(session, instance, &doing)?;
     match command(session, &doing, &domain, r#"{"execute":"guest-ping"}"#) {
         Ok(_) => Ok(()),
-        Err(fault) => Err(failure(fault, &doing)),
+        Err(failure) => Err(looked_at_again(failure, session, &instance.name, &domain, &doing)),
     }
 }
 
@@ -128,12 +183,38 @@ mod tests {
             code: sys::VIR_ERR_INTERNAL_ERROR,
             error: HypervisorError::new(FaultKind::Other, "asking", wild.clone()),
         };
-        for error in [failure(failed, "asking"), nonsense(&wild, "asking")] {
+        for error in [told(Failure::Other(failed), "asking"), nonsense(&wild, "asking")] {
             let said = &error.message;
             assert!(said.contains("internal error:  [2Jxxx"), "{}", said.len());
             assert!(said.len() < 300, "{}", said.len());
             assert!(!said.contains(char::is_control), "{said:?}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_is_refused_at_once_is_broken_and_one_that_was_waited_for_is_silent() {
+        let failed = |code, took| {
+            let fault = Fault {
+                code,
+                error: HypervisorError::new(FaultKind::Other, "asking", "whatever it says"),
+            };
+            told(tell_apart(fault, Duration::from_millis(took)), "asking").kind
+        };
+        let unresponsive = sys::VIR_ERR_AGENT_UNRESPONSIVE;
+        assert_eq!(failed(unresponsive, 3), FaultKind::AgentBroken);
+        assert_eq!(
+            failed(unresponsive, 900),
+            FaultKind::AgentBroken,
+            "over a long way"
+        );
+        assert_eq!(failed(unresponsive, 2001), FaultKind::AgentSilent);
+        let timeout = sys::VIR_ERR_AGENT_COMMAND_TIMEOUT;
+        assert_eq!(failed(timeout, 2001), FaultKind::AgentSilent);
+        let no_channel = sys::VIR_ERR_ARGUMENT_UNSUPPORTED;
+        assert_eq!(failed(no_channel, 3), FaultKind::AgentAbsent);
+        let off = sys::VIR_ERR_OPERATION_INVALID;
+        assert_eq!(failed(off, 3), FaultKind::NotRunning);
+        assert_eq!(failed(sys::VIR_ERR_INTERNAL_ERROR, 3), FaultKind::Other);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub fn console(
     let doing = format!("opening the console of {name}");
     let domain = domains::there(session, instance, &doing)?.domain;
     if !power::is_active(session, name, &domain)? {
-        return Err(HypervisorError::new(FaultKind::Other, doing, agent::OFF));
+        return Err(HypervisorError::new(FaultKind::NotRunning, doing, agent::OFF));
     }
     let flags = if force { sys::VIR_DOMAIN_CONSOLE_FORCE } else { 0 };
     let stream = session.call(&doing, |c| {

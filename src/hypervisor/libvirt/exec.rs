@@ -6,15 +6,36 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::agent;
+use super::agent::{self, Failure};
 use super::connection::Session;
-use crate::hypervisor::{FaultKind, HypervisorError, Ran};
+use crate::hypervisor::{FaultKind, HypervisorError, MOST_OUTPUT, Ran};
 use crate::plan::action::InstanceRef;
 
 /// How soon a command is asked for the first time, and how seldom later: most end at once, others take long.
 const SOONEST: Duration = Duration::from_millis(50);
 /// See [`SOONEST`].
 const SELDOM: Duration = Duration::from_secs(1);
+
+/// Runs the words behind it in the guest, and passes on no more than the first bytes of each of the two streams; the rest
+/// goes nowhere, so that the command ends as it would have. What it has kept comes in one answer of the agent's, coded to
+/// base64: one beyond 4 MiB libvirt does not hand on, and at 10 MiB it gives the agent up for good. The words reach `env` as
+/// they are: nothing of them is read by this shell.
+const CAPPED: &str = r#"
+command -v head >/dev/null || exec env -- "$@"
+cap() { head -c "$most"; cat >/dev/null; }
+most=$1; shift
+exec 3>&1
+code=$({ { { env -- "$@" 3>&- 4>&- 5>&-; echo $? >&5; } 2>&4 | cap >&3; } 4>&1 | cap >&2; } 5>&1)
+exit "$code"
+"#;
+
+/// What runs `command` with its output capped.
+fn capped(command: &[String]) -> Vec<String> {
+    // One more than is kept shows that there was more.
+    let most = (MOST_OUTPUT + 1).to_string();
+    let shell = ["/bin/sh", "-c", CAPPED, "vmss", &most].map(str::to_owned);
+    shell.into_iter().chain(command.iter().cloned()).collect()
+}
 
 /// See [`crate::hypervisor::Hypervisor::exec`].
 pub fn exec(
@@ -24,20 +45,22 @@ pub fn exec(
     patience: Duration,
 ) -> Result<Ran, HypervisorError> {
     let doing = format!("running a command in {}", instance.name);
-    let Some((program, arguments)) = command.split_first() else {
+    if command.is_empty() {
         return Err(HypervisorError::new(
             FaultKind::Other,
             doing,
             "there is no command",
         ));
-    };
+    }
     let domain = agent::listening(session, instance, &doing)?;
-    let begin = json!({
-        "execute": "guest-exec",
-        "arguments": { "path": program, "arg": arguments, "capture-output": true },
-    });
-    let answer = agent::command(session, &doing, &domain, &begin.to_string())
-        .map_err(|fault| agent::failure(fault, &doing))?;
+    let failed = |failure| agent::looked_at_again(failure, session, &instance.name, &domain, &doing);
+    let begin = |command: &[String]| agent::command(session, &doing, &domain, &beginning(command));
+    let answer = match begin(&capped(command)) {
+        // A guest without that shell, such as Windows: what it writes is kept as the agent keeps it.
+        Err(Failure::Other(_)) => begin(command),
+        begun => begun,
+    }
+    .map_err(failed)?;
     let pid = pid(&answer).ok_or_else(|| agent::nonsense(&answer, &doing))?;
 
     let ask = json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } }).to_string();
@@ -51,8 +74,8 @@ pub fn exec(
                 Err(why) => return Err(agent::nonsense(&why, &doing)),
             },
             // The command may keep the guest so busy that its agent is late.
-            Err(fault) if agent::is_silence(&fault) => {}
-            Err(fault) => return Err(agent::failure(fault, &doing)),
+            Err(Failure::Silent | Failure::Deaf) => {}
+            Err(failure) => return Err(failed(failure)),
         }
         session.safe_point(&doing)?;
         let left = patience.saturating_sub(began.elapsed());
@@ -61,12 +84,24 @@ pub fn exec(
                 "it has not ended within {} s, and goes on in the guest as process {pid}",
                 patience.as_secs_f64()
             );
-            return Err(HypervisorError::new(FaultKind::TimedOut, &doing, text));
+            return Err(HypervisorError::new(FaultKind::GoesOn, &doing, text));
         }
         std::thread::sleep(wait.min(left));
         session.pulse().beat();
         wait = (wait * 2).min(SELDOM);
     }
+}
+
+/// What has the agent begin a command.
+fn beginning(command: &[String]) -> String {
+    let (program, arguments) = command
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    json!({
+        "execute": "guest-exec",
+        "arguments": { "path": program, "arg": arguments, "capture-output": true },
+    })
+    .to_string()
 }
 
 fn pid(answer: &str) -> Option<i64> {
@@ -82,9 +117,15 @@ fn ended(answer: &str) -> Result<Option<Ran>, String> {
     if !is("exited") {
         return Ok(None);
     }
-    let output = |key: &str| match status.get(key).and_then(Value::as_str) {
-        Some(text) => BASE64_STANDARD.decode(text).map_err(|e| format!("{key}: {e}")),
-        None => Ok(Vec::new()),
+    let mut is_cut = is("out-truncated") || is("err-truncated");
+    let mut output = |key: &str| {
+        let Some(text) = status.get(key).and_then(Value::as_str) else {
+            return Ok(Vec::new());
+        };
+        let mut bytes = BASE64_STANDARD.decode(text).map_err(|e| format!("{key}: {e}"))?;
+        is_cut |= bytes.len() > MOST_OUTPUT;
+        bytes.truncate(MOST_OUTPUT);
+        Ok::<_, String>(bytes)
     };
     let number = |key: &str| status.get(key).and_then(Value::as_i64);
     // Codes beyond a byte are Windows guests'.
@@ -93,11 +134,12 @@ fn ended(answer: &str) -> Result<Option<Ran>, String> {
         (Some(code), None) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, None) => return Err(status.to_string()),
     };
+    let (stdout, stderr) = (output("out-data")?, output("err-data")?);
     Ok(Some(Ran {
         code,
-        stdout: output("out-data")?,
-        stderr: output("err-data")?,
-        is_cut: is("out-truncated") || is("err-truncated"),
+        stdout,
+        stderr,
+        is_cut,
     }))
 }
 
@@ -117,6 +159,59 @@ mod tests {
             is_cut: true,
         };
         assert_eq!(ended(answer), Ok(Some(ran)));
+    }
+
+    /// Runs a command as a guest would.
+    fn run(command: &[&str]) -> std::process::Output {
+        let words = capped(&command.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        let run = std::process::Command::new(&words[0]).args(&words[1..]).output();
+        run.expect("this machine has a shell")
+    }
+
+    #[test]
+    fn the_words_of_a_command_reach_it_as_they_are_and_its_code_comes_back() {
+        let ran = run(&["printf", "%s|", "a b", "$HOME `id`", "", "\"'", "ü"]);
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "a b|$HOME `id`||\"'|ü|");
+        assert!(ran.status.success() && ran.stderr.is_empty());
+        let ran = run(&["sh", "-c", "echo out; echo err >&2; exit 7"]);
+        assert_eq!(ran.status.code(), Some(7));
+        assert_eq!((ran.stdout, ran.stderr), (b"out\n".to_vec(), b"err\n".to_vec()));
+        assert_eq!(run(&["sh", "-c", "kill -9 $$"]).status.code(), Some(137));
+        assert_eq!(run(&["there-is-no-such-program"]).status.code(), Some(127));
+        assert_eq!(
+            run(&["exit", "3"]).status.code(),
+            Some(127),
+            "no word of a shell's"
+        );
+    }
+
+    #[test]
+    fn a_command_that_writes_much_ends_as_it_would_and_is_kept_in_part() {
+        let much = "head -c 8000000 /dev/zero; head -c 8000000 /dev/zero >&2; echo end >&2; exit 5";
+        let ran = run(&["sh", "-c", much]);
+        assert_eq!(ran.status.code(), Some(5), "it is not broken off");
+        let kept = (ran.stdout.len(), ran.stderr.len());
+        assert_eq!(kept, (MOST_OUTPUT + 1, MOST_OUTPUT + 1));
+        let answer = json!({ "return": {
+            "exited": true, "exitcode": 5,
+            "out-data": BASE64_STANDARD.encode(&ran.stdout), "err-data": BASE64_STANDARD.encode(&ran.stderr),
+        }})
+        .to_string();
+        assert!(
+            answer.len() < 4 << 20,
+            "libvirt hands on no longer one than 4 MiB: {}",
+            answer.len()
+        );
+        let ran = ended(&answer).unwrap().expect("it has ended");
+        assert!(ran.is_cut && ran.stdout.len() == MOST_OUTPUT);
+    }
+
+    #[test]
+    fn what_a_command_leaves_behind_keeps_nobody_waiting() {
+        let ran = run(&["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"]);
+        let pid = String::from_utf8_lossy(&ran.stdout).trim().to_owned();
+        let ended = std::process::Command::new("kill").arg(pid).status().unwrap();
+        assert!(ended.success(), "it is still there");
     }
 
     #[test]

@@ -36,7 +36,6 @@ mod volume_xml;
 mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -46,6 +45,7 @@ use super::{
     ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
     LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Uses, Viewer, Watch,
 };
+use crate::addresses::Told;
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, PoolMark, StoreId};
@@ -335,7 +335,7 @@ impl Hypervisor for Libvirt {
         Pool::open(&session, &self.pool)?.remove(name, &Proof::of_nobody(uses))
     }
 
-    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<IpAddr>, HypervisorError> {
+    fn addresses(&self, instance: &InstanceRef) -> Result<Vec<Told>, HypervisorError> {
         let pulse = Pulse::silent();
         addresses::addresses(&self.look.session(&pulse)?, instance)
     }

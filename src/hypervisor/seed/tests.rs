@@ -169,6 +169,7 @@ fn fixed_addresses_are_written_with_their_cards() {
         source: crate::model::NicSource::Bridge("br0".to_owned()),
         gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
         dns: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
+        within: Vec::new(),
         addresses,
     };
     let range = crate::scaleset::AddressRange {

@@ -235,7 +235,7 @@ impl<'a> Stage<'_, 'a> {
             return false;
         }
         let mut ailing: Vec<Ailing> = others()
-            .filter(|m| m.state.is_bad())
+            .filter(|m| m.state.counts_against())
             .map(|m| self.ailing(m))
             .collect();
         // What can't be asked counts as unhealthy (Azure).
@@ -322,10 +322,10 @@ impl<'a> Stage<'_, 'a> {
         ahead.min().map_or(usize::MAX, |point| point - upgraded)
     }
 
-    /// Upgraded instances that are broken.
+    /// Upgraded instances that are broken, or can't be asked whether they are.
     fn ailing_upgraded(&self) -> Vec<Ailing> {
         (self.fleet.members.iter())
-            .filter(|m| self.is_done(m) && m.state.is_bad())
+            .filter(|m| self.is_done(m) && m.state.counts_against())
             .map(|m| self.ailing(m))
             .collect()
     }
