@@ -221,6 +221,24 @@ fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
     }
 }
 
+/// A store that can't be used is told as what it is: not as a set that somebody else is at, nor as a full disk.
+#[test]
+fn a_lease_that_makes_no_sense_is_not_told_as_a_set_in_use() {
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "define 2", "vmss create"] {
+        let (exit, _, said) = theatre.command(line);
+        assert_eq!(exit, 0, "{line}: {said}");
+    }
+    let path = theatre.folder().join("state.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let lease = "INSERT OR REPLACE INTO leases VALUES ('set/web', 1, '{', 0)";
+    connection.execute(lease, []).unwrap();
+    let (exit, _, said) = theatre.command("vmss scale 3");
+    assert_eq!(exit, 4, "{said}");
+    assert!(said.contains("damaged"), "{said}");
+    assert!(!said.contains("in use") && !said.contains("full"), "{said}");
+}
+
 /// What guests print steers no terminal, and stands over no other's lines; a program that reads what one guest prints gets
 /// it as it is.
 #[test]

@@ -57,15 +57,15 @@ const LAYOUT: u32 = MIGRATIONS.len() as u32;
 /// Opens the store's file, making it, its folder and its identity if there is none.
 pub(super) fn open(path: &Path) -> Result<(Connection, StoreId), StoreError> {
     let doing = format!("opening the store {}", path.display());
-    make(path).map_err(|t| t.told(&doing))?;
+    make(path).map_err(|t| t.told(&doing, path))?;
     let first = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .map_err(Trouble::from)
         .and_then(prepare);
     match first {
         Err(Trouble::Sql(e)) if is_refusal_to_write(&e) => look_only(path)
             .unwrap_or(Err(Trouble::Sql(e)))
-            .map_err(|t| t.told(&doing)),
-        other => other.map_err(|t| t.told(&doing)),
+            .map_err(|t| t.told(&doing, path)),
+        other => other.map_err(|t| t.told(&doing, path)),
     }
 }
 

@@ -63,9 +63,9 @@ impl Sqlite {
         let mut connection = self.connection();
         let doing = format!("{doing} in {}", self.path.display());
         let transaction = (connection.transaction_with_behavior(TransactionBehavior::Immediate))
-            .map_err(|e| Trouble::from(e).told(&doing))?;
-        let result = work(&transaction).map_err(|t| t.told(&doing))?;
-        (transaction.commit()).map_err(|e| Trouble::from(e).told(&doing))?;
+            .map_err(|e| Trouble::from(e).told(&doing, &self.path))?;
+        let result = work(&transaction).map_err(|t| t.told(&doing, &self.path))?;
+        (transaction.commit()).map_err(|e| Trouble::from(e).told(&doing, &self.path))?;
         Ok(result)
     }
 
@@ -75,7 +75,7 @@ impl Sqlite {
         work: impl FnOnce(&Connection) -> Result<T, Trouble>,
     ) -> Result<T, StoreError> {
         let doing = format!("{doing} in {}", self.path.display());
-        work(&self.connection()).map_err(|t| t.told(&doing))
+        work(&self.connection()).map_err(|t| t.told(&doing, &self.path))
     }
 }
 
