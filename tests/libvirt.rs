@@ -355,7 +355,7 @@ fn a_copy_that_was_cut_short_is_used_no_more_and_another_is_sent() {
         fixture.seen(&another).bases.is_empty(),
         "nobody takes it for whole"
     );
-    // It can't be read back here, and a disk is backed by it: it is left as it is.
+    // Once no disk is backed by it, another is sent.
     fixture.delete(&another, &instance);
     assert_eq!(
         another
