@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::autoscale::metric::{External, Of};
 use crate::autoscale::{Autoscale, Metric, Readings, Sample};
-use crate::health::{State, later};
+use crate::health::{State, Vital, later};
 use crate::hypervisor::{Finding, Problem};
 use crate::inventory::{Instance, Inventory};
 use crate::names::InstanceId;
@@ -63,7 +63,7 @@ struct Roster<'a> {
 }
 
 impl<'a> Roster<'a> {
-    /// Healthy instances past their warm-up that are not about to go, if there are any. One that is starting, unhealthy,
+    /// Healthy instances past their warm-up that are not about to go, if there are any; those that were and can't be asked. One that is starting, unhealthy,
     /// off or leaving its load balancer has no load that says anything of what one more would have (AWS).
     fn of(
         set: &'a ScaleSet,
@@ -78,7 +78,12 @@ impl<'a> Roster<'a> {
                 (Probe::None, _) | (_, None) => i.meta.created_at,
                 (_, Some(vital)) => vital.since,
             };
-            State::of(i, vital, &set.health) == State::Healthy && later(since, policy.warm_up) <= now
+            match State::of(i, vital, &set.health) {
+                State::Healthy => later(since, policy.warm_up) <= now,
+                // What can't be asked how it is serves on as it did: without its load the others would seem to be too many.
+                State::Unknown => vital.is_some_and(Vital::is_or_was_well),
+                _ => false,
+            }
         };
         let mut counted = Vec::new();
         for view in &inventory.hosts {

@@ -253,7 +253,14 @@ pub(super) fn passage(s: Situation<'_>, member: &Member<'_>) -> Passage {
 
 /// Whether a member is kept where its clients can't be sent elsewhere: it serves them, and the set is not on its way out.
 fn is_kept(s: Situation<'_>, member: &Member<'_>) -> bool {
-    member.state == State::Healthy && s.record.life != Life::Deleting
+    let vital = s.record.vitals.get(&member.id);
+    let may_serve = match member.state {
+        State::Healthy => true,
+        // It was well, and nobody knows otherwise.
+        State::Unknown => vital.is_some_and(Vital::is_or_was_well),
+        _ => false,
+    };
+    may_serve && s.record.life != Life::Deleting
 }
 
 /// Since when a member has been leaving: what has not been healthy has been out since then.
