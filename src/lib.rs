@@ -30,6 +30,7 @@ pub mod plan;
 pub mod probe;
 pub mod record;
 pub mod repairs;
+pub mod request;
 pub mod resolve;
 pub mod rollout;
 pub mod said;

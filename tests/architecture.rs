@@ -14,7 +14,7 @@ fn ring(module: &str) -> usize {
     match top {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
         | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" | "load_balancer"
-        | "membership" | "autoscale" | "timed" | "said" => 0,
+        | "membership" | "autoscale" | "timed" | "said" | "request" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
         | "image_file" | "download" | "metrics" | "numbers" | "scaling" => 1,

@@ -1,9 +1,12 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
-use crate::commands::{Context, apply, going};
+use crate::commands::{Context, apply, consent, going};
+use crate::converge::Consent;
 use crate::error::{Error, Exit, Result};
+use crate::inventory::Inventory;
 use crate::model::Model;
 use crate::names::StoreId;
+use crate::plan::loss::Named;
 use crate::record::{Life, Record};
 use crate::scaleset::ScaleSet;
 use crate::store::StoreError;
@@ -20,6 +23,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let store = ctx.store(Some(&set))?;
     let model = ctx.model(&set)?;
     let held = ctx.hold(&store, &set.name, &format!("create {}", set.name))?;
+    let agreed;
+    let ask = |record: &Record, seen: Option<&Inventory>| may_create(ctx, record, seen);
     let capacity = match store.get(&set.name)? {
         // Nothing was ever made of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
@@ -28,26 +33,54 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
                 former: old.former,
                 ..record(ctx, &set, model, old.store)
             };
-            store.put(&set.name, &new, Some(version))?;
-            set.capacity
-        }
-        Some((record, _)) => existing(ctx, &set, &model, &record)?,
-        None => {
-            refuse_foreign(ctx, &set, store.id()?)?;
-            let record = record(ctx, &set, model, store.id()?);
-            match store.put(&set.name, &record, None) {
-                Ok(_) | Err(StoreError::Changed(_)) => {}
-                Err(e) => return Err(e.into()),
+            agreed = ask(&new, None)?;
+            if agreed.is_some() {
+                store.put(&set.name, &new, Some(version))?;
             }
             set.capacity
         }
+        Some((record, _)) => {
+            let capacity = existing(ctx, &set, &model, &record)?;
+            agreed = ask(&record, None)?;
+            capacity
+        }
+        None => {
+            let seen = refuse_foreign(ctx, &set, store.id()?)?;
+            let record = record(ctx, &set, model, store.id()?);
+            agreed = ask(&record, Some(&seen))?;
+            if agreed.is_some() {
+                match store.put(&set.name, &record, None) {
+                    Ok(_) | Err(StoreError::Changed(_)) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            set.capacity
+        }
+    };
+    let Some(agreed) = agreed else {
+        return Ok(Exit::Converged);
     };
     let ending = ctx.converge(
         &store,
         &held,
         &ctx.operation(&set.name, "create", None, Some(capacity)),
+        agreed,
     )?;
     Ok(ctx.conclude(&set.name, "create", &ending))
+}
+
+/// Asks about what making the set, or finishing it, would delete.
+fn may_create(ctx: &Context<'_>, record: &Record, seen: Option<&Inventory>) -> Result<Option<Consent>> {
+    let head = format!("Create {}?", record.applied.name);
+    match seen.filter(|_| !ctx.global.yes) {
+        Some(seen) => consent::ask_about(
+            ctx,
+            &consent::foresee_of(ctx, record, seen),
+            &head,
+            Named::default(),
+        ),
+        None => consent::ask(ctx, record, &head, consent::going_on(record)),
+    }
 }
 
 /// A record for a set that has none.
@@ -57,11 +90,11 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
-fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<()> {
+fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
     let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
     let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
-    let Some(instance) = inventory.instances().next() else {
-        return Ok(());
+    let Some(instance) = inventory.instances().next().cloned() else {
+        return Ok(inventory);
     };
     let whose = if instance.meta.store == store {
         "this store, which has lost its record"

@@ -2,10 +2,11 @@
 
 use crate::cli::DeleteArgs;
 use crate::commands::{Context, lb};
-use crate::converge::{amend, glance};
+use crate::converge::{Consent, amend, glance};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
 use crate::names::{Label, ranges};
+use crate::plan::loss::{Disks, known_disks};
 use crate::plan::report::Verdict;
 use crate::record::{Known, Life, Record};
 use crate::serve;
@@ -58,10 +59,15 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
                 .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"));
         }
     }
-    let known = record.known.values().filter(|k| k.confirmed).count();
+    let known = || record.known.values().filter(|k| k.confirmed);
+    let disks: Disks = known().map(|k| known_disks(&record, k)).sum();
+    let among = match disks.count {
+        0 => String::new(),
+        _ => format!(", {disks} among them"),
+    };
     let question = format!(
-        "Delete the set {name} with {} and their disks?",
-        count(known, "instance")
+        "Delete the set {name} with {} and their disks{among}?",
+        count(known().count(), "instance")
     );
     if !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
@@ -75,7 +81,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         changed
     })?;
     let operation = ctx.operation(&name, "delete", Some(record.capacity), Some(0));
-    let ending = ctx.converge(&store, &held, &operation)?;
+    let ending = ctx.converge(&store, &held, &operation, Consent::Any)?;
     let gone = ending.report.verdict() == Verdict::Converged && !ending.interrupted;
     let unseen = ending
         .inventory

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod autoscale;
 pub mod check;
+pub mod consent;
 pub mod cordon;
 pub mod create;
 pub mod delete;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use crate::cli::{
     Command, Global, HostCommand, ImageCommand, LbCommand, ModelCommand, OutputFormat, StateCommand,
 };
-use crate::converge::{self, Ending, Joining};
+use crate::converge::{self, Consent, Ending, Joining};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::event::Listener;
@@ -235,9 +236,15 @@ impl Context<'_> {
         })
     }
 
-    /// Runs the loop under a lease that is held, with an entry in the history.
-    pub fn converge(&self, store: &Arc<dyn Store>, held: &Held, operation: &Operation) -> Result<Ending> {
-        self.converge_after(store, held, operation, Vec::new())
+    /// Runs the loop under a lease that is held, with an entry in the history, as far as `consent` goes.
+    pub fn converge(
+        &self,
+        store: &Arc<dyn Store>,
+        held: &Held,
+        operation: &Operation,
+        consent: Consent,
+    ) -> Result<Ending> {
+        self.converge_after(store, held, operation, Vec::new(), consent)
     }
 
     /// As [`Self::converge`], with steps before it that were asked for.
@@ -247,6 +254,7 @@ impl Context<'_> {
         held: &Held,
         operation: &Operation,
         asked: Vec<Step>,
+        consent: Consent,
     ) -> Result<Ending> {
         let number = store.begin(operation)?;
         let (world, set, lease) = (self.world, &operation.set, &held.lease);
@@ -257,7 +265,7 @@ impl Context<'_> {
             set,
             &self.listener,
             asked,
-            Joining::Awaited,
+            (Joining::Awaited, consent),
         );
         let outcome = match &ending {
             Ok(ending) => crate::ui::outcome::in_history(ending),

@@ -28,7 +28,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
             let model = ctx.model(set)?;
             let changes = record.current().model.changes(&model);
             if !keys.is_empty() || !changes.is_empty() {
-                apply::allow(set, &record, &changes, None)?;
+                apply::allow(set, &record, &changes, args.at_most)?;
                 ctx.say(format!(
                     "note: planned as if {} were applied (vmss apply)",
                     apply::named(&keys)
@@ -38,13 +38,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
                 }
             }
             let mut record = record;
-            apply::make_count(
-                &mut record,
-                set,
-                model,
-                ctx.world.clock.now(),
-                &ctx.world.env.who(),
-            );
+            apply::make_count(&mut record, set, model, &apply::request(ctx, args.at_most));
             record
         }
         (Some((record, _)), None) => record,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::autoscale::Decision;
 use crate::commands::{Context, autoscale};
-use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
+use crate::converge::{self, Consent, Ending, Joining, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
 use crate::exporter::server::{Patience, Server};
@@ -283,13 +283,17 @@ fn tick(
     if let Some(exporter) = exporter {
         exporter.looked(name, looking.elapsed());
     }
+    if let Some(e) = autoscale::unasked(&record, &inventory) {
+        return Err(e);
+    }
     let (record, _) = amend(&**store, name, |record| {
         let rules = record.applied.health.clone();
         record.absorb(&inventory) | record.heed(&inventory, &rules, began)
     })?;
     let scaled = evaluate(ctx, store, name, &record, &inventory, exporter, pace)?;
-    let (asked, joining) = (Vec::new(), Joining::Left);
-    let ending = converge::converge(ctx.world, &**store, &held.lease, name, listener, asked, joining)?;
+    // Nobody is there to be asked: what was asked for stands in the record.
+    let how = (Joining::Left, Consent::Any);
+    let ending = converge::converge(ctx.world, &**store, &held.lease, name, listener, Vec::new(), how)?;
     // The last look was before the last plan, which may have changed the record: a rollout ended, say.
     listener.looked(Sight {
         record: &ending.record,
@@ -400,6 +404,9 @@ fn scale_meanwhile(
             continue;
         }
         let inventory = look(ctx.world, &record.applied, &record);
+        if autoscale::unasked(&record, &inventory).is_some() {
+            continue;
+        }
         let now = ctx.world.clock.now();
         let evaluated = amend(&**store, name, |record| {
             let rules = record.applied.health.clone();

@@ -4,10 +4,11 @@
 //! batch; the next comes from the next observation, so a `kill -9` at any moment needs no recovery code.
 
 pub mod action;
-mod change;
+pub mod change;
 mod drain;
 mod fleet;
 pub mod forecast;
+pub mod loss;
 mod membership;
 mod moving;
 pub mod operate;
@@ -19,6 +20,8 @@ mod sweep;
 mod upgrade;
 mod wait;
 
+#[cfg(test)]
+mod limit_properties;
 #[cfg(test)]
 mod membership_tests;
 #[cfg(test)]
@@ -255,7 +258,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
             waits.append(&mut turn.waits);
         }
     }
-    fleet.finish_changes(s, &mut steps);
+    fleet.finish_changes(s, &mut steps, &mut waits);
     sweep::volumes(s, &mut steps);
     moving::settle(s, &mut steps, &mut waits);
     sort(s, &mut steps);

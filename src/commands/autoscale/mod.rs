@@ -8,9 +8,11 @@ mod status;
 use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
 use crate::commands::{Context, Target};
-use crate::converge::{amend, look};
+use crate::converge::{Consent, amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
+use crate::names::ranges;
+use crate::plan::loss::unrequested;
 use crate::plan::{Experience, Situation, plan};
 use crate::record::Record;
 use crate::scaling::{self, Evaluation};
@@ -39,9 +41,35 @@ fn no_policy(target: &Target) -> Error {
     .hint("add it and run vmss apply; vmss init shows one, vmss scale N --for 2h needs none")
 }
 
+/// Where nobody can be asked, what nobody has asked for waits: instances beyond the capacity of which the record, as it was last
+/// written, knows nothing. `record` is not to have absorbed the inventory.
+pub fn unasked(record: &Record, inventory: &Inventory) -> Option<Error> {
+    let unknown = unrequested(record, inventory);
+    if unknown.is_empty() {
+        return None;
+    }
+    let name = &record.applied.name;
+    let ids = ranges(unknown.iter().map(|id| id.0));
+    let (noun, are) = match unknown.len() {
+        1 => ("instance", "is"),
+        _ => ("instances", "are"),
+    };
+    let text = format!(
+        "{name} has a capacity of {}, and {noun} {ids} of it {are} there beyond that, of which the record does not know: nobody has \
+         asked for fewer, and nothing is done",
+        record.capacity
+    );
+    Some(Error::message(Exit::Blocked, text).hint(
+        "was the store restored from a backup? vmss scale says how many there are to be, and asks before it deletes any",
+    ))
+}
+
 /// Looks at the set, and takes in what was seen. What is known of its health counts at once.
 fn seen(ctx: &Context<'_>, target: &Target) -> Result<(Record, Inventory)> {
     let inventory = look(ctx.world, &target.record.applied, &target.record);
+    if let Some(e) = unasked(&target.record, &inventory) {
+        return Err(e);
+    }
     let now = ctx.world.clock.now();
     let (record, _) = amend(&*target.store, &target.name, |record| {
         let rules = record.applied.health.clone();
@@ -104,7 +132,8 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         (from != to).then_some(to),
     )?;
     let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    // Nobody is asked: that the capacity follows the policy and the clock is what the command is for.
+    let ending = ctx.converge(&target.store, &held, &operation, Consent::Any)?;
     if ctx.is_json() {
         let exit = unsure(ending.exit());
         let run = outcome::document(&name, "autoscale", &ending, exit);
