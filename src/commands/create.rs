@@ -1,6 +1,6 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
-use crate::commands::{Context, apply, consent, going};
+use crate::commands::{Context, apply, consent, going, unrecorded};
 use crate::converge::Consent;
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
@@ -91,33 +91,12 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
 fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
-    let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &set.name, &[store]);
-    let Some(instance) = inventory.instances().next().cloned() else {
-        return Ok(inventory);
-    };
-    let whose = if instance.meta.store == store {
-        "this store, which has lost its record"
+    let (found, inventory) = unrecorded::look_for(ctx, set, store);
+    if found.is_empty() {
+        Ok(inventory)
     } else {
-        "another store"
-    };
-    let way = if instance.meta.store == store {
-        "vmss state rebuild"
-    } else {
-        "vmss state adopt"
-    };
-    Err(Error::message(
-        Exit::Blocked,
-        format!(
-            "the hosts already have {} of a set named {}, managed from {whose} ({})",
-            crate::ui::words::count(inventory.instances().count(), "instance"),
-            set.name,
-            instance.meta.store
-        ),
-    )
-    .hint(format!(
-        "to go on with that set from here: {way}; to make another, give it another name"
-    )))
+        Err(found.error())
+    }
 }
 
 fn existing(ctx: &Context<'_>, set: &ScaleSet, model: &Model, record: &Record) -> Result<u32> {

@@ -22,6 +22,7 @@ pub mod run;
 pub mod scale;
 pub mod show;
 pub mod state;
+pub mod unrecorded;
 pub mod upgrade;
 pub mod wait;
 
@@ -170,16 +171,35 @@ impl Context<'_> {
     pub fn target(&self) -> Result<Target> {
         let (name, store, definition) = self.meant()?;
         match store.get(&name)? {
-            Some((record, version)) => Ok(Target { store, name, record, version, definition }),
-            None => Err(Error::message(
+            Some((record, version)) => Ok(Target {
+                store,
+                name,
+                record,
+                version,
+                definition,
+            }),
+            None => Err(self.no_record(&*store, &name, definition.as_ref())),
+        }
+    }
+
+    /// That the store has no record of a set: what its hosts have of it all the same, if the definition says which they are.
+    fn no_record(&self, store: &dyn Store, name: &Label, definition: Option<&ScaleSet>) -> Error {
+        let id = match store.id() {
+            Ok(id) => id,
+            Err(e) => return e.into(),
+        };
+        let sets = match names(store) {
+            Ok(sets) => sets,
+            Err(e) => return e,
+        };
+        let found = definition.map(|set| unrecorded::look_for(self, set, id).0);
+        match found {
+            Some(found) if !found.is_empty() => found.error(),
+            _ => Error::message(
                 Exit::Failed,
                 format!("there is no set {name} in the store {}", store.location()),
             )
-            .hint(format!(
-                "create it with vmss create; if its instances exist and the store was lost, vmss state rebuild \
-                 finds them; sets of this store: {}",
-                names(&*store)?
-            ))),
+            .hint(format!("create it with vmss create; sets of this store: {sets}")),
         }
     }
 

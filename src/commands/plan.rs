@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::PlanArgs;
-use crate::commands::{Context, apply, create, delete};
+use crate::commands::{Context, apply, create, delete, unrecorded};
 use crate::converge::look;
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
@@ -43,6 +43,10 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
         }
         (Some((record, _)), None) => record,
         (None, Some(set)) => {
+            let (found, _) = unrecorded::look_for(ctx, set, store.id()?);
+            if !found.is_empty() {
+                return Err(found.error());
+            }
             if args.delete {
                 return Err(Error::message(
                     Exit::Failed,

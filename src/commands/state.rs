@@ -1,5 +1,6 @@
 //! `vmss state rebuild | adopt | show`: for the day when the store is lost, or another one manages the set.
 
+use crate::commands::unrecorded::Unrecorded;
 use crate::commands::{Context, create};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
@@ -24,6 +25,18 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     let held = ctx.hold(&store, &set.name, &format!("state rebuild {}", set.name))?;
     let inventory = see_all(ctx, &set, store.id()?)?;
     let stores = stores(&inventory);
+    let found = Unrecorded::of(&set.name, store.id()?, &inventory);
+    if found.is_anothers() {
+        let question = format!(
+            "Make the record of {} again here? {}. Commands run with another store will refuse from then on.",
+            set.name,
+            capital(&found.to_string())
+        );
+        if !ctx.confirm(&question)? {
+            ctx.say("nothing was changed");
+            return Ok(Exit::Converged);
+        }
+    }
     // A store file that was lost was lost with its identity: the instances name one that nobody has any more.
     let (record, found) = remake(ctx, &set, &*store, &inventory, capacity)?;
     store.put(&set.name, &record, None)?;
@@ -42,6 +55,12 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
         }
     ));
     Ok(Exit::Converged)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// Takes over a set whose instances another store manages.
