@@ -23,6 +23,7 @@ pub struct Instances {
     instances: PerSet,
     on_host: PerSet,
     outdated: PerSet,
+    spread: PerSet,
 }
 
 impl Area for Instances {
@@ -41,6 +42,11 @@ impl Area for Instances {
             outdated: families.gauge(
                 "vmss_instances_outdated",
                 "Instances in sight that are of another revision than the current one",
+            ),
+            spread: families.gauge(
+                "vmss_spread_excess",
+                "Instances of the fullest fault domain beyond what the evenest spread over the hosts in sight would give it; \
+                 0 if placement itself would leave it so",
             ),
         }
     }
@@ -84,5 +90,6 @@ impl Area for Instances {
             .iter()
             .filter(|m| m.instance.meta.model_hash != *hash);
         self.outdated.put_one(set, count(outdated.count()));
+        self.spread.put_one(set, count(view.spread_excess));
     }
 }

@@ -16,6 +16,7 @@ pub mod placement;
 pub mod repair;
 pub mod report;
 mod scale_in;
+pub(crate) mod spread;
 mod sweep;
 mod upgrade;
 mod wait;
@@ -273,6 +274,15 @@ pub fn plan(s: Situation<'_>) -> Plan {
         .into_iter()
         .flatten()
         .min();
+    let is_at_rest = steps.is_empty() && gate.held_steps.is_empty() && s.record.life == Life::Wanted;
+    let in_batch = s
+        .record
+        .rollout
+        .as_ref()
+        .is_some_and(|r| r.is_open() && r.batch.is_some());
+    if is_at_rest && !in_batch {
+        waits.extend(spread::uneven(s, &fleet));
+    }
     if s.record.repair.asked.is_some() && steps.is_empty() && again.is_none() && mending.lost.is_empty() {
         // What could be done is done: who wants more asks again.
         let next = mending.repair.get_or_insert_with(|| s.record.repair.clone());

@@ -332,6 +332,20 @@ pub enum Wait {
         /// Why.
         error: String,
     },
+    /// The spread is less even than the hosts in sight would let it be. Nothing waits for it: nobody moves anything for that
+    /// without being asked.
+    Uneven {
+        /// Fault domains with their instances.
+        domains: Vec<(Label, usize)>,
+        /// The one with the most.
+        fullest: Label,
+        /// How many it has.
+        instances: usize,
+        /// How many it would have at the least.
+        possible: usize,
+        /// How many there are in all.
+        total: usize,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -751,6 +765,21 @@ impl fmt::Display for Wait {
                 "{balancer}, which the definition no longer has, may still know the set: {error}; the next command tries \
                  again, vmss lb sync --forget-dropped gives up"
             ),
+            Self::Uneven {
+                domains,
+                fullest,
+                instances,
+                possible,
+                total,
+            } => {
+                let domains: Vec<String> = domains.iter().map(|(d, n)| format!("{d} {n}")).collect();
+                write!(
+                    f,
+                    "the spread is uneven ({}): losing {fullest} loses {instances} of {total}, and {possible} would do; vmss \
+                     instance replace ID puts another where there are fewest",
+                    list(&domains)
+                )
+            }
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \
