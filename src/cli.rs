@@ -319,6 +319,9 @@ pub struct PlanArgs {
     /// Plan the set's deletion
     #[arg(long)]
     pub delete: bool,
+    /// Plan as if the definition were applied with this limit: live, restart, reimage or replace
+    #[arg(long, value_name = "CLASS", value_parser = class)]
+    pub at_most: Option<Disruption>,
     /// Exit with 10 if there is anything to do
     #[arg(long)]
     pub detailed_exitcode: bool,
@@ -341,7 +344,7 @@ pub struct DeleteArgs {
 /// `vmss apply`.
 #[derive(Args, Debug)]
 pub struct ApplyArgs {
-    /// Refuse a change of the model that needs more: live, restart, reimage or replace
+    /// Refuse a change that needs more: live, restart, reimage; replace lets instances be replaced, data disks and all
     #[arg(long, value_name = "CLASS", value_parser = class)]
     pub at_most: Option<Disruption>,
 }
@@ -356,7 +359,7 @@ pub struct UpgradeArgs {
     /// Stop for a look once so many instances are upgraded: a number, or a share such as 10%
     #[arg(long, value_name = "N|N%", value_parser = amount)]
     pub canary: Option<Amount>,
-    /// Refuse if the upgrade needs more: live, restart, reimage or replace
+    /// Refuse if it needs more: live, restart, reimage; replace lets instances be replaced, data disks and all
     #[arg(long, value_name = "CLASS", value_parser = class)]
     pub at_most: Option<Disruption>,
     /// What else to do with a rollout.
@@ -380,7 +383,11 @@ pub enum UpgradeCommand {
     /// Give the rollout up: instances stay at the revisions they have
     Cancel,
     /// Bring every instance back to the revision before, during a rollout or after it
-    Rollback,
+    Rollback {
+        /// Refuse if the way back needs more: live, restart, reimage or replace
+        #[arg(long, value_name = "CLASS", value_parser = class)]
+        at_most: Option<Disruption>,
+    },
 }
 
 /// `vmss model`.

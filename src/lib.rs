@@ -38,6 +38,7 @@ pub mod probe;
 pub mod ranges;
 pub mod record;
 pub mod repairs;
+pub mod request;
 pub mod resolve;
 pub mod rollout;
 pub mod said;

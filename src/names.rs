@@ -278,6 +278,13 @@ impl PoolMark {
     }
 }
 
+/// The part of an instance's volume that `name` names ("os", "seed"), whatever its tag; `None` if it is none of its.
+pub fn volume_part<'n>(set: &Label, id: InstanceId, name: &'n str) -> Option<&'n str> {
+    let rest = name.strip_prefix(&instance_name(set, id))?.strip_prefix('-')?;
+    let (_, part) = rest.split_once('-')?;
+    part.rsplit_once('.').map(|(part, _)| part)
+}
+
 /// The first `shown` items, then how many more there are: "a, b and 3 more".
 pub fn list(items: &[impl fmt::Display], shown: usize) -> String {
     let few: Vec<String> = items.iter().take(shown).map(ToString::to_string).collect();

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{InstanceId, Label};
+use crate::request::{Limits, Request};
 use crate::scaleset::{Amount, Upgrade};
 
 /// One rollout.
@@ -37,6 +38,10 @@ pub struct Rollout {
     /// Until when it holds at a checkpoint.
     #[serde(default)]
     pub hold_until: Option<Timestamp>,
+    /// What was typed that it is for, with the limits that bind it; `None` of one that was begun by an earlier version, or by
+    /// nobody in particular: then it has those of a command without any.
+    #[serde(default)]
+    pub request: Option<Request>,
 }
 
 /// Where a rollout stands.
@@ -108,7 +113,13 @@ impl Rollout {
             batches: 0,
             rested_since: None,
             hold_until: None,
+            request: None,
         }
+    }
+
+    /// How far it may go.
+    pub fn limits(&self) -> Limits {
+        self.request.as_ref().map_or_else(Limits::default, |r| r.limits)
     }
 
     /// Whether it goes on by itself.

@@ -15,7 +15,7 @@ fn ring(module: &str) -> usize {
         "definition" | "scaleset" | "model" | "record" | "inventory" | "plan" | "names" | "units"
         | "event" | "resolve" | "hosturi" | "health" | "rollout" | "repairs" | "load_balancer"
         | "membership" | "autoscale" | "timed" | "said" | "ownership" | "warrants" | "epoch" | "answer"
-        | "addresses" | "ranges" => 0,
+        | "addresses" | "ranges" | "request" => 0,
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
         | "image_file" | "download" | "metrics" | "numbers" | "scaling" | "supervise" | "trust"

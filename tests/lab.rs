@@ -812,7 +812,7 @@ fn an_upgrade_in_place_and_then_one_by_replacing_keep_to_their_budgets_as_seen_f
         "max_unavailable = 0\nmax_surge = 1\nmethod = \"replace\"",
     );
     let watch = lab.watch();
-    lab.expect(0, "apply");
+    lab.expect(0, "apply --yes");
     let (serving, most) = watch.end();
     assert!(
         serving.iter().all(|n| *n >= 6),

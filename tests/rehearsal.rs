@@ -339,7 +339,7 @@ fn a_lost_store_is_made_again_from_the_instances() {
         "{}",
         refused.stderr
     );
-    stage.expect(0, "state rebuild");
+    stage.expect(0, "state rebuild --yes");
     stage.expect(0, "scale 8");
     assert_eq!(stage.ids(), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(stage.faults(8), Vec::<String>::new());

@@ -5,6 +5,7 @@
     reason = "a test that can't go on should panic where it stands"
 )]
 
+mod asks;
 mod contract;
 mod scenario;
 
@@ -472,7 +473,7 @@ impl Rollout {
         theatre
     }
 
-    /// Kills `vmss apply` right before and right after every step in turn, until one comes to its end. `next` is what the
+    /// Kills `vmss apply --yes` right before and right after every step in turn, until one comes to its end. `next` is what the
     /// next process runs; `check` is told when the first was killed, and how the next ended.
     fn killed_at_every_step(
         &self,
@@ -493,7 +494,7 @@ impl Rollout {
                     fleet.kill_after(step);
                     Kill::After(step)
                 };
-                let first = theatre.vmss(&words("apply"));
+                let first = theatre.vmss(&words("apply --yes"));
                 let killed = fleet.is_killed();
                 fleet.revive();
                 if killed {
@@ -575,7 +576,7 @@ fn assert_finished_after_any_kill(rollout: Rollout, also: impl Fn(&[Listed], &st
     };
     rollout.killed_at_every_step(
         |kill| match kill {
-            Kill::After(_) => "apply",
+            Kill::After(_) => "apply --yes",
             Kill::Before(_) => "upgrade",
         },
         |theatre, kill, ended| as_unkilled(theatre, &format!("killed {kill:?}"), ended),
@@ -610,7 +611,7 @@ fn an_upgrade_by_replacing_killed_at_every_step_is_finished_by_the_next_run() {
 fn an_upgrade_killed_at_every_step_can_be_rolled_back() {
     for rollout in [IN_PLACE, REPLACING, DELETING_FIRST] {
         rollout.killed_at_every_step(
-            |_| "upgrade rollback",
+            |_| "upgrade rollback --yes",
             |theatre, kill, ended| {
                 let when = format!("killed {kill:?}");
                 // Nothing was noted yet: there is nothing to take back.
@@ -654,7 +655,7 @@ fn a_broken_version_killed_at_every_step_goes_back_all_the_same() {
         rollout.killed_at_every_step(
             |kill| match kill {
                 Kill::After(_) => "upgrade",
-                Kill::Before(_) => "upgrade rollback",
+                Kill::Before(_) => "upgrade rollback --yes",
             },
             |theatre, kill, ended| {
                 let wanted = match kill {

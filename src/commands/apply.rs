@@ -4,14 +4,16 @@
 use std::collections::BTreeSet;
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Context, ranges, upgrade};
+use crate::commands::{Context, consent, ranges, upgrade};
 use crate::converge::{amend, glance, look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
 use crate::names::Label;
 use crate::ownership::Twins;
+use crate::plan::loss::Named;
 use crate::record::Record;
+use crate::request::{Limits, Request, Verb};
 use crate::scaleset::{Host, Method, ScaleSet, UpgradePolicy};
 
 /// Applies the definition.
@@ -31,11 +33,13 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     let held = ctx.hold(&target.store, &set.name, &format!("apply {}", set.name))?;
     let (record, _) = amend(&*target.store, &set.name, |_| false)?;
     let inventory = look(ctx.world, &*target.store, &record.applied, &record);
-    let (record, _) = amend(&*target.store, &set.name, |record| record.absorb(&inventory))?;
+    // What was seen is written down only once it is clear that something is to be done.
+    let mut seen = record.clone();
+    seen.absorb(&inventory);
     refuse_lost_hosts(
         &record.applied,
         &set,
-        &record.known.values().map(|k| &k.host).collect(),
+        &seen.known.values().map(|k| &k.host).collect(),
         &twins::find(ctx.world, &record.applied, &inventory),
     )?;
 
@@ -57,9 +61,23 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
             record.capacity, set.capacity, set.capacity
         ));
     }
-    let (file, now, who) = (ctx.file(), ctx.world.clock.now(), ctx.world.env.who());
+    let file = ctx.file();
+    let request = request(ctx, args.at_most);
+    // What would come of it is known before anything of it is written down.
+    let mut next = seen;
+    make_count(&mut next, &set, model.clone(), &request);
+    let foreseen = consent::foresee_whole(ctx, &next, &inventory);
+    // What a rollout that was begun before still may not do keeps nobody from applying something else.
+    if next.rollout != record.rollout {
+        consent::within_limits(&set.name, &foreseen)?;
+    }
+    let head = format!("Apply the definition to {}?", set.name);
+    let Some(agreed) = consent::ask_about(ctx, &foreseen, &head, named_by(&record, request.limits))? else {
+        return Ok(Exit::Converged);
+    };
     let (record, _) = amend(&*target.store, &set.name, |record| {
-        make_count(record, &set, model.clone(), now, &who);
+        record.absorb(&inventory);
+        make_count(record, &set, model.clone(), &request);
         record.definition.clone_from(&file);
         true
     })?;
@@ -71,12 +89,31 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
         ));
     }
     let operation = ctx.operation(&set.name, "apply", Some(record.capacity), Some(record.capacity));
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    let ending = ctx.converge(&target.store, &held, &operation, agreed)?;
     Ok(upgrade::conclude(ctx, &set.name, "apply", &ending))
 }
 
+/// What `vmss apply` asks for.
+pub fn request(ctx: &Context<'_>, at_most: Option<Disruption>) -> Request {
+    Request {
+        what: Verb::Apply,
+        by: ctx.world.env.who(),
+        at: ctx.world.clock.now(),
+        limits: Limits::at_most(at_most),
+    }
+}
+
+/// What a command deletes by its own words that begins a rollout or goes on with one: those that it replaces if it says so, or
+/// if the rollout was begun before.
+pub fn named_by(record: &Record, limits: Limits) -> Named {
+    Named {
+        scale_in: false,
+        rollout: limits.allows_replacing() || record.rollout.as_ref().is_some_and(|r| r.is_active()),
+    }
+}
+
 /// Changes the record as applying the definition does.
-pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, now: jiff::Timestamp, who: &str) {
+pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, request: &Request) {
     let dropped = Dropped::of(
         (&record.applied.load_balancer, &record.applied.discovery),
         (&set.load_balancer, &set.discovery),
@@ -90,10 +127,10 @@ pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, now: jiff::
     if record.current().hash == model.hash() {
         return;
     }
-    record.adopt_model(model, now);
+    record.adopt_model(model, request.at);
     record.forget_old_models();
     if set.upgrade.policy != UpgradePolicy::Manual && record.known.values().any(|k| k.confirmed) {
-        upgrade::begin(record, before, set.upgrade.clone(), who, now);
+        upgrade::begin(record, before, set.upgrade.clone(), request.clone());
     }
 }
 

@@ -1,9 +1,10 @@
 //! `vmss host cordon | drain | uncordon`: a host that is to be worked on gets no new instances, and gives up those it has.
 
-use crate::commands::{Context, Target};
+use crate::commands::{Context, Target, consent};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
+use crate::plan::loss::{Disks, known_disks};
 use crate::record::Cordon;
 use crate::ui::words::{count, ranges};
 
@@ -25,14 +26,18 @@ fn with_host(ctx: &Context<'_>, host: &Label) -> Result<Target> {
     )
 }
 
-/// Asks for it: one compare-and-swap on the record. Returns whether anything changed.
-fn request(ctx: &Context<'_>, target: &Target, host: &Label, drain: bool, migrate: bool) -> Result<()> {
-    let cordon = Cordon {
+fn ordered(ctx: &Context<'_>, drain: bool, migrate: bool) -> Cordon {
+    Cordon {
         by: ctx.world.env.who(),
         at: ctx.world.clock.now(),
         drain,
         migrate,
-    };
+    }
+}
+
+/// Asks for it: one compare-and-swap on the record. Returns whether anything changed.
+fn request(ctx: &Context<'_>, target: &Target, host: &Label, drain: bool, migrate: bool) -> Result<()> {
+    let cordon = ordered(ctx, drain, migrate);
     amend(&*target.store, &target.name, |record| {
         let old = record.cordons.get(host);
         // A host that is being drained stays so when it is cordoned; how it is drained may change.
@@ -76,12 +81,13 @@ pub fn uncordon(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
 pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
     let target = with_host(ctx, host)?;
     let name = target.name.clone();
-    let there = target
-        .record
-        .known
-        .values()
-        .filter(|k| k.confirmed && &k.host == host)
-        .count();
+    let on_host = || (target.record.known.values()).filter(|k| k.confirmed && &k.host == host);
+    let there = on_host().count();
+    let disks: Disks = on_host().map(|k| known_disks(&target.record, k)).sum();
+    let among = match disks.count {
+        0 => String::new(),
+        _ => format!(", {disks} among them"),
+    };
     let (are, their) = if there == 1 {
         ("is", "its")
     } else {
@@ -89,9 +95,9 @@ pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
     };
     let what = match migrate {
         true => format!(
-            "{are} moved to other hosts without stopping; what is off is replaced, and deleted with its disks"
+            "{are} moved to other hosts without stopping; what is off is replaced, and deleted with its disks{among}"
         ),
-        false => format!("{are} replaced on other hosts, and deleted with {their} disks"),
+        false => format!("{are} replaced on other hosts, and deleted with {their} disks{among}"),
     };
     let question = format!(
         "Drain host {host} of {name}? {} there {what}.",
@@ -101,11 +107,18 @@ pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
         ctx.say("nothing was changed");
         return Ok(Exit::Converged);
     }
+    // What else would go is not what the command says.
+    let mut next = target.record.clone();
+    next.cordons.insert(host.clone(), ordered(ctx, true, migrate));
+    let head = format!("Drain host {host} of {name}?");
+    let Some(agreed) = consent::ask(ctx, &*target.store, &next, &head, consent::going_on(&next))? else {
+        return Ok(Exit::Converged);
+    };
     request(ctx, &target, host, true, migrate)?;
     let held = ctx.hold(&target.store, &name, &format!("host drain {host}"))?;
     let capacity = Some(target.record.capacity);
     let operation = ctx.operation(&name, &format!("host drain {host}"), capacity, capacity);
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    let ending = ctx.converge(&target.store, &held, &operation, agreed)?;
     let left: Vec<u64> = (ending.record.known.iter())
         .filter(|(_, k)| k.confirmed && &k.host == host)
         .map(|(id, _)| id.0)

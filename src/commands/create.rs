@@ -1,17 +1,15 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-
-use crate::commands::{Context, apply, going, ranges};
-use crate::converge::twins;
+use crate::commands::{Context, apply, consent, going, ranges, unrecorded};
+use crate::converge::{Consent, twins};
 use crate::error::{Error, Exit, Result};
-use crate::hypervisor::Watch;
+use crate::inventory::Inventory;
 use crate::model::Model;
 use crate::names::StoreId;
+use crate::plan::loss::Named;
 use crate::record::{Life, Record};
 use crate::scaleset::ScaleSet;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Creates the set, or finishes creating it.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
@@ -29,6 +27,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     ranges::check(ctx, &*store, &set, known.as_ref())?;
     let model = ctx.model(&set)?;
     let held = ctx.hold(&store, &set.name, &format!("create {}", set.name))?;
+    let agreed;
+    let ask = |record: &Record, seen: Option<&Inventory>| may_create(ctx, &*store, record, seen);
     let capacity = match store.get(&set.name)? {
         // Nothing was ever made of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
@@ -37,33 +37,59 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
                 former: old.former,
                 ..record(ctx, &set, model, old.store)
             };
-            store.put(&set.name, &new, Some(version))?;
-            set.capacity
-        }
-        Some((record, _)) => existing(ctx, &set, &model, &record)?,
-        None => {
-            refuse_foreign(ctx, &set, store.id()?)?;
-            let record = record(ctx, &set, model, store.id()?);
-            match store.put(&set.name, &record, None) {
-                Ok(version) => {
-                    // Another may have been created meanwhile: of two that see each other nobody has made anything yet.
-                    if let Err(e) = ranges::check(ctx, &*store, &set, None) {
-                        store.remove(&set.name, version)?;
-                        return Err(e);
-                    }
-                }
-                Err(StoreError::Changed(_)) => {}
-                Err(e) => return Err(e.into()),
+            agreed = ask(&new, None)?;
+            if agreed.is_some() {
+                store.put(&set.name, &new, Some(version))?;
             }
             set.capacity
         }
+        Some((record, _)) => {
+            let capacity = existing(ctx, &set, &model, &record)?;
+            agreed = ask(&record, None)?;
+            capacity
+        }
+        None => {
+            let seen = refuse_foreign(ctx, &set, store.id()?)?;
+            let record = record(ctx, &set, model, store.id()?);
+            agreed = ask(&record, Some(&seen))?;
+            if agreed.is_some() {
+                match store.put(&set.name, &record, None) {
+                    Ok(_) | Err(StoreError::Changed(_)) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            set.capacity
+        }
+    };
+    let Some(agreed) = agreed else {
+        return Ok(Exit::Converged);
     };
     let ending = ctx.converge(
         &store,
         &held,
         &ctx.operation(&set.name, "create", None, Some(capacity)),
+        agreed,
     )?;
     Ok(ctx.conclude(&set.name, "create", &ending))
+}
+
+/// Asks about what making the set, or finishing it, would delete.
+fn may_create(
+    ctx: &Context<'_>,
+    store: &dyn Store,
+    record: &Record,
+    seen: Option<&Inventory>,
+) -> Result<Option<Consent>> {
+    let head = format!("Create {}?", record.applied.name);
+    match seen.filter(|_| !ctx.global.yes) {
+        Some(seen) => consent::ask_about(
+            ctx,
+            &consent::foresee_of(ctx, record, seen),
+            &head,
+            Named::default(),
+        ),
+        None => consent::ask(ctx, store, record, &head, consent::going_on(record)),
+    }
 }
 
 /// A record for a set that has none.
@@ -73,39 +99,14 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
-fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<()> {
-    let hosts: Vec<_> = set.hosts().map(|(_, h)| h.clone()).collect();
-    let watch = Arc::new(Watch {
-        set: set.name.clone(),
-        stores: vec![store],
-        uuids: HashSet::new(),
-    });
-    let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
-    let Some(instance) = inventory.instances().next() else {
-        return twins::refuse(ctx.world, set, &inventory);
-    };
-    let whose = if instance.meta.store == store {
-        "this store, which has lost its record"
+fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
+    let (found, inventory) = unrecorded::look_for(ctx, set, store);
+    if found.is_empty() {
+        twins::refuse(ctx.world, set, &inventory)?;
+        Ok(inventory)
     } else {
-        "another store"
-    };
-    let way = if instance.meta.store == store {
-        "vmss state rebuild"
-    } else {
-        "vmss state adopt"
-    };
-    Err(Error::message(
-        Exit::Blocked,
-        format!(
-            "the hosts already have {} of a set named {}, managed from {whose} ({})",
-            crate::ui::words::count(inventory.instances().count(), "instance"),
-            set.name,
-            instance.meta.store
-        ),
-    )
-    .hint(format!(
-        "to go on with that set from here: {way}; to make another, give it another name"
-    )))
+        Err(found.error())
+    }
 }
 
 fn existing(ctx: &Context<'_>, set: &ScaleSet, model: &Model, record: &Record) -> Result<u32> {

@@ -1,15 +1,19 @@
 //! `vmss delete`: everything of the set, then its record.
 
 use crate::cli::DeleteArgs;
-use crate::commands::{Context, lb};
-use crate::converge::{amend, glance, marks};
+use crate::commands::{Context, lb, unrecorded};
+use crate::converge::{Consent, Ending, amend, glance, marks};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
 use crate::names::{Label, ranges};
+use crate::plan::loss::{Disks, known_disks};
 use crate::plan::report::Verdict;
 use crate::record::{Known, Life, Record};
+use crate::scaleset::ScaleSet;
 use crate::serve;
-use crate::ui::words::count;
+use crate::store::Store;
+use crate::ui::outcome::document;
+use crate::ui::words::{count, list};
 
 /// "instances 3-4 are protected", if any is: those that are seen, and those that were when they last were.
 pub fn protected(record: &Record, inventory: &Inventory) -> Option<String> {
@@ -40,14 +44,9 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         abandon_unseen,
         include_protected,
     } = *args;
-    let (name, store, _) = ctx.meant()?;
+    let (name, store, definition) = ctx.meant()?;
     let Some((record, _)) = store.get(&name)? else {
-        // Deleting what is gone is fine: a CI job's clean-up must not fail because it runs twice.
-        ctx.say(format!(
-            "{name}: there is no such set in the store {}",
-            store.location()
-        ));
-        return Ok(Exit::Converged);
+        return absent(ctx, &name, &*store, definition.as_ref());
     };
     // What has begun to be deleted is half gone: there is nothing left to protect.
     if record.life == Life::Wanted && !include_protected {
@@ -58,10 +57,15 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
                 .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"));
         }
     }
-    let known = record.known.values().filter(|k| k.confirmed).count();
+    let known = || record.known.values().filter(|k| k.confirmed);
+    let disks: Disks = known().map(|k| known_disks(&record, k)).sum();
+    let among = match disks.count {
+        0 => String::new(),
+        _ => format!(", {disks} among them"),
+    };
     let question = format!(
-        "Delete the set {name} with {} and their disks?",
-        count(known, "instance")
+        "Delete the set {name} with {} and their disks{among}?",
+        count(known().count(), "instance")
     );
     if !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
@@ -75,7 +79,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         changed
     })?;
     let operation = ctx.operation(&name, "delete", Some(record.capacity), Some(0));
-    let ending = ctx.converge(&store, &held, &operation)?;
+    let ending = ctx.converge(&store, &held, &operation, Consent::Any)?;
     let gone = ending.report.verdict() == Verdict::Converged && !ending.interrupted;
     let unseen = ending
         .inventory
@@ -92,13 +96,10 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         store.remove(&name, version)?;
         marks::take(ctx.world, &*store, &record)?;
         if abandoned && unseen > 0 {
-            ctx.say(format!(
-                "note: the set is forgotten though {} could not be seen; instances that come back there are found \
-                 by vmss state rebuild",
-                count(unseen, "host")
-            ));
+            told_of_abandoned(ctx, &name, &ending);
+        } else {
+            crate::ui::outcome::tell(ctx, &name, "delete", &ending, Exit::Converged);
         }
-        crate::ui::outcome::tell(ctx, &name, "delete", &ending, ending.exit());
         return Ok(Exit::Converged);
     }
     let exit = ctx.conclude(&name, "delete", &ending);
@@ -112,6 +113,63 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         return Ok(Exit::Unreachable);
     }
     Ok(exit)
+}
+
+/// Says what was given up: that is what was asked for, and so no failure.
+fn told_of_abandoned(ctx: &Context<'_>, name: &Label, ending: &Ending) {
+    if ctx.is_json() {
+        ctx.json(&document(name, "delete", ending, Exit::Converged));
+        return;
+    }
+    let hidden = ending.inventory.hosts.iter().filter(|h| h.seen().is_none());
+    let hosts: Vec<&Label> = hidden.map(|h| &h.name).collect();
+    let left = match ending.report.unseen {
+        0 => String::new(),
+        n => format!(
+            "; {} there {} left as they are",
+            count(n, "instance"),
+            if n == 1 { "is" } else { "are" }
+        ),
+    };
+    ctx.say(format!(
+        "{} {name}: deleted and forgotten, {} given up, which could not be seen{left}",
+        ctx.style.good("ok"),
+        list(&hosts, 8)
+    ));
+    ctx.say(format!(
+        "{} what comes back there is nobody's: vmss delete with this definition says what there is",
+        ctx.style.warn("note:")
+    ));
+}
+
+/// Of a set that the store has no record of: deleting what is gone is fine, a CI job's clean-up must not fail because it runs
+/// twice. What is not gone is told.
+fn absent(ctx: &Context<'_>, name: &Label, store: &dyn Store, definition: Option<&ScaleSet>) -> Result<Exit> {
+    let id = store.id()?;
+    let found = definition.map(|set| unrecorded::look_for(ctx, set, id).0);
+    if let Some(found) = found {
+        if !found.is_empty() {
+            return Err(
+                Error::message(Exit::Blocked, format!("{found}; nothing was deleted"))
+                    .hint(format!("{}; then vmss delete", found.way_out())),
+            );
+        }
+        if !found.unseen().is_empty() {
+            let text = format!(
+                "there is no set {name} in the store {}, and whether its hosts have instances of it can't be told: {} could not be \
+                 seen",
+                store.location(),
+                list(found.unseen(), 8)
+            );
+            return Err(Error::message(Exit::Unreachable, text)
+                .hint("vmss check tells what is wrong with the host; vmss delete again when it is back"));
+        }
+    }
+    ctx.say(format!(
+        "{name}: there is no such set in the store {}",
+        store.location()
+    ));
+    Ok(Exit::Converged)
 }
 
 /// Leaves nothing of the set in its load balancers and discovery files. The exit code if that did not go, and must.

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod autoscale;
 pub mod check;
+pub mod consent;
 pub mod cordon;
 pub mod create;
 pub mod delete;
@@ -23,6 +24,7 @@ pub mod scale;
 pub mod show;
 pub mod state;
 mod tell;
+pub mod unrecorded;
 pub mod upgrade;
 pub mod wait;
 
@@ -32,7 +34,7 @@ use std::sync::Arc;
 use crate::cli::{
     Command, Global, HostCommand, ImageCommand, LbCommand, ModelCommand, OutputFormat, StateCommand,
 };
-use crate::converge::{self, Ending, Joining};
+use crate::converge::{self, Consent, Ending, Joining};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::event::Listener;
@@ -178,16 +180,35 @@ impl Context<'_> {
     pub fn target(&self) -> Result<Target> {
         let (name, store, definition) = self.meant()?;
         match store.get(&name)? {
-            Some((record, version)) => Ok(Target { store, name, record, version, definition }),
-            None => Err(Error::message(
+            Some((record, version)) => Ok(Target {
+                store,
+                name,
+                record,
+                version,
+                definition,
+            }),
+            None => Err(self.no_record(&*store, &name, definition.as_ref())),
+        }
+    }
+
+    /// That the store has no record of a set: what its hosts have of it all the same, if the definition says which they are.
+    fn no_record(&self, store: &dyn Store, name: &Label, definition: Option<&ScaleSet>) -> Error {
+        let id = match store.id() {
+            Ok(id) => id,
+            Err(e) => return e.into(),
+        };
+        let sets = match names(store) {
+            Ok(sets) => sets,
+            Err(e) => return e,
+        };
+        let found = definition.map(|set| unrecorded::look_for(self, set, id).0);
+        match found {
+            Some(found) if !found.is_empty() => found.error(),
+            _ => Error::message(
                 Exit::Failed,
                 format!("there is no set {name} in the store {}", store.location()),
             )
-            .hint(format!(
-                "create it with vmss create; if its instances exist and the store was lost, vmss state rebuild \
-                 finds them; sets of this store: {}",
-                names(&*store)?
-            ))),
+            .hint(format!("create it with vmss create; sets of this store: {sets}")),
         }
     }
 
@@ -255,9 +276,15 @@ impl Context<'_> {
         })
     }
 
-    /// Runs the loop under a lease that is held, with an entry in the history.
-    pub fn converge(&self, store: &Arc<dyn Store>, held: &Held, operation: &Operation) -> Result<Ending> {
-        self.converge_after(store, held, operation, Vec::new())
+    /// Runs the loop under a lease that is held, with an entry in the history, as far as `consent` goes.
+    pub fn converge(
+        &self,
+        store: &Arc<dyn Store>,
+        held: &Held,
+        operation: &Operation,
+        consent: Consent,
+    ) -> Result<Ending> {
+        self.converge_after(store, held, operation, Vec::new(), consent)
     }
 
     /// As [`Self::converge`], with steps before it that were asked for.
@@ -267,6 +294,7 @@ impl Context<'_> {
         held: &Held,
         operation: &Operation,
         asked: Vec<Step>,
+        consent: Consent,
     ) -> Result<Ending> {
         let number = store.begin(operation)?;
         let (world, set, lease) = (self.world, &operation.set, &held.lease);
@@ -277,7 +305,7 @@ impl Context<'_> {
             set,
             &self.listener,
             asked,
-            Joining::Awaited,
+            (Joining::Awaited, consent),
         );
         let outcome = match &ending {
             Ok(ending) => crate::ui::outcome::in_history(ending),

@@ -5,7 +5,11 @@ use serde::Serialize;
 use crate::commands::Context;
 use crate::error::{Error, Exit, Result};
 use crate::model::{Change, Disruption, Model};
+use crate::plan::change::{Because, Need, need};
+use crate::plan::loss::{Disks, known_disks};
 use crate::record::{Record, Revision};
+use crate::request::Limits;
+use crate::scaleset::{ScaleSet, Upgrade};
 use crate::ui::table::Table;
 use crate::ui::words::{ago, count};
 
@@ -123,6 +127,11 @@ struct Difference<'a> {
     from: Option<u32>,
     to: Option<u32>,
     needs: Disruption,
+    because: Because,
+    /// Data disks of instances that it replaces.
+    data_disks: Disks,
+    /// Whether they may be deleted by it, without anybody typing so.
+    data_disks_may_go: bool,
     changes: &'a [Change],
 }
 
@@ -147,12 +156,23 @@ pub fn diff(ctx: &Context<'_>, from: Option<u32>, to: Option<u32>) -> Result<Exi
         },
     };
     let changes = first.model.changes(&second.1);
-    let needs = first.model.disruption(&second.1);
+    let rules = rules(
+        record,
+        to.is_none().then_some(target.definition.as_ref()).flatten(),
+    );
+    let needs = need_of(&first.model, &second.1, rules);
+    let disks = disks_lost(record, from, first.number, &second.1, rules);
+    let may_go = needs
+        .beyond(Limits::default(), rules, !disks.is_empty())
+        .is_none();
     if ctx.is_json() {
         ctx.json(&Difference {
             from: Some(first.number),
             to: second.0,
-            needs,
+            needs: needs.class,
+            because: needs.because,
+            data_disks: disks,
+            data_disks_may_go: may_go,
             changes: &changes,
         });
         return Ok(Exit::Converged);
@@ -176,11 +196,55 @@ pub fn diff(ctx: &Context<'_>, from: Option<u32>, to: Option<u32>) -> Result<Exi
     }
     ctx.table(&table);
     ctx.print(format!(
-        "revision {} -> {other}: {}, at most {needs}",
+        "revision {} -> {other}: {}, at most {}{}",
         first.number,
-        count(changes.len(), "change")
+        count(changes.len(), "change"),
+        needs.class,
+        match needs.because {
+            Because::Method => " (upgrade.method)",
+            Because::NoneToSpare => " (upgrade.max_unavailable = 0)",
+            Because::Change | Because::Unknown | Because::NoRoom => "",
+        }
     ));
+    if !disks.is_empty() {
+        ctx.print(match may_go {
+            true => format!("! {disks} will be deleted"),
+            false => format!(
+                "! {disks} would be deleted: that takes upgrade.method = \"replace\" or --at-most replace"
+            ),
+        });
+    }
     Ok(Exit::Converged)
+}
+
+/// The rules by which a change is brought about: those of the definition that it is in, or those that were applied.
+fn rules<'a>(record: &'a Record, definition: Option<&'a ScaleSet>) -> &'a Upgrade {
+    &definition.unwrap_or(&record.applied).upgrade
+}
+
+/// What a change needs: nothing where nothing differs, whatever the rules say of changes.
+fn need_of(from: &Model, to: &Model, rules: &Upgrade) -> Need {
+    if from.hash() == to.hash() {
+        let (class, because) = (Disruption::None, Because::Change);
+        return Need { class, because };
+    }
+    need(Some(from), to, rules)
+}
+
+/// The data disks of instances that would be replaced on the way to `to`: of those of revision `first`, or of every instance if
+/// no revision was named.
+fn disks_lost(record: &Record, named: Option<u32>, first: u32, to: &Model, rules: &Upgrade) -> Disks {
+    let is_meant = |number: u32| named.is_none() || number == first;
+    (record.known.values().filter(|k| k.confirmed))
+        .filter(|k| {
+            let revision = k
+                .revision
+                .filter(|n| is_meant(*n))
+                .and_then(|n| record.revision(n));
+            revision.is_some_and(|r| need_of(&r.model, to, rules).class == Disruption::Replace)
+        })
+        .map(|k| known_disks(record, k))
+        .sum()
 }
 
 fn find(record: &Record, number: u32) -> Result<&Revision> {

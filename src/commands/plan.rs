@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::PlanArgs;
-use crate::commands::{Context, apply, create, delete, ranges};
+use crate::commands::{Context, apply, create, delete, ranges, unrecorded};
 use crate::converge::{look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
@@ -32,7 +32,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
             let model = ctx.model(set)?;
             let changes = record.current().model.changes(&model);
             if !keys.is_empty() || !changes.is_empty() {
-                apply::allow(set, &record, &changes, None)?;
+                apply::allow(set, &record, &changes, args.at_most)?;
                 ctx.say(format!(
                     "note: planned as if {} were applied (vmss apply)",
                     apply::named(&keys)
@@ -42,17 +42,15 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
                 }
             }
             let mut record = record;
-            apply::make_count(
-                &mut record,
-                set,
-                model,
-                ctx.world.clock.now(),
-                &ctx.world.env.who(),
-            );
+            apply::make_count(&mut record, set, model, &apply::request(ctx, args.at_most));
             record
         }
         (Some((record, _)), None) => record,
         (None, Some(set)) => {
+            let (found, _) = unrecorded::look_for(ctx, set, store.id()?);
+            if !found.is_empty() {
+                return Err(found.error());
+            }
             if args.delete {
                 return Err(Error::message(
                     Exit::Failed,

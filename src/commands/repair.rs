@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::commands::Context;
+use crate::commands::{Context, consent};
 use crate::converge::{Ending, amend};
 use crate::error::{Exit, Result};
 use crate::lease::lease_key;
 use crate::names::ranges;
 use crate::plan::repair::WHY;
 use crate::plan::report::Wait;
+use crate::record::Record;
 use crate::repairs::Asked;
 
 /// Repairs once what is due; every rule of `[repair]` holds but `enabled`.
@@ -20,7 +21,7 @@ pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
         by: ctx.world.env.who(),
         at: ctx.world.clock.now(),
     };
-    let (before, _) = amend(&*target.store, &name, |record| {
+    let ask_for = |record: &mut Record| {
         record.repair.asked = Some(asked.clone());
         if resume {
             // Whoever says so has mended what stood in the way: nothing needs to be slow about it any more.
@@ -30,7 +31,15 @@ pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
             record.repair.starts.clear();
         }
         true
-    })?;
+    };
+    let mut next = target.record.clone();
+    ask_for(&mut next);
+    // That a repair puts others in the place of broken ones is what [repair] action says.
+    let named = consent::going_on(&next);
+    let Some(agreed) = consent::ask(ctx, &*target.store, &next, &format!("Repair {name}?"), named)? else {
+        return Ok(Exit::Converged);
+    };
+    let (before, _) = amend(&*target.store, &name, ask_for)?;
     let verb = if resume { "repair --resume" } else { "repair" };
     let held = match ctx.hold(&target.store, &name, &format!("{verb} {name}")) {
         Ok(held) => held,
@@ -46,6 +55,7 @@ pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
         &target.store,
         &held,
         &ctx.operation(&name, verb, capacity, capacity),
+        agreed,
     );
     if ending.as_ref().map_or(true, |e| e.interrupted) {
         // Who is gone does not want some later command to go on with it. The run's own error is the one to tell.

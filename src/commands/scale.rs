@@ -3,8 +3,8 @@
 use crate::cli::{Change, ScaleArgs};
 use std::time::Duration;
 
-use crate::commands::Context;
 use crate::commands::delete::are_protected;
+use crate::commands::{Context, consent};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::health::later;
@@ -73,24 +73,15 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
     if (wanted as usize) < protected.len() {
         return Err(too_few(&name, wanted, &protected));
     }
-    if wanted
-        < target
-            .record
-            .known
-            .values()
-            .filter(|k| k.confirmed)
-            .count()
-            .try_into()
-            .unwrap_or(u32::MAX)
-    {
-        let question = format!(
-            "Scale {name} from {now} to {wanted}? Instances are shut down and deleted with their disks."
-        );
-        if !ctx.confirm(&question)? {
-            ctx.say("nothing was changed");
-            return Ok(Exit::Converged);
-        }
-    }
+    let mut next = target.record.clone();
+    next.capacity = wanted;
+    let head = match wanted.cmp(&now) {
+        std::cmp::Ordering::Equal => format!("Bring {name} to its capacity of {wanted}?"),
+        _ => format!("Scale {name} from {now} to {wanted}?"),
+    };
+    let Some(agreed) = consent::ask(ctx, &*target.store, &next, &head, consent::going_on(&next))? else {
+        return Ok(Exit::Converged);
+    };
     let verb = format!("scale {name} to {wanted}");
     let now_at = ctx.world.clock.now();
     // Asking needs no lease: whoever is acting on the set reads the record before every batch and carries it out. A
@@ -141,6 +132,7 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
         &target.store,
         &held,
         &ctx.operation(&name, "scale", Some(from), Some(to)),
+        agreed,
     )?;
     Ok(ctx.conclude(&name, "scale", &ending))
 }

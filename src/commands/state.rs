@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::commands::unrecorded::Unrecorded;
 use crate::commands::{Context, create};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
@@ -28,6 +29,18 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     let held = ctx.hold(&store, &set.name, &format!("state rebuild {}", set.name))?;
     let inventory = see_all(ctx, &set, store.id()?)?;
     let stores = stores(&inventory);
+    let found = Unrecorded::of(&set.name, store.id()?, &inventory);
+    if found.is_anothers() {
+        let question = format!(
+            "Make the record of {} again here? {}. Commands run with another store will refuse from then on.",
+            set.name,
+            capital(&found.to_string())
+        );
+        if !ctx.confirm(&question)? {
+            ctx.say("nothing was changed");
+            return Ok(Exit::Converged);
+        }
+    }
     // A store file that was lost was lost with its identity: the instances name one that nobody has any more.
     let (record, found) = remake(ctx, &set, &*store, &inventory, capacity)?;
     store.put(&set.name, &record, None)?;
@@ -46,6 +59,12 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
         }
     ));
     Ok(Exit::Converged)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// Takes over a set whose instances another store manages.

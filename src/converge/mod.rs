@@ -17,12 +17,13 @@ use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
 use crate::execute::{End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage, Watch};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Phase};
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label};
+use crate::names::{InstanceId, Label, ranges};
 use crate::observe::observe;
 use crate::ownership::{Twins, sort_out};
 use crate::plan::action::{Action, Step};
+use crate::plan::loss::Losses;
 use crate::plan::report::{Report, Wait};
 use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
 use crate::record::Record;
@@ -177,6 +178,64 @@ fn look_once(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Reco
     inventory
 }
 
+/// Observes all hosts as a run's first look does: its instances are asked how they are where the plan depends on it.
+pub fn observe_for(world: &World, store: &dyn Store, record: &Record) -> Inventory {
+    let set = &record.applied;
+    // Asking takes a time-out for each guest that is still booting.
+    if depends_on_health(record) {
+        look(world, store, set, record)
+    } else {
+        glance(world, store, set, record)
+    }
+}
+
+/// What a run may delete to bring the set to its capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Whatever the record wants: `--yes`, or nobody is there to be asked.
+    Any,
+    /// As many as are too many of these, which the operator was told of; of others only what was asked for meanwhile, which
+    /// whoever asked for it has agreed to.
+    To(BTreeSet<InstanceId>),
+}
+
+impl Consent {
+    /// Refuses `steps` that delete down to the capacity when there are instances that nobody was told of: a host that came into
+    /// sight meanwhile may have brought them. What the run makes itself is added to those that are known.
+    fn check(&mut self, steps: &[Step], record: &Record, inventory: &Inventory) -> Result<()> {
+        let Self::To(told) = self else {
+            return Ok(());
+        };
+        let mut losses = Losses::default();
+        losses.note(steps, record, inventory);
+        let going = losses.scaled_in();
+        let untold: Vec<u64> = (inventory.instances())
+            .filter(|i| {
+                i.meta.store == record.store && matches!(i.meta.phase, Phase::Ready | Phase::Changing)
+            })
+            .filter(|i| !told.contains(&i.id))
+            .map(|i| i.id.0)
+            .collect();
+        if going > 0 && !untold.is_empty() {
+            let text = format!(
+                "instances {} were not there when it was asked what may go: {going} would be deleted now to come down to the \
+                 capacity of {}, and were not",
+                ranges(untold),
+                record.capacity
+            );
+            return Err(Error::message(Exit::Blocked, text)
+                .hint("run the command again: it says what would go, and asks"));
+        }
+        told.extend(
+            steps
+                .iter()
+                .filter_map(|s| s.action.created())
+                .map(|spec| spec.id),
+        );
+        Ok(())
+    }
+}
+
 /// Whether a run waits for instances that are starting, until they take clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joining {
@@ -195,7 +254,7 @@ pub fn converge(
     set: &Label,
     listener: &Arc<dyn Listener>,
     asked: Vec<Step>,
-    joining: Joining,
+    (joining, mut consent): (Joining, Consent),
 ) -> Result<Ending> {
     let mut run = Run {
         world,
@@ -229,12 +288,7 @@ pub fn converge(
         let made = std::mem::take(&mut run.made);
         let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
         let scale_set = record.applied.clone();
-        // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
-        let mut inventory = if depends_on_health(&record) {
-            look(world, store, &scale_set, &record)
-        } else {
-            glance(world, store, &scale_set, &record)
-        };
+        let mut inventory = observe_for(world, store, &record);
         if !std::mem::replace(&mut run.has_looked, true) {
             run.twins = twins::find(world, &scale_set, &inventory);
         }
@@ -319,6 +373,7 @@ pub fn converge(
                 "look whether something on the hosts undoes what vmss does, then run the command again",
             ));
         }
+        consent.check(&plan.steps, &record, &inventory)?;
         run.carry_out(&record, &plan.steps);
     }
 }

@@ -25,6 +25,7 @@ pub struct Instances {
     on_host: PerSet,
     outdated: PerSet,
     refused: PerSet,
+    spread: PerSet,
 }
 
 impl Area for Instances {
@@ -48,6 +49,11 @@ impl Area for Instances {
                 "vmss_addresses_refused",
                 "Addresses that instances claim and are not reached at, since they are somebody else's or none that could be \
                  reached",
+            ),
+            spread: families.gauge(
+                "vmss_spread_excess",
+                "Instances of the fullest fault domain beyond what the evenest spread over the hosts in sight would give it; \
+                 0 if placement itself would leave it so",
             ),
         }
     }
@@ -94,5 +100,6 @@ impl Area for Instances {
 
         let choice = addresses::of_set(&record.applied, record, view.inventory);
         self.refused.put_one(set, count(choice.refused().count()));
+        self.spread.put_one(set, count(view.spread_excess));
     }
 }

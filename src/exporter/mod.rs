@@ -31,7 +31,7 @@ use crate::event::{Event, Listener, Sight};
 use crate::hypervisor::meter::Hears;
 use crate::inventory::Inventory;
 use crate::names::Label;
-use crate::plan::{Experience, Fleet, Situation};
+use crate::plan::{Experience, Fleet, Situation, spread};
 use crate::record::Record;
 use family::{Families, Labels};
 pub use run::Tick;
@@ -42,6 +42,8 @@ pub struct View<'a> {
     record: &'a Record,
     inventory: &'a Inventory,
     fleet: Fleet<'a>,
+    /// See [`spread::excess`].
+    spread_excess: usize,
     now: Timestamp,
 }
 
@@ -101,19 +103,22 @@ impl Exporter {
     pub fn take(&self, sight: Sight<'_>) {
         let experience = Experience::default();
         let set = &sight.record.applied;
+        let situation = Situation {
+            set,
+            record: sight.record,
+            inventory: sight.inventory,
+            experience: &experience,
+            now: sight.now,
+            // Of what is there nothing is made.
+            drawn: uuid::Uuid::nil(),
+        };
+        let fleet = Fleet::of(situation);
         let view = View {
             set: &set.name,
             record: sight.record,
             inventory: sight.inventory,
-            fleet: Fleet::of(Situation {
-                set,
-                record: sight.record,
-                inventory: sight.inventory,
-                experience: &experience,
-                now: sight.now,
-                // Of what is there nothing is made.
-                drawn: uuid::Uuid::nil(),
-            }),
+            spread_excess: spread::excess(situation, &fleet),
+            fleet,
             now: sight.now,
         };
         self.instances.take(&view);

@@ -223,7 +223,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// A change that was cut short goes on to where its own note says, unless a step concerns the instance already.
-    pub fn finish_changes(&self, s: Situation<'_>, steps: &mut Vec<Step>) {
+    pub fn finish_changes(&self, s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
         let half = self
             .members
             .iter()
@@ -238,6 +238,13 @@ impl<'a> Fleet<'a> {
                 .revision(meta.revision)
                 .filter(|r| r.hash == meta.model_hash);
             let target = noted.unwrap_or_else(|| s.record.current());
+            if noted.is_none() && change::loses_disks(s.record, member.instance, &target.model) {
+                waits.push(Wait::KeepsDisks {
+                    instances: vec![member.id],
+                    revision: target.number,
+                });
+                continue;
+            }
             let why = "its change did not end".into();
             let how = meta.rework.unwrap_or(Rework::Reimage);
             change::rework(s, member, target, how, why, steps);

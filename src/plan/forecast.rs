@@ -11,6 +11,7 @@ use crate::membership::{BalancerSeen, Sight};
 use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, InstanceRef, InstanceSpec, Step};
+use crate::plan::loss::Losses;
 use crate::plan::report::Report;
 use crate::plan::{Plan, Situation, plan};
 use crate::record::Record;
@@ -22,6 +23,8 @@ pub struct Forecast {
     pub batches: Vec<Vec<Step>>,
     /// How the set will stand, and what it will wait on.
     pub end: Report,
+    /// What will be gone for good.
+    pub losses: Losses,
 }
 
 /// More batches than any plan of this house makes, beside those of a rollout: reaching it means that planning runs in a
@@ -44,6 +47,7 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
     }
     let mut now = s.now;
     let mut batches = Vec::new();
+    let mut losses = Losses::default();
     let mut looks = 0;
     let most = MOST_BATCHES + 4 * record.capacity as usize;
     loop {
@@ -69,13 +73,18 @@ pub fn forecast(s: Situation<'_>) -> Forecast {
         record.write_off(&lost, now);
         record.note_leaving(&leaving, now);
         if steps.is_empty() && (!waits || looks == MOST_LOOKS) || batches.len() == most {
-            return Forecast { batches, end: report };
+            return Forecast {
+                batches,
+                end: report,
+                losses,
+            };
         }
         if steps.is_empty() {
             looks += 1;
             now = again.unwrap_or(now).max(now);
         } else {
             looks = 0;
+            losses.note(&steps, &record, &inventory);
             record.reserve(&steps, s.drawn, now);
             obey(&mut inventory, &steps, |revision| {
                 record.revision(revision).map(|r| &r.model)

@@ -4,10 +4,11 @@
 //! batch; the next comes from the next observation, so a `kill -9` at any moment needs no recovery code.
 
 pub mod action;
-mod change;
+pub mod change;
 mod drain;
 mod fleet;
 pub mod forecast;
+pub mod loss;
 mod membership;
 mod moving;
 mod odd;
@@ -17,10 +18,13 @@ pub mod repair;
 pub mod report;
 mod scale_in;
 mod sight;
+pub(crate) mod spread;
 mod sweep;
 mod upgrade;
 mod wait;
 
+#[cfg(test)]
+mod limit_properties;
 #[cfg(test)]
 mod membership_tests;
 #[cfg(test)]
@@ -265,7 +269,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
             waits.append(&mut turn.waits);
         }
     }
-    fleet.finish_changes(s, &mut steps);
+    fleet.finish_changes(s, &mut steps, &mut waits);
     fleet.renote(s, &mut steps);
     sweep::volumes(s, &mut steps, &mut waits);
     moving::settle(s, &mut steps, &mut waits);
@@ -286,6 +290,15 @@ pub fn plan(s: Situation<'_>) -> Plan {
         .into_iter()
         .flatten()
         .min();
+    let is_at_rest = steps.is_empty() && gate.held_steps.is_empty() && s.record.life == Life::Wanted;
+    let in_batch = s
+        .record
+        .rollout
+        .as_ref()
+        .is_some_and(|r| r.is_open() && r.batch.is_some());
+    if is_at_rest && !in_batch {
+        waits.extend(spread::uneven(s, &fleet));
+    }
     if s.record.repair.asked.is_some() && steps.is_empty() && again.is_none() && mending.lost.is_empty() {
         // What could be done is done: who wants more asks again.
         let next = mending.repair.get_or_insert_with(|| s.record.repair.clone());

@@ -12,9 +12,9 @@ use crate::inventory::{Phase, Power, Protection, Rework};
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
-use crate::plan::change::{class_of, rework};
+use crate::plan::change::{needs, rework};
 use crate::plan::{Fleet, Member, Situation, reference};
-use crate::scaleset::Method;
+use crate::scaleset::Upgrade;
 
 /// What is done to instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -249,7 +249,9 @@ fn allow<'f, 'a>(
         return Err(Why::Changing);
     }
     let current = s.record.current();
-    if operation == Operation::Reimage && class_of(s, member, current, Method::Auto) == Disruption::Replace {
+    if operation == Operation::Reimage
+        && needs(s, member, current, &Upgrade::default()).class == Disruption::Replace
+    {
         return Err(Why::NeedsReplacing {
             revision: current.number,
         });

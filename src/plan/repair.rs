@@ -398,10 +398,17 @@ impl<'a> Stage<'_, 'a> {
             let until = later(since, rules.grace_period);
             let tries = self.next.tries.get(&member.id).copied();
             let backoff = tries.map(|t| t.next_repair(rules.grace_period));
+            let own = self.own_revision(member.instance.meta.revision);
+            let is_reimaged = rules.action == RepairAction::Reimage;
             if member.instance.meta.protection == Protection::All {
                 protected.push(ailing);
             } else if self.is_unheard(member.id) {
                 unheard.push(ailing);
+            } else if is_reimaged && change::loses_disks(self.s.record, member.instance, &own.model) {
+                self.turn.waits.push(Wait::KeepsDisks {
+                    instances: vec![member.id],
+                    revision: own.number,
+                });
             } else if self.vital(member.id).is_some_and(Vital::is_wavering) {
                 unsure.push(ailing);
             } else if let Some(wait) = self.failed_now(member) {

@@ -1034,7 +1034,9 @@ proptest! {
         prop_assert!(show.present() == wanted || excused, "{} of {wanted}: {waits:?}", show.present());
         if show.healthy() == wanted && show.present() == wanted {
             prop_assert!(last.steps.is_empty() && last.repair.is_none() && last.lost.is_empty(), "{:?}", last.steps);
-            prop_assert!(waits.iter().all(|w| matches!(w, Wait::RepairSuspended { .. })), "{waits:?}");
+            // Where the instances of a random set are is nothing that waits.
+            let is_told = |w: &Wait| matches!(w, Wait::RepairSuspended { .. } | Wait::Uneven { .. });
+            prop_assert!(waits.iter().all(is_told), "{waits:?}");
         }
         prop_assert!(show.record().written_off.is_empty(), "what was given up is gone once its host is back");
     }

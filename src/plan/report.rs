@@ -140,7 +140,7 @@ impl Report {
         } else if has(|w| matches!(w, Wait::BalancerUnseen { .. })) {
             // Whom it sends clients to, nobody can tell.
             Verdict::Unseen
-        } else if has(|w| matches!(w, Wait::NotTakenAway { .. })) {
+        } else if has(|w| matches!(w, Wait::NotTakenAway { .. } | Wait::BeyondLimits { .. })) {
             Verdict::Blocked
         } else if met {
             // A host out of sight without known instances takes nothing from a capacity that was seen to be met.

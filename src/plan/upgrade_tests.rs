@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::action::Action;
 use super::forecast::obey;
 use super::report::Wait;
-use super::testing::{DRAWN, Scene, at, label, model};
+use super::testing::{DRAWN, Scene, at, label};
 use super::{Experience, Plan, Situation, plan};
 use crate::health::State;
 use crate::inventory::{Answer, Phase, Power, Protection, Rework};
@@ -48,7 +48,22 @@ fn probed(upgrade: Upgrade) -> impl Fn(&mut Scene) {
 impl Show {
     /// `instances` healthy ones of revision 1 on each domain's only host; revision 2 is current and a rollout begins.
     pub fn new(instances: &[u64], upgrade: Upgrade, change: impl Fn(&mut Model)) -> Self {
+        Self::of(instances, upgrade, |_| (), change)
+    }
+
+    /// As [`Self::new`], where revision 1 is made so first, and revision 2 of it.
+    pub fn of(
+        instances: &[u64],
+        upgrade: Upgrade,
+        first: impl Fn(&mut Model),
+        change: impl Fn(&mut Model),
+    ) -> Self {
         let mut scene = Scene::new(&vec![1; instances.len()]);
+        let revision = &mut scene.record.models[0];
+        first(&mut revision.model);
+        revision.hash = revision.model.hash();
+        let mut second = revision.model.clone();
+        change(&mut second);
         probed(upgrade.clone())(&mut scene);
         let mut id = 0;
         for (domain, n) in instances.iter().enumerate() {
@@ -58,8 +73,6 @@ impl Show {
             }
         }
         scene.record.capacity = u32::try_from(id).unwrap();
-        let mut second = model();
-        change(&mut second);
         let mut show = Self {
             fewest_healthy: usize::MAX,
             most_present: 0,

@@ -7,8 +7,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::addresses::Refused;
+use crate::model::Disruption;
 use crate::names::{InstanceId, Label, StoreId};
 use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger, Twins};
+use crate::plan::change::{Because, Limit};
+use crate::plan::loss::Disks;
 use crate::plan::report::Ailing;
 
 /// An address that an instance claims and is not reached at.
@@ -159,6 +162,21 @@ pub enum Wait {
         /// Until when they are waited for; `None`: they are left as they are.
         until: Option<Timestamp>,
     },
+    /// Outdated instances need more than what was asked for allows: they stay as they are.
+    BeyondLimits {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Where they are.
+        hosts: Vec<Label>,
+        /// What they need.
+        needs: Disruption,
+        /// Why no less would do.
+        because: Because,
+        /// What forbids it.
+        limit: Limit,
+        /// The data disks that they have together.
+        data_disks: Disks,
+    },
     /// Instances on a host that is being drained are protected from everything, or stopped: they stay.
     Undrainable {
         /// Which.
@@ -266,6 +284,13 @@ pub enum Wait {
     RepairProtected {
         /// Which.
         instances: Vec<Ailing>,
+    },
+    /// Instances would be made anew of a revision that lacks data disks they have: they are left as they are.
+    KeepsDisks {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// The revision.
+        revision: u32,
     },
     /// A host is out of sight, but not for long enough to be given up.
     HostLost {
@@ -378,6 +403,20 @@ pub enum Wait {
         /// Their names.
         volumes: Vec<String>,
     },
+    /// The spread is less even than the hosts in sight would let it be. Nothing waits for it: nobody moves anything for that
+    /// without being asked.
+    Uneven {
+        /// Fault domains with their instances.
+        domains: Vec<(Label, usize)>,
+        /// The one with the most.
+        fullest: Label,
+        /// How many it has.
+        instances: usize,
+        /// How many it would have at the least.
+        possible: usize,
+        /// How many there are in all.
+        total: usize,
+    },
     /// An instance is paused.
     Paused {
         /// Which.
@@ -408,6 +447,49 @@ const fn instances_noun(instances: &[InstanceId]) -> &'static str {
         "instance"
     } else {
         "instances"
+    }
+}
+
+/// "no room on kvm1 for instance 3: needs replace, which --at-most restart forbids".
+fn beyond(
+    f: &mut fmt::Formatter<'_>,
+    (instances, hosts): (&[InstanceId], &[Label]),
+    needs: Disruption,
+    because: Because,
+    limit: Limit,
+    data_disks: Disks,
+) -> fmt::Result {
+    let ids = crate::names::ranges(instances.iter().map(|id| id.0));
+    let who = format!("{} {ids}", instances_noun(instances));
+    let (need, they) = match instances.len() {
+        1 => ("needs", "it"),
+        _ => ("need", "they"),
+    };
+    match because {
+        Because::NoRoom => write!(f, "no room on {} for {who}: {need} {needs}", list(hosts))?,
+        Because::Change => write!(f, "{who} {need} {needs}")?,
+        Because::Method => write!(f, "{who} {need} {needs} by upgrade.method")?,
+        Because::NoneToSpare => write!(
+            f,
+            "{who} {need} {needs}, for max_unavailable = 0 lets none be missing"
+        )?,
+        Because::Unknown => write!(
+            f,
+            "{who} {need} {needs}, for the record does not know what {they} {} made of",
+            if instances.len() == 1 { "is" } else { "are" }
+        )?,
+    }
+    match limit {
+        Limit::AtMost(most) => write!(f, ", which --at-most {most} forbids"),
+        Limit::Own => write!(
+            f,
+            ", which the change itself does not: make room, or allow it with vmss upgrade --at-most replace"
+        ),
+        Limit::Method => write!(f, ", and upgrade.method = \"reimage\" keeps the instances"),
+        Limit::DataDisks => write!(
+            f,
+            ", which deletes {data_disks}: that takes upgrade.method = \"replace\" or --at-most replace"
+        ),
     }
 }
 
@@ -588,6 +670,14 @@ impl fmt::Display for Wait {
                     None => write!(f, "left alone"),
                 }
             }
+            Self::BeyondLimits {
+                instances,
+                hosts,
+                needs,
+                because,
+                limit,
+                data_disks,
+            } => beyond(f, (instances, hosts), *needs, *because, *limit, *data_disks),
             Self::Undrainable { instances } => write!(
                 f,
                 "instances {} are on a host that is being drained and are protected or stopped: they stay",
@@ -708,6 +798,22 @@ impl fmt::Display for Wait {
             Self::RepairProtected { instances } => {
                 write!(f, "protected, and so not repaired: {}", list(instances))
             }
+            Self::KeepsDisks { instances, revision } => write!(
+                f,
+                "{} {} not made anew: the record does not know what {} made of, and revision {revision} lacks data disks that {}; \
+                 vmss instance replace gives them up",
+                match instances.as_slice() {
+                    [one] => format!("instance {one}"),
+                    several => format!("instances {}", list(several)),
+                },
+                if instances.len() == 1 { "is" } else { "are" },
+                if instances.len() == 1 { "it is" } else { "they are" },
+                if instances.len() == 1 {
+                    "it has"
+                } else {
+                    "they have"
+                },
+            ),
             Self::HostLost {
                 host,
                 until,
@@ -811,6 +917,21 @@ impl fmt::Display for Wait {
                 "{balancer}, which the definition no longer has, may still know the set: {error}; the next command tries \
                  again, vmss lb sync --forget-dropped gives up"
             ),
+            Self::Uneven {
+                domains,
+                fullest,
+                instances,
+                possible,
+                total,
+            } => {
+                let domains: Vec<String> = domains.iter().map(|(d, n)| format!("{d} {n}")).collect();
+                write!(
+                    f,
+                    "the spread is uneven ({}): losing {fullest} loses {instances} of {total}, and {possible} would do; vmss \
+                     instance replace ID puts another where there are fewest",
+                    list(&domains)
+                )
+            }
             Self::Paused { instance, host } => write!(
                 f,
                 "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \

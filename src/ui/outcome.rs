@@ -176,6 +176,9 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
         Verdict::Blocked if has(|w| matches!(w, Wait::Protected { .. })) => {
             "vmss instance unprotect takes a protection back, vmss scale sets a capacity that keeps them"
         }
+        Verdict::Blocked if has(|w| matches!(w, Wait::BeyondLimits { .. })) => {
+            "vmss upgrade goes on when there is room; vmss upgrade --at-most replace allows to replace them, vmss upgrade rollback goes back"
+        }
         Verdict::Blocked => "add hosts or free room, then vmss scale +0; vmss host list shows the room",
         Verdict::Unseen if !deleting && has(|w| matches!(w, Wait::BalancerUnseen { .. })) => {
             "vmss check tells what is wrong with it; vmss lb sync when it is back"

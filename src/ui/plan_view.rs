@@ -66,6 +66,10 @@ pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Foreca
             balancer.drain.as_secs_f64()
         ));
     }
+    let disks = forecast.losses.data_disks();
+    if !disks.is_empty() {
+        ctx.print(format!("! {disks} will be deleted"));
+    }
     for wait in &end.waits {
         ctx.print(format!("! {wait}"));
     }

@@ -181,7 +181,7 @@ fn clients_notice_nothing_of_scaling_upgrades_repair_and_reloads() {
         "max_unavailable = 1",
         "max_unavailable = 0\nmax_surge = 1\nmethod = \"replace\"",
     );
-    lab.expect(0, "apply");
+    lab.expect(0, "apply --yes");
     lab.assert_level(3, "replaced");
     phase("rolling replace with surge", None);
 

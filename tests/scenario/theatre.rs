@@ -197,6 +197,8 @@ pub struct Theatre {
     store: String,
     more: String,
     numbers: Arc<Told>,
+    /// What the operator answers to a question; `None`: there is no terminal to ask on.
+    pub answer: Option<bool>,
 }
 
 impl Theatre {
@@ -217,6 +219,7 @@ impl Theatre {
             numbers: Arc::default(),
             store: "state.db".into(),
             more: String::new(),
+            answer: None,
         }
     }
 
@@ -284,9 +287,9 @@ impl Theatre {
                 state: self.folder.path().join(&self.store),
                 cache: self.folder.path().join("cache"),
                 file: None,
-                stdin_is_terminal: false,
+                stdin_is_terminal: self.answer.is_some(),
                 stdout_is_terminal: false,
-                stderr_is_terminal: false,
+                stderr_is_terminal: self.answer.is_some(),
                 width: None,
                 zone: jiff::tz::TimeZone::UTC,
                 no_color: true,
@@ -297,7 +300,13 @@ impl Theatre {
                 },
             },
             notify: Box::new(|_| ()),
-            ask: Box::new(|_| false),
+            ask: {
+                let (answer, stderr) = (self.answer.unwrap_or(false), Output::new(stderr.clone()));
+                Box::new(move |question| {
+                    stderr.line(format!("asked: {question}"));
+                    answer
+                })
+            },
             keyboard: Box::new(|| Err(std::io::Error::other("a scenario has no terminal"))),
             // Says what it would become.
             become_program: Box::new(|program, args| {
@@ -378,6 +387,14 @@ impl Theatre {
                     words => Err(words.join(" ")),
                 };
                 self.numbers.0.lock().unwrap().insert(name.clone(), told);
+                return (0, String::new(), String::new());
+            }
+            // Somebody makes a backup of a store.
+            Some((verb, [from, to])) if verb == "backup" => {
+                let path = |name: &String| self.folder.path().join(name);
+                let store = rusqlite::Connection::open(path(from)).unwrap();
+                let to = path(to).display().to_string();
+                store.execute("VACUUM INTO ?1", [to]).unwrap();
                 return (0, String::new(), String::new());
             }
             Some((verb, [name])) if verb == "store" => {

@@ -8,7 +8,7 @@ mod status;
 use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
 use crate::commands::{Context, Target};
-use crate::converge::{amend, look};
+use crate::converge::{Consent, amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::plan::{Experience, Situation, plan};
@@ -105,7 +105,8 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         (from != to).then_some(to),
     )?;
     let operation = ctx.operation(&name, "autoscale", Some(from), Some(to));
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    // Nobody is asked: that the capacity follows the policy and the clock is what the command is for.
+    let ending = ctx.converge(&target.store, &held, &operation, Consent::Any)?;
     if ctx.is_json() {
         let exit = unsure(ending.exit());
         let run = outcome::document(&name, "autoscale", &ending, exit);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::select::{look_for, select};
 use crate::cli::Selection;
-use crate::commands::Context;
+use crate::commands::{Context, consent};
 use crate::converge::{amend, look};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
@@ -38,6 +38,13 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
         return Ok(Exit::Converged);
     }
 
+    // What else would go is not what the command says.
+    let next = condemning(target.record.clone(), &orders, operation);
+    let head = format!("Go on with {name}, to {} instances?", operation.verb());
+    let Some(agreed) = consent::ask(ctx, &*target.store, &next, &head, consent::going_on(&next))? else {
+        return Ok(Exit::Converged);
+    };
+
     let verb = format!(
         "instance {} {}",
         operation.verb(),
@@ -57,16 +64,22 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
     let mut from = record.capacity;
     let (record, _) = amend(&*target.store, &name, |record| {
         from = record.capacity;
-        record.condemned.extend(&orders.condemned);
-        if operation == Operation::Delete {
-            let fewer = u32::try_from(orders.condemned.len()).unwrap_or(u32::MAX);
-            record.capacity = record.capacity.saturating_sub(fewer);
-        }
+        *record = condemning(record.clone(), &orders, operation);
         !orders.condemned.is_empty()
     })?;
     let entry = ctx.operation(&name, &verb, Some(from), Some(record.capacity));
-    let ending = ctx.converge_after(&target.store, &held, &entry, orders.steps)?;
+    let ending = ctx.converge_after(&target.store, &held, &entry, orders.steps, agreed)?;
     Ok(ctx.conclude(&name, &verb, &ending))
+}
+
+/// The record with what `operation` deletes noted in it.
+fn condemning(mut record: Record, orders: &Orders, operation: Operation) -> Record {
+    record.condemned.extend(&orders.condemned);
+    if operation == Operation::Delete {
+        let fewer = u32::try_from(orders.condemned.len()).unwrap_or(u32::MAX);
+        record.capacity = record.capacity.saturating_sub(fewer);
+    }
+    record
 }
 
 fn mention(ctx: &Context<'_>, name: &Label, orders: &Orders) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::pace::Pace;
 use super::{HEED, Pulses, note};
 use crate::commands::Context;
-use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
+use crate::converge::{self, Consent, Ending, Joining, amend, look, wait_for_change};
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
 use crate::exporter::{Exporter, Measured, Tick};
@@ -225,7 +225,8 @@ impl<'c> Tending<'c> {
             record.absorb(&inventory) | record.heed(&inventory, &rules, began)
         })?;
         let scaled = self.evaluate(&record, &inventory)?;
-        let (asked, joining) = (Vec::new(), Joining::Left);
+        // Nobody is there to be asked: what was asked for stands in the record.
+        let (asked, joining) = (Vec::new(), (Joining::Left, Consent::Any));
         let ending = converge::converge(ctx.world, &***store, &held.lease, name, listener, asked, joining)?;
         // The last look was before the last plan, which may have changed the record: a rollout ended, say.
         listener.looked(Sight {

@@ -3,16 +3,17 @@
 
 mod status;
 
-use jiff::Timestamp;
-
 pub use status::in_words;
 
 use crate::cli::{UpgradeArgs, UpgradeCommand};
-use crate::commands::{Context, Target, apply};
-use crate::converge::{Ending, amend};
+use crate::commands::{Context, Target, apply, consent};
+use crate::converge::{Consent, Ending, amend, observe_for};
 use crate::error::{Error, Exit, Result};
+use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
+use crate::plan::loss::Named;
 use crate::record::Record;
+use crate::request::{Limits, Request, Verb};
 use crate::rollout::{Rollout, RolloutState};
 use crate::scaleset::{Upgrade, UpgradePolicy};
 use crate::store::Store;
@@ -25,15 +26,17 @@ pub fn run(ctx: &Context<'_>, args: &UpgradeArgs) -> Result<Exit> {
         Some(UpgradeCommand::Pause) => pause(ctx),
         Some(UpgradeCommand::Resume) => resume(ctx),
         Some(UpgradeCommand::Cancel) => cancel(ctx),
-        Some(UpgradeCommand::Rollback) => rollback(ctx),
+        Some(UpgradeCommand::Rollback { at_most }) => rollback(ctx, *at_most),
     }
 }
 
-/// Notes in the record that a rollout to the current revision begins.
-pub fn begin(record: &mut Record, from: u32, rules: Upgrade, who: &str, now: Timestamp) {
+/// Notes in the record that a rollout to the current revision begins, and what was asked for with it.
+pub fn begin(record: &mut Record, from: u32, rules: Upgrade, request: Request) {
     let number = record.rollout.as_ref().map_or(0, |r| r.number) + 1;
     let target = record.current().number;
-    record.rollout = Some(Rollout::new(number, (from, target), rules, who.to_owned(), now));
+    let mut rollout = Rollout::new(number, (from, target), rules, request.by.clone(), request.at);
+    rollout.request = Some(request);
+    record.rollout = Some(rollout);
 }
 
 /// Begins a rollout, or goes on with the one there is.
@@ -42,74 +45,81 @@ fn upgrade(ctx: &Context<'_>, args: &UpgradeArgs) -> Result<Exit> {
     ctx.mention_drift(&target);
     let name = target.name.clone();
     let only = ids(args)?;
-    let (now, who) = (ctx.world.clock.now(), ctx.world.env.who());
+    let request = asked(ctx, Verb::Upgrade, args.at_most);
+    // What would come of it is known before anything of it is written down.
+    let mut next = target.record.clone();
+    let is_new = start(&mut next, args, only.as_ref(), &request)?;
+    let foreseen = consent::foresee_whole(ctx, &next, &observe_for(ctx.world, &*target.store, &next));
+    if is_new {
+        consent::within_limits(&name, &foreseen)?;
+    }
+    let head = format!("Upgrade {name} to revision {}?", next.current().number);
+    let named = apply::named_by(&target.record, request.limits);
+    let Some(agreed) = consent::ask_about(ctx, &foreseen, &head, named)? else {
+        return Ok(Exit::Converged);
+    };
     let mut refused = None;
-    let mut began = false;
     amend(&*target.store, &name, |record| {
-        refused = None;
-        let open = record.rollout.as_ref().filter(|r| r.is_open());
-        if let Some(rollout) = open {
-            let asks = only.is_some() || args.canary.is_some();
-            refused = match &rollout.state {
-                RolloutState::Paused { by } => Some(format!(
-                    "the rollout to revision {} is paused by {by}",
-                    rollout.target
-                )),
-                RolloutState::Stopped { reason } => Some(format!(
-                    "the rollout to revision {} has stopped: {reason}",
-                    rollout.target
-                )),
-                _ if asks => Some(format!(
-                    "a rollout to revision {} is under way already",
-                    rollout.target
-                )),
-                _ => None,
-            };
-            return false;
-        }
-        let from = outdated_from(record);
-        let mut rules = record.applied.upgrade.clone();
-        if rules.policy == UpgradePolicy::Manual {
-            rules.policy = UpgradePolicy::Rolling;
-        }
-        begin(record, from, rules, &who, now);
-        if let Some(rollout) = &mut record.rollout {
-            (rollout.only, rollout.canary) = (only.clone(), args.canary);
-        }
-        began = true;
-        true
+        let started = start(record, args, only.as_ref(), &request);
+        let is_started = matches!(started, Ok(true));
+        refused = started.err();
+        is_started
     })?;
-    if let Some(text) = refused {
-        return Err(Error::message(Exit::Blocked, text)
-            .hint("vmss upgrade status tells more; then resume, rollback or cancel it"));
+    if let Some(e) = refused {
+        return Err(e);
     }
-    if began {
-        let at_most = args.at_most;
-        check_class(ctx, &target, at_most)?;
-    }
-    drive(ctx, &target, "upgrade")
+    drive(ctx, &target, "upgrade", agreed)
 }
 
-/// `--at-most`: what the outdated instances need may not be more.
-fn check_class(ctx: &Context<'_>, target: &Target, at_most: Option<crate::model::Disruption>) -> Result<()> {
-    let Some(limit) = at_most else { return Ok(()) };
-    let (record, _) = amend(&*target.store, &target.name, |_| false)?;
-    let current = &record.current().model;
-    let needed = (record.known.values())
-        .filter_map(|k| record.revision(k.revision?))
-        .flat_map(|r| r.model.changes(current))
-        .max_by_key(|c| c.class);
-    match needed.filter(|c| c.class > limit) {
-        None => Ok(()),
-        Some(change) => {
-            let who = ctx.world.env.who();
-            amend(&*target.store, &target.name, |record| give_up(record, &who))?;
-            Err(Error::message(
-                Exit::Blocked,
-                format!("{}, and --at-most {limit} forbids that", apply::sentence(&change)),
-            ))
-        }
+/// What a command of `vmss upgrade` asks for.
+fn asked(ctx: &Context<'_>, what: Verb, at_most: Option<Disruption>) -> Request {
+    Request {
+        what,
+        by: ctx.world.env.who(),
+        at: ctx.world.clock.now(),
+        limits: Limits::at_most(at_most),
     }
+}
+
+/// Begins a rollout in the record, or goes on with the one there is, from now on with the limits that are asked for, if any are.
+/// Returns whether that changes the record.
+fn start(
+    record: &mut Record,
+    args: &UpgradeArgs,
+    only: Option<&Vec<InstanceId>>,
+    request: &Request,
+) -> Result<bool> {
+    if let Some(rollout) = record.rollout.as_mut().filter(|r| r.is_open()) {
+        let asks = only.is_some() || args.canary.is_some();
+        let refused = match &rollout.state {
+            RolloutState::Paused { by } => {
+                format!("the rollout to revision {} is paused by {by}", rollout.target)
+            }
+            RolloutState::Stopped { reason } => {
+                format!("the rollout to revision {} has stopped: {reason}", rollout.target)
+            }
+            _ if asks => format!("a rollout to revision {} is under way already", rollout.target),
+            _ => {
+                let is_other = request.limits.at_most.is_some() && request.limits != rollout.limits();
+                if is_other {
+                    rollout.request = Some(request.clone());
+                }
+                return Ok(is_other);
+            }
+        };
+        return Err(Error::message(Exit::Blocked, refused)
+            .hint("vmss upgrade status tells more; then resume, rollback or cancel it"));
+    }
+    let from = outdated_from(record);
+    let mut rules = record.applied.upgrade.clone();
+    if rules.policy == UpgradePolicy::Manual {
+        rules.policy = UpgradePolicy::Rolling;
+    }
+    begin(record, from, rules, request.clone());
+    if let Some(rollout) = &mut record.rollout {
+        (rollout.only, rollout.canary) = (only.cloned(), args.canary);
+    }
+    Ok(true)
 }
 
 /// The revision that most of the outdated instances have: what a rollback would go back to.
@@ -140,11 +150,11 @@ fn ids(args: &UpgradeArgs) -> Result<Option<Vec<InstanceId>>> {
 }
 
 /// Runs the loop, which takes the rollout along.
-fn drive(ctx: &Context<'_>, target: &Target, verb: &str) -> Result<Exit> {
+fn drive(ctx: &Context<'_>, target: &Target, verb: &str, agreed: Consent) -> Result<Exit> {
     let held = ctx.hold(&target.store, &target.name, &format!("{verb} {}", target.name))?;
     let capacity = target.record.capacity;
     let operation = ctx.operation(&target.name, verb, Some(capacity), Some(capacity));
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    let ending = ctx.converge(&target.store, &held, &operation, agreed)?;
     Ok(conclude(ctx, &target.name, verb, &ending))
 }
 
@@ -205,7 +215,7 @@ fn pause(ctx: &Context<'_>) -> Result<Exit> {
 fn resume(ctx: &Context<'_>) -> Result<Exit> {
     let target = ctx.wanted()?;
     let now = ctx.world.clock.now();
-    request(&*target.store, &target.name, |record| {
+    let go_on = |record: &mut Record| {
         let rollout = record.rollout.as_mut().filter(|r| r.is_open()).ok_or(NONE)?;
         if rollout.is_active() {
             return Ok(());
@@ -217,8 +227,29 @@ fn resume(ctx: &Context<'_>) -> Result<Exit> {
         }
         (rollout.rested_since, rollout.hold_until) = (None, None);
         Ok(())
-    })?;
-    drive(ctx, &target, "upgrade resume")
+    };
+    let next = foretold(&target, go_on)?;
+    // Those that it replaces were agreed to when it began.
+    let named = Named {
+        rollout: true,
+        ..Named::default()
+    };
+    let head = format!("Go on with the rollout of {}?", target.name);
+    let Some(agreed) = consent::ask(ctx, &*target.store, &next, &head, named)? else {
+        return Ok(Exit::Converged);
+    };
+    request(&*target.store, &target.name, go_on)?;
+    drive(ctx, &target, "upgrade resume", agreed)
+}
+
+/// The record as `change` makes it, not written down.
+fn foretold(
+    target: &Target,
+    change: impl FnOnce(&mut Record) -> std::result::Result<(), String>,
+) -> Result<Record> {
+    let mut next = target.record.clone();
+    change(&mut next).map_err(|text| Error::message(Exit::Blocked, text))?;
+    Ok(next)
 }
 
 fn give_up(record: &mut Record, by: &str) -> bool {
@@ -248,10 +279,10 @@ fn cancel(ctx: &Context<'_>) -> Result<Exit> {
 }
 
 /// Back to where the last rollout came from, during it and after it.
-fn rollback(ctx: &Context<'_>) -> Result<Exit> {
+fn rollback(ctx: &Context<'_>, at_most: Option<Disruption>) -> Result<Exit> {
     let target = ctx.wanted()?;
-    let by = ctx.world.env.who();
-    let record = request(&*target.store, &target.name, |record| {
+    let asked = asked(ctx, Verb::Rollback, at_most);
+    let turn_back = |record: &mut Record| {
         let from = record
             .rollout
             .as_ref()
@@ -262,12 +293,31 @@ fn rollback(ctx: &Context<'_>) -> Result<Exit> {
         }
         let rollout = record.rollout.as_mut().ok_or(NONE)?;
         if matches!(rollout.state, RolloutState::RollingBack { .. }) {
+            if at_most.is_some() {
+                rollout.request = Some(asked.clone());
+            }
             return Ok(());
         }
-        rollout.turn_back(format!("asked for by {by}"));
+        rollout.turn_back(format!("asked for by {}", asked.by));
+        rollout.request = Some(asked.clone());
         record.current = Some(from);
         Ok(())
-    })?;
+    };
+    // What would come of it is known before anything of it is written down: the way back may take more than the way there.
+    let next = foretold(&target, turn_back)?;
+    let foreseen = consent::foresee_whole(ctx, &next, &observe_for(ctx.world, &*target.store, &next));
+    if next != target.record {
+        consent::within_limits(&target.name, &foreseen)?;
+    }
+    let head = format!("Roll {} back to revision {}?", target.name, next.current().number);
+    let named = Named {
+        rollout: asked.limits.allows_replacing(),
+        ..Named::default()
+    };
+    let Some(agreed) = consent::ask_about(ctx, &foreseen, &head, named)? else {
+        return Ok(Exit::Converged);
+    };
+    let record = request(&*target.store, &target.name, turn_back)?;
     let back = record.current().number;
     ctx.say(format!("{}: rolling back to revision {back}", target.name));
     let held = ctx.hold(
@@ -281,7 +331,7 @@ fn rollback(ctx: &Context<'_>) -> Result<Exit> {
         Some(record.capacity),
         Some(record.capacity),
     );
-    let ending = ctx.converge(&target.store, &held, &operation)?;
+    let ending = ctx.converge(&target.store, &held, &operation, agreed)?;
     // To go back is what was asked for: having gone back is no failure.
     let stopped = matches!(
         ending.record.rollout.as_ref().map(|r| &r.state),

@@ -7,9 +7,11 @@ use crate::health::{State, later};
 use crate::inventory::{Phase, Rework};
 use crate::model::Disruption;
 use crate::names::{InstanceId, instance_name};
-use crate::plan::change::{class_of, rework};
+use crate::plan::action::Step;
+use crate::plan::change::{Because, Limit, Need, rework};
+use crate::plan::forecast::obey;
 use crate::plan::report::{Ailing, Wait};
-use crate::plan::{Member, placement};
+use crate::plan::{Member, Situation, placement};
 use crate::rollout::{Batch, RolloutState};
 use crate::scaleset::UpgradePolicy;
 use crate::warrants::Cause;
@@ -20,11 +22,15 @@ impl<'a> Stage<'_, 'a> {
         let Some(mut batch) = self.rollout.batch.clone() else {
             return true;
         };
-        // Protected, stopped, or moved to another fault domain since the batch began, during a pause: what was begun with it
-        // is ended, no more.
+        // Protected, stopped, or moved to another fault domain since the batch began, during a pause, or in need of more than
+        // is allowed: what was begun with it is ended, no more.
         let is_of_batch = |m: &Member<'_>| {
             let name = &self.s.set.fault_domains[m.domain].name;
-            self.is_willing(m) && batch.fault_domain.as_ref().is_none_or(|of| of == name)
+            let is_in_domain = batch.fault_domain.as_ref().is_none_or(|of| of == name);
+            // One in whose place another was made already stays of the batch, or the one too many would be taken back by
+            // deleting the older one: the very thing that is not allowed.
+            let is_allowed = self.forbidden(&batch, m).is_none() || !batch.fresh.is_empty();
+            self.is_willing(m) && is_in_domain && is_allowed
         };
         let mut instances = batch.instances.clone();
         instances.retain(|id| {
@@ -37,17 +43,22 @@ impl<'a> Stage<'_, 'a> {
             self.fail(error);
             return false;
         }
-        let old: Vec<&Member<'a>> = (batch.instances.iter())
+        let (old, withheld): (Vec<&Member<'a>>, Vec<&Member<'a>>) = (batch.instances.iter())
             .filter_map(|id| self.fleet.member(*id))
             .filter(|m| !self.is_done(m))
-            .collect();
+            .partition(|m| self.forbidden(&batch, m).is_none() || m.instance.meta.phase == Phase::Changing);
+        let forbidden = withheld
+            .iter()
+            .filter_map(|m| self.forbidden(&batch, m).map(|(need, limit)| (*m, need, limit)));
+        let told = self.told(forbidden);
+        self.turn.waits.extend(told);
         let unseen: Vec<InstanceId> = (batch.instances.iter().chain(&batch.fresh))
             .copied()
             .filter(|id| self.fleet.is_absent(*id))
             .collect();
-        let is_busy = !old.is_empty();
+        let is_busy = !old.is_empty() || !withheld.is_empty();
         if batch.replaces {
-            self.replace(&batch, &old);
+            self.replace(&batch, &old, batch.instances.len() - withheld.len());
         } else {
             self.rework(&old);
         }
@@ -87,6 +98,24 @@ impl<'a> Stage<'_, 'a> {
         false
     }
 
+    /// What forbids to change a member as the batch does it: what it needs may have become another thing since the batch was
+    /// chosen, for room comes and goes, and limits are raised and lowered.
+    fn forbidden(&self, batch: &Batch, member: &Member<'_>) -> Option<(Need, Limit)> {
+        let mut need = self.need(member);
+        if batch.replaces && need.class < Disruption::Replace {
+            need = Need {
+                class: Disruption::Replace,
+                because: Because::NoRoom,
+            };
+        }
+        let limit = self.forbids(member, need);
+        // One that has come to need another in its place is of another batch, allowed or not.
+        let is_others = !batch.replaces && need.class == Disruption::Replace;
+        limit
+            .or(is_others.then_some(Limit::Own))
+            .map(|limit| (need, limit))
+    }
+
     /// A step of the batch that was tried in this run and failed: trying it again and again is not a rollout.
     fn failed_step(&self, batch: &Batch) -> Option<String> {
         (batch.instances.iter()).find_map(|id| {
@@ -105,14 +134,16 @@ impl<'a> Stage<'_, 'a> {
     fn rework(&mut self, old: &[&Member<'a>]) {
         let mut budget = self.budget();
         for member in old {
-            let how = match class_of(self.s, member, self.target, self.rollout.rules.method) {
+            let how = match self.need(member).class {
                 // What was begun is done at least.
                 _ if member.instance.meta.phase == Phase::Changing => {
                     member.instance.meta.rework.unwrap_or(Rework::Reimage)
                 }
                 Disruption::None | Disruption::Live => Rework::Live,
                 Disruption::Restart => Rework::Restart,
-                Disruption::Reimage | Disruption::Replace => Rework::Reimage,
+                // Withheld.
+                Disruption::Replace => continue,
+                Disruption::Reimage => Rework::Reimage,
             };
             let costs = member.serves && how != Rework::Live;
             if costs && budget == 0 {
@@ -131,7 +162,8 @@ impl<'a> Stage<'_, 'a> {
     }
 
     /// Replaces: new ones beside the old as far as surge allows, old ones gone as far as the health budget allows.
-    fn replace(&mut self, batch: &Batch, old: &[&Member<'a>]) {
+    /// `allowed` of the batch's instances are there to be replaced, or are gone already.
+    fn replace(&mut self, batch: &Batch, old: &[&Member<'a>], allowed: usize) {
         // What a cut run left half made or half deleted is there until it is gone.
         let there = self.fleet.members.len() + self.fleet.absent.len() + self.fleet.half;
         let capacity = self.s.record.capacity as usize;
@@ -139,7 +171,7 @@ impl<'a> Stage<'_, 'a> {
         let fresh: Vec<InstanceId> = (batch.fresh.iter().copied())
             .filter(|id| self.fleet.has(*id))
             .collect();
-        let lacking = batch.instances.len().saturating_sub(fresh.len());
+        let lacking = allowed.saturating_sub(fresh.len());
         let room = (capacity + surge).saturating_sub(there);
         let mut kept = batch.clone();
         kept.fresh = fresh;
@@ -149,10 +181,7 @@ impl<'a> Stage<'_, 'a> {
                 "rollout batch {}: takes the place of one of revision {}",
                 batch.number, self.rollout.from
             );
-            let within = batch
-                .fault_domain
-                .as_ref()
-                .and_then(|name| self.s.set.fault_domains.iter().position(|d| &d.name == name));
+            let within = self.domain_of(batch);
             let before = self.turn.steps.len();
             let order = placement::Order {
                 revision: self.target,
@@ -166,10 +195,12 @@ impl<'a> Stage<'_, 'a> {
                 .filter_map(|s| s.action.created());
             kept.fresh.extend(made.map(|spec| spec.id));
         }
-        let is_stuck = !waits.is_empty();
+        let mut is_stuck = !waits.is_empty();
         self.turn.waits.append(&mut waits);
+        // Those of them that go before another is made.
+        let owed = allowed.saturating_sub(kept.fresh.len());
         let mut budget = self.budget();
-        let mut gone = 0;
+        let mut going = Vec::new();
         for member in old {
             let costs = member.serves;
             if costs && budget == 0 {
@@ -177,7 +208,20 @@ impl<'a> Stage<'_, 'a> {
                 continue;
             }
             budget -= usize::from(costs);
-            gone += 1;
+            going.push(*member);
+        }
+        let replaced = old.len().saturating_sub(owed);
+        if going.len() > replaced {
+            // None goes for which there would be no place for another.
+            let (places, wait) = self.places_after(batch, &going, going.len() - replaced);
+            if let Some(wait) = wait.filter(|_| !is_stuck) {
+                self.turn.waits.push(wait);
+                is_stuck = true;
+            }
+            going.truncate(replaced + places);
+        }
+        let gone = going.len();
+        for member in going {
             let why = format!(
                 "rollout batch {}: of revision {}, replaced by revision {}",
                 batch.number, member.instance.meta.revision, self.target.number
@@ -202,6 +246,38 @@ impl<'a> Stage<'_, 'a> {
                 batch.number
             ));
         }
+    }
+
+    /// The index of a batch's fault domain.
+    fn domain_of(&self, batch: &Batch) -> Option<usize> {
+        let name = batch.fault_domain.as_ref()?;
+        self.s.set.fault_domains.iter().position(|d| &d.name == name)
+    }
+
+    /// For how many of `count` there would be a place once `going` are gone, and what is lacking for the others.
+    fn places_after(&self, batch: &Batch, going: &[&Member<'a>], count: usize) -> (usize, Option<Wait>) {
+        let mut inventory = self.s.inventory.clone();
+        let gone: Vec<Step> = going.iter().map(|m| m.delete(self.s, Cause::Operator)).collect();
+        let record = self.s.record;
+        obey(&mut inventory, &gone, |number| {
+            record.revision(number).map(|r| &r.model)
+        });
+        let order = placement::Order {
+            revision: self.target,
+            within: self.domain_of(batch),
+            count,
+            why: "".into(),
+        };
+        let s = Situation {
+            inventory: &inventory,
+            ..self.s
+        };
+        let mut counts = self.fleet.per_domain(self.s);
+        for member in going {
+            counts[member.domain] = counts[member.domain].saturating_sub(1);
+        }
+        let (places, wait) = placement::choose(s, &counts, &order);
+        (places.len(), wait)
     }
 
     /// The batch's instances that have their target and are not healthy long enough yet. One that is unhealthy for good

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use crate::health::{State, later};
 use crate::inventory::{Phase, Protection};
 use crate::model::Disruption;
-use crate::names::InstanceId;
+use crate::names::{InstanceId, Label};
 use crate::plan::action::Step;
-use crate::plan::change::class_of;
+use crate::plan::change::{Limit, Need, data_disks, needs};
 use crate::plan::report::{Ailing, Wait};
 use crate::plan::{Fleet, Member, Situation};
 use crate::record::Revision;
@@ -149,6 +149,57 @@ impl<'a> Stage<'_, 'a> {
             .collect()
     }
 
+    /// What brings a member to the target.
+    fn need(&self, member: &Member<'_>) -> Need {
+        needs(self.s, member, self.target, &self.rollout.rules)
+    }
+
+    /// What forbids to bring a member to the target. A change that was begun is ended.
+    fn beyond(&self, member: &Member<'_>) -> Option<Limit> {
+        if member.instance.meta.phase == Phase::Changing {
+            return None;
+        }
+        self.forbids(member, self.need(member))
+    }
+
+    fn forbids(&self, member: &Member<'_>, need: Need) -> Option<Limit> {
+        let has_data_disks = !data_disks(self.s.record, member.instance).is_empty();
+        need.beyond(self.rollout.limits(), &self.rollout.rules, has_data_disks)
+    }
+
+    /// Says of those that are due what they need and may not have.
+    fn tell_beyond(&self) -> Vec<Wait> {
+        let due = self.due();
+        let beyond = due
+            .iter()
+            .filter_map(|m| Some((*m, self.need(m), self.beyond(m)?)));
+        self.told(beyond)
+    }
+
+    /// Says of members what they need, and what forbids it; of those that are alike together.
+    fn told<'m>(&self, beyond: impl Iterator<Item = (&'m Member<'a>, Need, Limit)>) -> Vec<Wait>
+    where
+        'a: 'm,
+    {
+        let mut alike: BTreeMap<_, Vec<&Member<'a>>> = BTreeMap::new();
+        for (member, need, limit) in beyond {
+            let key = (need.because, need.class, limit);
+            alike.entry(key).or_default().push(member);
+        }
+        let wait = |((because, needs, limit), members): (_, Vec<&Member<'a>>)| {
+            let hosts: BTreeSet<&Label> = members.iter().map(|m| m.host).collect();
+            Wait::BeyondLimits {
+                instances: members.iter().map(|m| m.id).collect(),
+                hosts: hosts.into_iter().cloned().collect(),
+                needs,
+                because,
+                limit,
+                data_disks: (members.iter().map(|m| data_disks(self.s.record, m.instance))).sum(),
+            }
+        };
+        alike.into_iter().map(wait).collect()
+    }
+
     fn is_concerned(&self, id: InstanceId) -> bool {
         self.rollout.only.as_ref().is_none_or(|only| only.contains(&id))
     }
@@ -167,9 +218,16 @@ impl<'a> Stage<'_, 'a> {
             .filter(|a| self.is_concerned(a.id) && a.revision != Some(self.target.number))
             .map(|a| a.id)
             .collect();
+        let told = self.tell_beyond();
+        self.turn.waits.extend(told);
         let due = self.due();
         if due.is_empty() {
             self.end(&unwilling, &unseen);
+            return;
+        }
+        let due: Vec<_> = due.into_iter().filter(|m| self.beyond(m).is_none()).collect();
+        if due.is_empty() {
+            // What is left is not done by itself: somebody has to allow it, or to make room.
             return;
         }
         if !settled {
@@ -263,19 +321,14 @@ impl<'a> Stage<'_, 'a> {
     /// allows none.
     fn choose(&self, due: &[&Member<'a>]) -> Option<(Option<usize>, Vec<InstanceId>, bool)> {
         let rules = &self.rollout.rules;
-        let class = |m: &Member<'_>| {
-            let class = class_of(self.s, m, self.target, rules.method);
-            // What may never be missing can only be changed by putting another in its place first.
-            let in_place_costs = class > Disruption::Live && rules.max_unavailable.is_zero();
-            if in_place_costs {
-                Disruption::Replace
-            } else {
-                class
-            }
-        };
+        let class = |m: &Member<'_>| self.need(m).class;
         if rules.policy == UpgradePolicy::Automatic {
+            // Those that need no other in their place get none because others do: they are the next batch.
             let replaces = due.iter().any(|m| class(m) == Disruption::Replace);
-            return Some((None, due.iter().map(|m| m.id).collect(), replaces));
+            let alike = due
+                .iter()
+                .filter(|m| (class(m) == Disruption::Replace) == replaces);
+            return Some((None, alike.map(|m| m.id).collect(), replaces));
         }
         let broken_first = rules.prioritize_unhealthy && due.iter().any(|m| m.state.is_bad());
         let candidates = due.iter().copied().filter(|m| !broken_first || m.state.is_bad());

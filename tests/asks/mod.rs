@@ -1,0 +1,226 @@
+//! Anything that deletes asks first: every command there is, beside everything that it could delete though its own words do not
+//! name it, with and without somebody to ask.
+
+use std::collections::BTreeSet;
+
+use clap::CommandFactory as _;
+
+use super::scenario::theatre::Theatre;
+use super::words;
+
+/// What a command does where something would be deleted that it does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// It asks, needs `--yes`, or is refused.
+    Asks,
+    /// Nobody is there to be asked: it carries out what the record says somebody has asked for.
+    Unasked,
+    /// It deletes nothing of the kind.
+    Nothing,
+    /// It is tried elsewhere: it never ends, or becomes another program.
+    Elsewhere,
+}
+
+/// Every command, as it is typed.
+const TABLE: &[(&str, Rule)] = &[
+    ("create", Rule::Asks),
+    ("apply", Rule::Asks),
+    ("upgrade", Rule::Asks),
+    ("upgrade resume", Rule::Asks),
+    ("upgrade rollback", Rule::Asks),
+    ("repair", Rule::Asks),
+    ("scale +0", Rule::Asks),
+    ("scale 2", Rule::Asks),
+    ("instance start 1", Rule::Asks),
+    ("instance stop 1", Rule::Asks),
+    ("instance restart 1", Rule::Asks),
+    ("instance reimage 1", Rule::Asks),
+    ("instance replace 1", Rule::Asks),
+    ("instance delete 1", Rule::Asks),
+    ("instance protect --from scale-in 1", Rule::Asks),
+    ("instance unprotect 1", Rule::Asks),
+    ("host drain kvm1", Rule::Asks),
+    ("delete", Rule::Asks),
+    ("autoscale", Rule::Unasked),
+    ("init other", Rule::Nothing),
+    ("validate", Rule::Nothing),
+    ("schema", Rule::Nothing),
+    ("completions bash", Rule::Nothing),
+    ("man", Rule::Nothing),
+    ("check", Rule::Nothing),
+    ("plan", Rule::Nothing),
+    ("upgrade status", Rule::Nothing),
+    ("upgrade pause", Rule::Nothing),
+    ("upgrade cancel", Rule::Nothing),
+    ("model list", Rule::Nothing),
+    ("model show", Rule::Nothing),
+    ("model diff", Rule::Nothing),
+    ("wait --for capacity --timeout 1s", Rule::Nothing),
+    ("autoscale explain", Rule::Nothing),
+    ("autoscale status", Rule::Nothing),
+    ("autoscale schedule", Rule::Nothing),
+    ("autoscale simulate", Rule::Nothing),
+    ("autoscale disable", Rule::Nothing),
+    ("autoscale enable", Rule::Nothing),
+    ("show", Rule::Nothing),
+    ("instances", Rule::Nothing),
+    ("instance exec 1 -- true", Rule::Nothing),
+    ("instance log 1", Rule::Nothing),
+    ("lb show", Rule::Nothing),
+    ("lb sync", Rule::Nothing),
+    ("lb config", Rule::Nothing),
+    ("list", Rule::Nothing),
+    ("host list", Rule::Nothing),
+    ("host cordon kvm2", Rule::Nothing),
+    ("host uncordon kvm2", Rule::Nothing),
+    ("image list", Rule::Nothing),
+    ("image push", Rule::Nothing),
+    ("image prune", Rule::Nothing),
+    ("history", Rule::Nothing),
+    ("state show", Rule::Nothing),
+    ("state rebuild", Rule::Nothing),
+    ("state adopt", Rule::Nothing),
+    ("run", Rule::Elsewhere),
+    ("instance console 1", Rule::Elsewhere),
+    ("instance ssh 1", Rule::Elsewhere),
+];
+
+/// What has to be so for a command to have anything to do.
+fn before(command: &str) -> Option<&'static str> {
+    match command {
+        "upgrade resume" | "upgrade rollback" => Some("vmss upgrade --canary 1"),
+        "instance unprotect 1" => Some("vmss instance protect 1 --from scale-in"),
+        _ => None,
+    }
+}
+
+/// A set of four, all at an older revision, of which two are to go: somebody has asked for it, and died before it was done.
+fn world(command: &str) -> Theatre {
+    let mut theatre = Theatre::new();
+    let mut lines = vec![
+        "host rack-a kvm1",
+        "host rack-a kvm2",
+        "definition [autoscale]",
+        "definition min = 1",
+        "definition max = 9",
+        "definition target = { metric = { http = \"http://127.0.0.1/\", of = \"set\" }, value = 10, window = \"0s\" }",
+        "definition [upgrade]",
+        "definition policy = \"manual\"",
+        "number http://127.0.0.1/ 20",
+        "define 2",
+        "vmss create",
+        "image 9",
+        "vmss apply",
+    ];
+    lines.extend(before(command));
+    lines.extend([
+        "vmss scale 4",
+        "kill-vmss before 0",
+        "vmss scale 2 --yes",
+        "revive",
+    ]);
+    for line in lines {
+        let ran = theatre.command(line);
+        // The canary stops for a look: as it should, and as a pause.
+        let is_cut = line.contains("--canary") || line == "vmss scale 2 --yes";
+        assert!(ran.0 == 0 || is_cut, "{line}: {}", ran.2);
+    }
+    theatre
+}
+
+/// Every domain of the fleet, and every disk of an instance.
+fn there(theatre: &Theatre) -> BTreeSet<String> {
+    let fleet = &theatre.stage.fleet;
+    let of = |host: &str| -> Vec<String> {
+        let domains = fleet.domains(host).into_iter().map(|d| d.name);
+        let volumes = fleet.volumes(host).into_iter().map(|v| v.name);
+        domains
+            .chain(volumes.filter(|v| v.contains("-os.")))
+            .map(|name| format!("{host} {name}"))
+            .collect()
+    };
+    ["kvm1", "kvm2"].into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn every_command_is_in_the_table() {
+    fn leaves(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
+        let mut has_own = command.get_subcommands().next().is_none();
+        // `upgrade` and `autoscale` do something by themselves, too.
+        has_own |= !path.is_empty() && !command.is_subcommand_required_set();
+        if has_own && !path.is_empty() {
+            found.insert(path.to_owned());
+        }
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            leaves(sub, format!("{path} {}", sub.get_name()).trim(), found);
+        }
+    }
+    let mut commands = BTreeSet::new();
+    leaves(&vmss::cli::Cli::command(), "", &mut commands);
+    let is_in = |command: &String| {
+        TABLE.iter().any(|(typed, _)| {
+            let names: Vec<&str> = typed.split(' ').collect();
+            let path: Vec<&str> = command.split(' ').collect();
+            names.starts_with(&path)
+        })
+    };
+    let missing: Vec<&String> = commands.iter().filter(|c| !is_in(c)).collect();
+    assert!(commands.len() > 40, "the commands are not found: {commands:?}");
+    assert_eq!(
+        missing,
+        Vec::<&String>::new(),
+        "say what each does where something would be deleted"
+    );
+}
+
+#[test]
+fn whatever_a_command_does_not_name_is_asked_about_before_it_is_deleted() {
+    {
+        for (command, rule) in TABLE.iter().filter(|(_, rule)| *rule != Rule::Elsewhere) {
+            for (answer, yes) in [
+                (None, false),
+                (Some(false), false),
+                (Some(true), false),
+                (None, true),
+            ] {
+                // Without a terminal, and with one on which somebody says no, nothing goes; else the table has no say.
+                let says_yes = yes || answer == Some(true);
+                if *rule == Rule::Nothing && (answer, yes) != (None, true) {
+                    continue;
+                }
+                let mut theatre = world(command);
+                theatre.answer = answer;
+                if *command == "instance start 1" {
+                    assert_eq!(theatre.command("power-off kvm1 web-1").0, 0, "it is there");
+                }
+                let then = there(&theatre);
+                let mut args = words(command);
+                let at = args.iter().position(|a| a == "--").unwrap_or(args.len());
+                if yes {
+                    args.insert(at, "--yes".to_owned());
+                }
+                let (exit, _, stderr) = theatre.vmss(&args);
+                let gone: Vec<String> = then.difference(&there(&theatre)).cloned().collect();
+                let when = format!(
+                    "{command}, answer {answer:?}, --yes {yes}: exit {exit}, gone {gone:?}: {stderr}"
+                );
+                match rule {
+                    Rule::Nothing => assert!(gone.is_empty(), "{when}"),
+                    Rule::Unasked => {}
+                    _ if says_yes => {
+                        assert!(!gone.is_empty() || command.ends_with("rollback"), "{when}");
+                        assert_eq!(answer.is_some(), stderr.contains("asked: "), "{when}");
+                    }
+                    _ => {
+                        assert!(gone.is_empty(), "{when}");
+                        let (code, word) = match answer {
+                            None => (2, "There is no terminal to ask on."),
+                            Some(_) => (0, "nothing was changed"),
+                        };
+                        assert!(exit == code && stderr.contains(word), "{when}");
+                    }
+                }
+            }
+        }
+    }
+}
