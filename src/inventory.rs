@@ -144,6 +144,16 @@ pub struct HostSeen {
     pub seeds: Vec<(u32, String)>,
 }
 
+impl HostView {
+    /// Why it is out of sight, or its pool is; `None` if both were seen.
+    pub fn unseen(&self) -> Option<&str> {
+        match &self.view {
+            View::Seen(seen) => seen.pool_unseen.as_deref(),
+            View::Unseen { reason } => Some(reason),
+        }
+    }
+}
+
 impl HostSeen {
     /// Names of volumes that have the name of an instance's of the set, and are of none that was seen on this host.
     pub fn unowned(&self) -> Vec<String> {

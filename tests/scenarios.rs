@@ -30,6 +30,10 @@ fn every_scenario_goes_as_it_is_written() {
     for file in files {
         let mut theatre = Theatre::new();
         wrong.extend(run_file(&file, is_update(), |line| theatre.command(line)).err());
+        let robbed = theatre.stage.fleet.robbed();
+        if !robbed.is_empty() {
+            wrong.push(format!("{}: {}", file.display(), robbed.join("; ")));
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }

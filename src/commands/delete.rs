@@ -81,7 +81,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         .inventory
         .hosts
         .iter()
-        .filter(|h| h.seen().is_none())
+        .filter(|h| h.unseen().is_some())
         .count();
     let abandoned = abandon_unseen && ending.report.seen == 0 && !ending.interrupted;
     if (gone && unseen == 0) || abandoned {
@@ -92,7 +92,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         store.remove(&name, version)?;
         if abandoned && unseen > 0 {
             ctx.say(format!(
-                "note: the set is forgotten though {} could not be seen; instances that come back there are found \
+                "note: the set is forgotten though {} or its pool could not be seen; instances that come back there are found \
                  by vmss state rebuild",
                 count(unseen, "host")
             ));
@@ -104,7 +104,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
     if exit == Exit::Converged {
         // Nothing is known to be left, but a host that was not seen may have images or seeds of the set.
         ctx.say(format!(
-            "note: {} could not be seen: the set's record is kept, run vmss delete again when it is back, or give \
+            "note: {} or its pool could not be seen: the set's record is kept, run vmss delete again when it is back, or give \
              --abandon-unseen",
             count(unseen, "host")
         ));

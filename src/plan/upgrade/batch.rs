@@ -39,11 +39,15 @@ impl<'a> Stage<'_, 'a> {
         }
         let old: Vec<&Member<'a>> = (batch.instances.iter())
             .filter_map(|id| self.fleet.member(*id))
-            .filter(|m| !self.is_done(m))
+            .filter(|m| m.has_pool && !self.is_done(m))
             .collect();
+        let is_out_of_reach = |id: InstanceId| {
+            let member = self.fleet.member(id);
+            self.fleet.is_absent(id) || member.is_some_and(|m| !m.has_pool && !self.is_done(m))
+        };
         let unseen: Vec<InstanceId> = (batch.instances.iter().chain(&batch.fresh))
             .copied()
-            .filter(|id| self.fleet.is_absent(*id))
+            .filter(|id| is_out_of_reach(*id))
             .collect();
         let is_busy = !old.is_empty();
         if batch.replaces {

@@ -142,11 +142,18 @@ impl<'a> Stage<'_, 'a> {
         }
     }
 
-    /// Instances that are to be changed, in order of their ids; the unwilling left out.
+    /// Instances that are to be changed, in order of their ids; the unwilling left out, and those whose pool can't be seen.
     fn due(&self) -> Vec<&Member<'a>> {
         (self.fleet.members.iter())
-            .filter(|m| self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
+            .filter(|m| m.has_pool && self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
             .collect()
+    }
+
+    /// Instances that are to be changed as soon as their pool can be seen.
+    fn out_of_reach(&self) -> impl Iterator<Item = InstanceId> {
+        (self.fleet.members.iter())
+            .filter(|m| !m.has_pool && self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
+            .map(|m| m.id)
     }
 
     fn is_concerned(&self, id: InstanceId) -> bool {
@@ -166,6 +173,7 @@ impl<'a> Stage<'_, 'a> {
         let unseen: Vec<InstanceId> = (self.fleet.absent.iter())
             .filter(|a| self.is_concerned(a.id) && a.revision != Some(self.target.number))
             .map(|a| a.id)
+            .chain(self.out_of_reach())
             .collect();
         let due = self.due();
         if due.is_empty() {
