@@ -126,16 +126,27 @@ impl From<crate::store::StoreError> for Error {
     fn from(e: crate::store::StoreError) -> Self {
         use crate::store::StoreError as S;
         let (exit, hint) = match &e {
-            S::Changed(_) | S::Held(_) | S::Lost(_) => (
+            S::Held(_) => (
                 Exit::Locked,
-                "wait for the other command, or give --wait-lock 10m",
+                Some("wait for the other command, or give --wait-lock 10m"),
             ),
-            S::Broken { .. } => (
+            S::Changed(_) | S::Lost(_) => (
+                Exit::Locked,
+                Some("look what the other command has done (vmss history), then run this again"),
+            ),
+            S::Newer { .. } => (
                 Exit::Unreachable,
-                "check that the store's folder can be written and its disk is not full",
+                Some(
+                    "use that vmss: this one would lose what it does not know, so it neither reads nor writes the record",
+                ),
             ),
+            S::Broken { why, .. } => (Exit::Unreachable, why.hint()),
         };
-        Self::new(exit, e).hint(hint)
+        let error = Self::new(exit, e);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 
@@ -152,8 +163,54 @@ impl From<crate::hypervisor::HypervisorError> for Error {
     }
 }
 
+/// An image that can't be had is the definition's fault, unless the operator did not want to wait for it.
+impl From<crate::images::Unavailable> for Error {
+    fn from(e: crate::images::Unavailable) -> Self {
+        let exit = if e.is_interrupt() {
+            Exit::Interrupted
+        } else {
+            Exit::Definition
+        };
+        Self::new(exit, e)
+    }
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         Self::new(Exit::Failed, e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Failure, StoreError};
+
+    #[test]
+    fn what_to_try_with_a_store_follows_from_what_is_the_matter_with_it() {
+        let hints = |why| {
+            let error = Error::from(StoreError::Broken {
+                doing: "reading the record of web".to_owned(),
+                why,
+                message: "so it is".to_owned(),
+            });
+            assert_eq!(error.exit, Exit::Unreachable, "{why:?}");
+            error.hints.join(" ")
+        };
+        assert!(hints(Failure::Full).contains("disk"));
+        for why in [
+            Failure::ReadOnly,
+            Failure::Busy,
+            Failure::Damaged,
+            Failure::Newer,
+            Failure::Foreign,
+            Failure::Distrusted,
+            Failure::Other,
+        ] {
+            assert!(
+                !hints(why).contains("full"),
+                "{why:?} has nothing to do with room"
+            );
+        }
     }
 }

@@ -78,6 +78,9 @@ pub enum Event {
         /// How long it took.
         #[serde(serialize_with = "crate::units::seconds")]
         took: Duration,
+        /// Whether what was to be deleted stays, because something else needs it.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// An action failed.
     Failed {
@@ -156,4 +159,7 @@ pub trait Listener: Send + Sync {
 
     /// One look of the loop, before anything is planned on it. Of no concern to who only tells what happens.
     fn looked(&self, _: Sight<'_>) {}
+
+    /// A sign of life from who waits or works, at least every few seconds. Of no concern to who only tells what happens.
+    fn alive(&self) {}
 }

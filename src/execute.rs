@@ -19,13 +19,14 @@ use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::scaleset::{Host, Limits};
+use crate::supervise::caught;
 use crate::warrants::Warrants;
 use crate::world::Interrupt;
 
 /// Finds a revision's model.
 pub type Models = Arc<dyn Fn(u32) -> Option<Arc<Model>> + Send + Sync>;
-/// Finds an image's local file, or says why there is none.
-pub type ImageSource = Arc<dyn Fn(&ImageDigest) -> Result<LocalImage, String> + Send + Sync>;
+/// Finds an image's local file, or says why there is none. That may take long: the pulse shows that it goes on.
+pub type ImageSource = Arc<dyn Fn(&ImageDigest, &Pulse) -> Result<LocalImage, String> + Send + Sync>;
 
 /// Finds a host of the set.
 pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
@@ -116,14 +117,33 @@ pub fn execute(
                 means: means.clone(),
                 numbers: Arc::clone(&numbers),
             };
-            thread::spawn(move || lane.run(steps))
+            let spawned = {
+                let steps = steps.clone();
+                let thread = thread::Builder::new().name(format!("lane-{name}"));
+                thread.spawn(move || caught(|| lane.run(steps)))
+            };
+            (spawned, steps)
         })
         .collect();
-    // A lane waits on nothing without a deadline, so this join ends.
-    running
-        .into_iter()
-        .flat_map(|lane| lane.join().unwrap_or_default())
+    // A lane waits on nothing without a deadline, so these joins end.
+    (running.into_iter())
+        .flat_map(|(lane, steps)| {
+            let ended = match lane.map_err(|e| e.to_string()).map(thread::JoinHandle::join) {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) => Err("its thread is gone".to_owned()),
+                Err(e) => Err(format!("starting a thread: {e}")),
+            };
+            // What was begun is not known: whoever looks next sees it.
+            ended.unwrap_or_else(|why| (steps.into_iter()).map(|step| broken_off(step, &why)).collect())
+        })
         .collect()
+}
+
+/// A step whose lane broke off.
+fn broken_off(step: Step, why: &str) -> Ended {
+    let doing = format!("{} {}", step.action.verb(), step.action.subject());
+    let end = End::Failed(HypervisorError::new(FaultKind::Other, doing, why));
+    Ended { step, end }
 }
 
 /// One host's share of a batch.
@@ -156,6 +176,7 @@ impl Lane {
         // Instances that this lane has deleted: they use nothing any more, whatever was read before.
         let mut gone: HashSet<Uuid> = HashSet::new();
         loop {
+            self.means.listener.alive();
             while let Some(next) = queue.front() {
                 let stage = next.action.stage();
                 let refusal = if lost {
@@ -271,8 +292,13 @@ impl Lane {
                 _ => HashSet::new(),
             };
             move || {
+                let doing = || format!("{} {}", action.verb(), action.subject());
+                let act = |hypervisor: &dyn Hypervisor| {
+                    caught(|| act(hypervisor, &host, &action, &means, &gone, &pulse))
+                        .unwrap_or_else(|panic| Err(HypervisorError::new(FaultKind::Other, doing(), panic)))
+                };
                 let result = match hypervisor {
-                    Some(hypervisor) => act(&*hypervisor, &host, &action, &means, &gone, &pulse),
+                    Some(hypervisor) => act(&*hypervisor),
                     None => Err(HypervisorError::new(
                         FaultKind::Missing,
                         "looking for the host",
@@ -309,6 +335,7 @@ impl Lane {
                     verb,
                     subject,
                     took: done.began.elapsed(),
+                    kept: end == End::Kept,
                 });
                 end
             }
@@ -366,7 +393,13 @@ fn act(
     };
     match action {
         Action::PushImage { digest } => {
-            let image = (means.image)(digest).map_err(|e| missing("reading the local image", e))?;
+            let image = (means.image)(digest, pulse).map_err(|e| {
+                let kind = match means.interrupt.is_set() {
+                    true => FaultKind::Cancelled,
+                    false => FaultKind::Missing,
+                };
+                HypervisorError::new(kind, "reading the local image", e)
+            })?;
             let store = *means
                 .stores
                 .first()
@@ -449,4 +482,103 @@ fn unwarranted(action: &Action) -> HypervisorError {
 
 fn missing(what: &str, why: String) -> HypervisorError {
     HypervisorError::new(FaultKind::Missing, what, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::fake::{FakeHost, Fleet};
+
+    /// A listener that hears nothing, or panics at what is begun.
+    struct Hears {
+        panics: bool,
+    }
+
+    impl Listener for Hears {
+        fn event(&self, event: &Event) {
+            assert!(
+                !(self.panics && matches!(event, Event::Started { .. })),
+                "nobody listens"
+            );
+        }
+    }
+
+    /// How two images on their way to two hosts end; whoever looks for the local file of the first panics.
+    fn ends(panics: bool) -> Vec<End> {
+        let fleet = Fleet::new();
+        let label = |text: &str| Label::new(text).unwrap();
+        for name in ["kvm1", "kvm2"] {
+            fleet.add_host(&label(name), FakeHost::default());
+        }
+        let limits = Limits {
+            calls_per_host: 4,
+            starts_per_host: 2,
+            call_timeout: Duration::from_secs(30),
+        };
+        let digest = |text: &str| ImageDigest(text.repeat(32));
+        let means = Means {
+            uses: Arc::default(),
+            warrants: Arc::default(),
+            limits: limits.clone(),
+            models: Arc::new(|_| None),
+            image: Arc::new(move |digest, _| {
+                assert!(digest.0.starts_with("cd"), "no such drawer");
+                Err("there is none".to_owned())
+            }),
+            hosts: Arc::clone(&fleet) as Arc<dyn Hosts>,
+            find_host: Arc::new(|_| None),
+            stores: vec![StoreId(uuid::Uuid::nil())],
+            listener: Arc::new(Hears { panics }),
+            interrupt: Interrupt::default(),
+        };
+        let steps = [("kvm1", "ab"), ("kvm2", "cd")].map(|(host, image)| Step {
+            host: label(host),
+            action: Action::PushImage {
+                digest: digest(image),
+            },
+            why: "it is needed".into(),
+        });
+        let host = |name: &Label| {
+            let host = Host {
+                name: name.clone(),
+                uri: "test:///default".to_owned(),
+                pool: "default".to_owned(),
+                migration_address: None,
+            };
+            Some(fleet.host(&host, &limits))
+        };
+        let ended = execute(&steps, host, &means);
+        assert_eq!(ended.len(), 2, "no step is lost: {ended:?}");
+        ended.into_iter().map(|e| e.end).collect()
+    }
+
+    fn said(end: &End) -> String {
+        match end {
+            End::Failed(e) => {
+                assert!(
+                    !matches!(e.kind, FaultKind::Unreachable | FaultKind::TimedOut),
+                    "no host is to blame"
+                );
+                e.to_string()
+            }
+            other => panic!("it can't have been done: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_action_that_panics_has_failed_and_says_so_at_once() {
+        let ends = ends(false);
+        assert!(
+            said(&ends[0]).contains("a fault of vmss: no such drawer"),
+            "{ends:?}"
+        );
+        assert!(said(&ends[1]).contains("there is none"), "{ends:?}");
+    }
+
+    #[test]
+    fn what_a_lane_that_panics_was_to_do_has_failed() {
+        for end in ends(true) {
+            assert!(said(&end).contains("a fault of vmss: nobody listens"), "{end:?}");
+        }
+    }
 }

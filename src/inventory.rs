@@ -88,6 +88,10 @@ impl HostView {
 /// What was seen of a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each host, and nearly every host is seen"
+)]
 pub enum View {
     /// It answered.
     Seen(HostSeen),

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::autoscale::metric::{External, Source};
+use crate::intake;
 use crate::said;
+use crate::units::Bytes;
 
 /// How long the whole answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,8 +19,11 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a range of values may take: a server reads weeks for it.
 const PATIENCE_FOR_A_RANGE: Duration = Duration::from_secs(60);
 
-/// Most that is read of an answer: a month of minutes is two MiB.
-const MOST: u64 = 64 << 20;
+/// Most that is read of an answer with one number, unpacked.
+const MOST: Bytes = Bytes::mib(1);
+
+/// Most that is read of a range of values: no more than 11,000 are asked for, and each takes some forty bytes.
+const MOST_OF_A_RANGE: Bytes = Bytes::mib(4);
 
 /// Longest part of what a server says that is shown.
 const SHOWN: usize = 200;
@@ -66,12 +71,12 @@ impl Numbers for NetworkNumbers {
                     &format!("{url}/api/v1/query"),
                     &[("query", query)],
                     token.as_deref(),
-                    PATIENCE,
+                    Bounds::OF_A_NUMBER,
                 )?;
                 instant(&body).map_err(|e| format!("asking {url}: {e}"))
             }
             Source::Http { url, pointer } => {
-                let body = get(url, &[], token.as_deref(), PATIENCE)?;
+                let body = get(url, &[], token.as_deref(), Bounds::OF_A_NUMBER)?;
                 pointed(&body, pointer).map_err(|e| format!("reading {url}: {e}"))
             }
         }
@@ -90,21 +95,39 @@ impl Numbers for NetworkNumbers {
             &format!("{}/api/v1/query_range", range.url),
             &query,
             None,
-            PATIENCE_FOR_A_RANGE,
+            Bounds::OF_A_RANGE,
         )?;
         series(&body).map_err(|e| format!("asking {}: {e}", range.url))
     }
 }
 
 fn token(file: &Path) -> Result<String, String> {
-    let read = std::fs::read_to_string(file);
+    let read = intake::text(file, intake::TOKEN);
     let text = read.map_err(|e| format!("reading the token {}: {e}", file.display()))?;
     Ok(text.trim().to_owned())
 }
 
-fn get(url: &str, query: &[(&str, &str)], token: Option<&str>, patience: Duration) -> Result<String, String> {
+/// How long an answer may take, and how long it may be.
+#[derive(Clone, Copy)]
+struct Bounds {
+    patience: Duration,
+    most: Bytes,
+}
+
+impl Bounds {
+    const OF_A_NUMBER: Self = Self {
+        patience: PATIENCE,
+        most: MOST,
+    };
+    const OF_A_RANGE: Self = Self {
+        patience: PATIENCE_FOR_A_RANGE,
+        most: MOST_OF_A_RANGE,
+    };
+}
+
+fn get(url: &str, query: &[(&str, &str)], token: Option<&str>, bounds: Bounds) -> Result<String, String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(patience))
+        .timeout_global(Some(bounds.patience))
         .http_status_as_error(false)
         .build()
         .into();
@@ -116,13 +139,26 @@ fn get(url: &str, query: &[(&str, &str)], token: Option<&str>, patience: Duratio
         request = request.header("Authorization", format!("Bearer {token}"));
     }
     let failed = |e: String| format!("asking {url}: {e}");
-    let mut response = request.call().map_err(|e| failed(why(&e, patience)))?;
+    let mut response = request.call().map_err(|e| failed(why(&e, bounds.patience)))?;
     let status = response.status();
-    let mut body = String::new();
-    let mut reader = response.body_mut().as_reader().take(MOST);
+    let mut bytes = Vec::new();
+    // What is counted is what it unpacks to: a small answer may be a large one packed.
+    let mut reader = response.body_mut().as_reader().take(bounds.most.0 + 1);
     reader
-        .read_to_string(&mut body)
-        .map_err(|e| failed(e.to_string()))?;
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(why(&e.into(), bounds.patience)))?;
+    if bytes.len() as u64 > bounds.most.0 {
+        let what = if bounds.most == MOST {
+            "a number"
+        } else {
+            "a range"
+        };
+        return Err(failed(format!(
+            "its answer has more than {}, the most that is read for {what}",
+            bounds.most
+        )));
+    }
+    let body = String::from_utf8_lossy(&bytes).into_owned();
     if status.is_success() {
         return Ok(body);
     }
@@ -250,6 +286,8 @@ fn pointed(body: &str, pointer: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -300,5 +338,74 @@ mod tests {
             "what is at /name is no number: \"x\""
         );
         assert!(pointed("nothing", "").unwrap_err().starts_with("that is no JSON"));
+    }
+
+    /// A server that gives one answer to every request.
+    fn serve(head: &str, body: Vec<u8>) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let head = format!("HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request);
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&body);
+            }
+        });
+        url
+    }
+
+    fn asked(url: &str) -> Result<f64, String> {
+        NetworkNumbers.now(&External {
+            name: "jobs".to_owned(),
+            source: Source::Http {
+                url: url.to_owned(),
+                pointer: "/n".to_owned(),
+            },
+            of: crate::autoscale::metric::Of::Set,
+            token_file: None,
+        })
+    }
+
+    #[test]
+    fn an_answer_of_any_length_is_read_up_to_a_mebibyte() {
+        let padded = |length: usize| {
+            let mut body = b"{\"n\":4,\"x\":\"".to_vec();
+            body.resize(length - 2, b'x');
+            body.extend(b"\"}");
+            body
+        };
+        assert_eq!(asked(&serve("", padded(1 << 20))), Ok(4.0));
+        let error = asked(&serve("", padded((1 << 20) + 1))).unwrap_err();
+        assert!(error.contains("more than 1.0 MiB"), "{error}");
+        // Deeply nested, it is no JSON for us, and nothing worse.
+        let deep = asked(&serve("", vec![b'['; 1 << 20])).unwrap_err();
+        assert!(deep.contains("that is no JSON"), "{deep}");
+    }
+
+    #[test]
+    fn a_small_answer_that_unpacks_to_a_large_one_is_refused() {
+        // Some 60 KiB.
+        let program = std::process::Command::new("sh")
+            .args(["-c", "head -c 62914560 /dev/zero | gzip -9"])
+            .output()
+            .unwrap();
+        assert!(program.status.success() && program.stdout.len() < 1 << 20);
+        let error = asked(&serve("Content-Encoding: gzip\r\n", program.stdout)).unwrap_err();
+        assert!(error.contains("more than 1.0 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_file_and_from_nothing_without_an_end() {
+        assert!(
+            token(Path::new("/dev/zero"))
+                .unwrap_err()
+                .contains("it is a device")
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        assert_eq!(token(file.path()).as_deref(), Ok("secret"));
     }
 }

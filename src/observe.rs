@@ -12,6 +12,7 @@ use crate::names::InstanceId;
 use crate::ownership::Odd;
 use crate::plan::action::InstanceRef;
 use crate::scaleset::{Host, Limits};
+use crate::supervise::caught;
 
 /// Asks every host its question, all at once. Answers come in the order of `hosts`; one that is not there by the
 /// deadline is a time-out, and its thread is left behind (a thread stuck in a dead connection can't be joined).
@@ -28,7 +29,8 @@ pub fn ask_all<Q: Send + 'static, T: Send + 'static>(
         let (tx, ask) = (tx.clone(), Arc::clone(&ask));
         let spawned = thread::Builder::new().name(format!("ask-{i}")).spawn(move || {
             // The receiver may have given up: then nobody wants the answer.
-            let _ = tx.send((i, ask(&*host, question)));
+            let fault = |panic| Err(HypervisorError::new(FaultKind::Other, "asking", panic));
+            let _ = tx.send((i, caught(|| ask(&*host, question)).unwrap_or_else(fault)));
         });
         if let Err(e) = spawned {
             answers[i] = Some(Err(HypervisorError::new(
@@ -245,6 +247,29 @@ mod tests {
             starts_per_host: 1,
             call_timeout: Duration::from_secs(30),
         }
+    }
+
+    #[test]
+    fn a_question_that_panics_costs_the_answer_of_its_host_and_says_so_at_once() {
+        let fleet = Fleet::new();
+        let host = |name: &str| {
+            let host = Host {
+                name: Label::new(name).unwrap(),
+                uri: "test:///default".to_owned(),
+                pool: "default".to_owned(),
+                migration_address: None,
+            };
+            fleet.host(&host, &limits(1))
+        };
+        let asked = vec![(host("kvm1"), 1), (host("kvm2"), 2)];
+        let answers = ask_all(asked, Duration::from_secs(600), |_, number| {
+            assert_ne!(number, 1, "an odd one");
+            Ok(number)
+        });
+        let said = answers[0].as_ref().unwrap_err();
+        assert_eq!(said.kind, FaultKind::Other);
+        assert!(said.message.contains("a fault of vmss"), "{said}");
+        assert_eq!(answers[1], Ok(2));
     }
 
     /// Asks about the instances 1 to `many` of one host.

@@ -24,11 +24,22 @@ pub struct Odd {
     pub moved: Vec<Moved>,
     /// Members whose note was written under a record that this one knows nothing of: the record is old, or was forked.
     pub newer: Vec<Sight>,
+    /// Hosts of the set that are one libvirtd under two names: then nothing may be changed on any host.
+    pub twins: Vec<Twins>,
     /// Members whose note is older than the last that was written: the domain was restored or reverted.
     pub older: Vec<Sight>,
     /// Instances that were taken out of their hosts' lists for one of these reasons, with the host of each.
     #[serde(skip)]
     aside: Vec<(Label, Instance)>,
+}
+
+/// Two entries of a definition that are one libvirtd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twins {
+    /// One name of it.
+    pub first: Label,
+    /// Another.
+    pub second: Label,
 }
 
 /// An instance somewhere.
@@ -126,6 +137,7 @@ impl Odd {
             && self.strangers.is_empty()
             && self.moved.is_empty()
             && self.newer.is_empty()
+            && self.twins.is_empty()
             && self.older.is_empty()
     }
 
@@ -159,14 +171,14 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         return Judged::IsIt;
     }
     if let Some(written_off) = record.written_off.get(&id)
-        && written_off.uuid == uuid
+        && (written_off.uuid == uuid || record.may_have_given(id, uuid))
         && has_its_name
     {
         return Judged::Stays;
     }
     match record.known.get(&id) {
-        Some(known) if known.uuid == uuid && has_its_name => Judged::IsIt,
-        Some(known) if known.uuid == uuid => Judged::Stranger(Strangeness::Renamed),
+        Some(_) if record.knows(id, uuid).is_some() && has_its_name => Judged::IsIt,
+        Some(_) if record.knows(id, uuid).is_some() => Judged::Stranger(Strangeness::Renamed),
         Some(_) => Judged::Stranger(Strangeness::Copied),
         // Taken away by hand, and back: under another name, or its own.
         None if record.id_of(uuid) == Some(id) && !has_its_name => Judged::Stranger(Strangeness::Renamed),
@@ -180,8 +192,12 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
 /// Tells members from everything else, by `record` alone. What is no member is taken out of its host's list and told in
 /// [`Inventory::odd`]. May be done again, with a later record.
 pub fn sort_out(record: &Record, inventory: &mut Inventory) {
+    let twins = std::mem::take(&mut inventory.odd.twins);
     put_back(inventory);
-    let mut odd = Odd::default();
+    let mut odd = Odd {
+        twins,
+        ..Odd::default()
+    };
     let moving = moving(record, inventory);
     let seen: HashSet<Label> = inventory.seen_hosts().into_iter().cloned().collect();
     let names: HashSet<Label> = inventory.hosts.iter().map(|h| h.name.clone()).collect();
@@ -260,7 +276,7 @@ fn moving(record: &Record, inventory: &Inventory) -> BTreeSet<InstanceId> {
     let noted = inventory
         .instances()
         .filter(|i| i.meta.moving_to.is_some() && i.meta.store == record.store)
-        .filter(|i| record.known.get(&i.id).is_some_and(|k| k.uuid == i.uuid));
+        .filter(|i| record.knows(i.id, i.uuid).is_some());
     record.moves.keys().copied().chain(noted.map(|i| i.id)).collect()
 }
 
@@ -326,7 +342,7 @@ impl Odd {
     fn look_at_epochs(&mut self, record: &Record, inventory: &Inventory) {
         for host in &inventory.hosts {
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-                let Some(known) = record.known.get(&instance.id).filter(|k| k.uuid == instance.uuid) else {
+                let Some(known) = record.knows(instance.id, instance.uuid) else {
                     continue;
                 };
                 if instance.meta.store != record.store || self.is_double(instance.id) {

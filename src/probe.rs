@@ -21,6 +21,7 @@ use crate::inventory::Answer;
 use crate::names::InstanceId;
 use crate::said;
 use crate::scaleset::{Health, Probe};
+use crate::supervise::caught;
 
 #[cfg(test)]
 mod tests;
@@ -289,7 +290,8 @@ pub fn ask_all(
         let work = move || {
             while let Some(target) = next(&queue) {
                 // The receiver may have given up: then nobody wants the answer.
-                let _ = tx.send((target.id, probes.ask(&target, &health)));
+                let answer = caught(|| probes.ask(&target, &health)).unwrap_or_else(bad);
+                let _ = tx.send((target.id, answer));
             }
         };
         // Where no more threads are to be had, those that are there ask everyone.

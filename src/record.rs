@@ -15,7 +15,7 @@ use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::load_balancer::Dropped;
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, StoreId, volume_tag};
+use crate::names::{InstanceId, Label, StoreId, instance_uuid, volume_tag};
 use crate::ownership::Age;
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
@@ -641,7 +641,7 @@ impl Record {
                     there.insert(instance.id);
                     continue;
                 }
-                let Some(before) = self.known.get(&instance.id).filter(|k| k.uuid == instance.uuid) else {
+                let Some(before) = self.knows(instance.id, instance.uuid) else {
                     continue;
                 };
                 let reached = match inventory.reached.get(&instance.id) {
@@ -735,6 +735,48 @@ impl Record {
                 self.warrants.issue(host, id, uuid, Cause::EndOfMove, at);
             }
         }
+    }
+
+    /// A host is called otherwise from now on: everything that names it follows.
+    pub fn rename_host(&mut self, from: &Label, to: &Label) {
+        let rename = |host: &mut Label| {
+            if host == from {
+                host.clone_from(to);
+            }
+        };
+        self.known.values_mut().for_each(|k| rename(&mut k.host));
+        self.written_off.values_mut().for_each(|w| rename(&mut w.host));
+        self.departed.values_mut().for_each(|d| rename(&mut d.host));
+        for moved in self.moves.values_mut() {
+            rename(&mut moved.from);
+            rename(&mut moved.to);
+        }
+        if let Some(warrants) = self.warrants.instances.remove(from) {
+            self.warrants
+                .instances
+                .entry(to.clone())
+                .or_default()
+                .extend(warrants);
+        }
+        if let Some(cordon) = self.cordons.remove(from) {
+            self.cordons.entry(to.clone()).or_insert(cordon);
+        }
+        if let Some(since) = self.unseen.remove(from) {
+            self.unseen.entry(to.clone()).or_insert(since);
+        }
+    }
+
+    /// What is known of the instance with that id, if that is its UUID. Of one that was carried over from a version which knew
+    /// no UUIDs, it is each that one of the set's stores has given.
+    pub fn knows(&self, id: InstanceId, uuid: Uuid) -> Option<&Known> {
+        let is_it = |k: &&Known| k.uuid == uuid || k.is_carried_over && self.may_have_given(id, uuid);
+        self.known.get(&id).filter(is_it)
+    }
+
+    /// Whether one of the set's stores has given an instance of that id the UUID, by the rule of earlier versions.
+    pub fn may_have_given(&self, id: InstanceId, uuid: Uuid) -> bool {
+        let given = |store: StoreId| instance_uuid(store, &self.applied.name, id) == uuid;
+        self.stores().into_iter().any(given)
     }
 
     /// Whether the record has given out that UUID.

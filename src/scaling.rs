@@ -59,17 +59,19 @@ struct Facts {
     problems: BTreeMap<String, String>,
     unseen: Vec<String>,
     protected: u32,
-    now: Timestamp,
+    /// When was measured.
+    measured: Timestamp,
 }
 
 impl Facts {
-    /// Carries out on `record` what is due at `now`, and then what the policy decides.
+    /// Carries out on `record` what is due at `now`, and then what the policy decides. `now` is of after the record was read:
+    /// somebody else may have decided since the measurement, and what he did has begun already.
     fn carry_out(&self, record: &mut Record, now: Timestamp) -> (Vec<Turn>, Option<Decision>) {
         let scaled = in_force(record).is_some();
         let turns;
         (record.capacity, record.timed, turns) =
             timed::due(&record.timed, record.capacity, self.protected, scaled, now);
-        let decision = self.decide(record);
+        let decision = self.decide(record, now);
         if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
             record.autoscale = record.autoscale.after(&policy, decision);
             record.capacity = decision.to;
@@ -77,9 +79,9 @@ impl Facts {
         (turns, decision)
     }
 
-    fn decide(&self, record: &Record) -> Option<Decision> {
+    fn decide(&self, record: &Record, now: Timestamp) -> Option<Decision> {
         let policy = in_force(record).filter(|policy| self.policy.as_ref() == Some(policy))?;
-        let outlook = predict::outlook(policy, &self.samples, self.now);
+        let outlook = predict::outlook(policy, &self.samples, self.measured);
         Some(decide(autoscale::Situation {
             policy,
             state: &record.autoscale,
@@ -90,7 +92,8 @@ impl Facts {
             protected: self.protected,
             pin: timed::pin(&record.timed).as_ref(),
             outlook: outlook.as_ref(),
-            now: self.now,
+            measured: self.measured,
+            now: Sample::moment(now).max(self.measured),
         }))
     }
 }
@@ -142,7 +145,7 @@ pub fn evaluate(
     let (record, _) = amend(store, name, |record| {
         let before = (record.capacity, record.timed.clone(), record.autoscale.clone());
         from = record.capacity;
-        (turns, decision) = facts.carry_out(record, now);
+        (turns, decision) = facts.carry_out(record, world.clock.now());
         (record.capacity, record.timed.clone(), record.autoscale.clone()) != before
     })?;
     if let Some(decision) = &decision {
@@ -187,7 +190,7 @@ pub fn consider(
     };
     let from = record.capacity;
     let mut record = record.clone();
-    let (turns, decision) = facts.carry_out(&mut record, now);
+    let (turns, decision) = facts.carry_out(&mut record, world.clock.now());
     Ok(Evaluation {
         record,
         from,
@@ -206,7 +209,7 @@ impl Facts {
             problems: BTreeMap::new(),
             unseen: Vec::new(),
             protected: protection(record, inventory, now),
-            now: Sample::moment(now),
+            measured: Sample::moment(now),
         }
     }
 
@@ -224,7 +227,7 @@ impl Facts {
             problems: measured.problems,
             unseen: hidden.map(|h| h.name.to_string()).collect(),
             protected: protection(record, inventory, now),
-            now: Sample::moment(now),
+            measured: Sample::moment(now),
         }
     }
 }

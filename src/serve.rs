@@ -10,6 +10,7 @@ use crate::discovery;
 use crate::load_balancer::Dropped;
 use crate::membership::{BalancerView, Membership, Sight};
 use crate::scaleset::ScaleSet;
+use crate::supervise::caught;
 use crate::world::World;
 
 /// The folder in which a set's own load balancer keeps its files: beside the store, so that two stores never share one.
@@ -44,7 +45,8 @@ pub fn observe(world: &World, set: &ScaleSet) -> Vec<BalancerView> {
         let (balancer, tx) = (Arc::clone(balancer), tx.clone());
         let ask = move || {
             // The receiver may have given up: then nobody wants the answer.
-            let _ = tx.send((i, balancer.observe()));
+            let fault = |panic| Err(BalancerError::refused("asking it", panic));
+            let _ = tx.send((i, caught(|| balancer.observe()).unwrap_or_else(fault)));
         };
         // One for whom there is no thread has no answer.
         let _ = thread::Builder::new().name(format!("balancer-{i}")).spawn(ask);

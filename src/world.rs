@@ -16,8 +16,10 @@ use crate::balancer::haproxy::Haproxies;
 use crate::hypervisor::Hosts;
 use crate::hypervisor::libvirt::LibvirtHosts;
 use crate::hypervisor::meter::Meter;
+use crate::lease::Watch;
 use crate::numbers::{NetworkNumbers, Numbers};
 use crate::probe::{NetworkProbes, Probes};
+use crate::said::harmless;
 use crate::store::location::Folders;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Holder, Store, StoreError};
@@ -42,6 +44,8 @@ pub struct World {
     pub probes: Arc<dyn Probes>,
     /// Fetches numbers from elsewhere.
     pub numbers: Arc<dyn Numbers>,
+    /// Leases of others that are watched, whether they are renewed.
+    pub leases: Watch,
     /// Addresses of instances that were found out already.
     pub addresses: KnownAddresses,
     /// Opens the store at a path.
@@ -86,9 +90,10 @@ impl World {
             balancers: Arc::new(Haproxies),
             probes: Arc::new(NetworkProbes),
             numbers: Arc::new(NetworkNumbers),
+            leases: Watch::default(),
             addresses: KnownAddresses::default(),
             open_store: Box::new(|path| Ok(Arc::new(Sqlite::open(path)?) as Arc<dyn Store>)),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SystemClock(Instant::now())),
             draw: Box::new(Uuid::new_v4),
             stdout: Output::new(std::io::stdout()),
             stderr: Output::new(std::io::stderr()),
@@ -156,7 +161,8 @@ fn notify_systemd(notice: Notice<'_>) {
     let _ = sd_notify::notify(&[state]);
 }
 
-struct SystemClock;
+/// With the moment from which on time is measured.
+struct SystemClock(Instant);
 
 impl Clock for SystemClock {
     #[expect(
@@ -165,6 +171,10 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.0.elapsed()
     }
 
     fn wait(&self, span: Duration, interrupt: &Interrupt) {
@@ -182,6 +192,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+    /// Time since some moment of this process. It only ever grows, whoever sets the clock: spans are measured by it.
+    fn steady(&self) -> Duration;
     /// Waits for `span`, or until the operator wants to stop.
     fn wait(&self, span: Duration, interrupt: &Interrupt);
 }
@@ -290,17 +302,18 @@ impl Output {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Writes `text` and a line end. A reader that went away (a closed pipe) is no error of ours.
+    /// Writes `text` and a line end. Whoever's words are in it, nothing but colours steers a terminal: bytes that are to
+    /// arrive as they are go through [`Write`]. A reader that went away (a closed pipe) is no error of ours.
     pub fn line(&self, text: impl AsRef<str>) {
         let mut sink = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = writeln!(sink, "{}", text.as_ref());
+        let _ = writeln!(sink, "{}", harmless(text.as_ref()));
         let _ = sink.flush();
     }
 
-    /// Writes `text` as it is.
+    /// Writes `text`, as [`Self::line`] does.
     pub fn text(&self, text: impl AsRef<str>) {
         let mut sink = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = write!(sink, "{}", text.as_ref());
+        let _ = write!(sink, "{}", harmless(text.as_ref()));
         let _ = sink.flush();
     }
 }

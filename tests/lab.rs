@@ -15,6 +15,8 @@ mod contract;
 mod load;
 #[path = "lab/migration.rs"]
 mod migration;
+#[path = "lab/odd.rs"]
+mod odd;
 #[path = "lab/repair.rs"]
 mod repair;
 mod support;

@@ -325,6 +325,49 @@ fn an_image_without_its_mark_is_sent_again() {
 }
 
 #[test]
+fn a_copy_that_was_cut_short_is_used_no_more_and_another_is_sent() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("cut", &model, &image);
+    fixture.push(&host);
+    let instance = fixture.create(&host, 1);
+    let stored = host.images().unwrap().remove(0);
+    let pool = simulation
+        .holder
+        .lookup_storage_pool_by_name("default-pool")
+        .unwrap();
+    let cut = pool.lookup_storage_vol_by_name(&stored.volume).unwrap();
+    cut.delete(0).unwrap();
+    let shorter = format!(
+        "<volume><name>{}</name><capacity>4096</capacity><target><format type='raw'/></target></volume>",
+        stored.volume
+    );
+    virt::storage_vol::StorageVol::create_xml(&pool, &shorter, 0).unwrap();
+    // Another process, which has not seen how it was.
+    let another = simulated(&simulation);
+    let two = fixture.spec(2);
+    let error = another.create(&two, &model, &Pulse::silent()).unwrap_err();
+    assert_eq!(error.kind, FaultKind::Corrupt, "{error}");
+    assert!(error.message.contains("4096 bytes of it are left"), "{error}");
+    assert!(simulation.holder.lookup_domain_by_name(&two.name()).is_err());
+    assert!(
+        fixture.seen(&another).bases.is_empty(),
+        "nobody takes it for whole"
+    );
+    // It can't be read back here, and a disk is backed by it: it is left as it is.
+    fixture.delete(&another, &instance);
+    assert_eq!(
+        another
+            .push_image(&image, fixture.store, &Pulse::silent())
+            .unwrap(),
+        vmss::hypervisor::Pushed::Sent
+    );
+    fixture.create(&another, 2);
+    assert!(another.images().unwrap()[0].whole);
+}
+
+#[test]
 fn a_note_that_someone_edited_deletes_nobodys_disk() {
     let simulation = Simulation::start();
     let host = simulated(&simulation);
@@ -570,7 +613,7 @@ mod real {
 
     fn blank(folder: &Path) -> PathBuf {
         let (raw, path) = (folder.join("blank.raw"), folder.join("blank.qcow2"));
-        std::fs::write(&raw, [7; 3 << 20]).unwrap();
+        std::fs::write(&raw, vec![7; 3 << 20]).unwrap();
         let run = Command::new("qemu-img")
             .args(["convert", "-O", "qcow2"])
             .args([&raw, &path])
@@ -687,6 +730,60 @@ mod real {
                 .iter()
                 .any(|i| i.digest == model.image.digest)
         );
+    }
+
+    #[test]
+    #[ignore = "needs a real host: tests/run"]
+    fn a_copy_that_somebody_wrote_to_is_read_back_before_anything_is_made_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        std::fs::write(&path, vec![9; 1 << 20]).unwrap();
+        let image = look_at(&path);
+        let local = LocalImage {
+            path,
+            image: image.clone(),
+        };
+        let mut model = model(image.clone());
+        model.networks.clear();
+        // Each time another process: who has found a copy sound looks again only after a while.
+        let fixture = Fixture::new("written", &model, &local);
+        fixture.push(&real().host);
+        let pool = variable("VMSS_TEST_HOST_POOL").unwrap_or_else(|| "default".to_owned());
+        let connection = Connect::open(Some(&variable("VMSS_TEST_HOST_URI").unwrap())).unwrap();
+        let write = |bytes: &[u8]| {
+            let pool = connection.lookup_storage_pool_by_name(&pool).unwrap();
+            let name = real().host.images().unwrap();
+            let name = &name.iter().find(|i| i.digest == image.digest).unwrap().volume;
+            let volume = pool.lookup_storage_vol_by_name(name).unwrap();
+            let stream = virt::stream::Stream::new(&connection, 0).unwrap();
+            volume.upload(&stream, 0, bytes.len() as u64, 0).unwrap();
+            assert_eq!(stream.send(bytes).unwrap(), isize::try_from(bytes.len()).unwrap());
+            stream.finish().unwrap();
+        };
+        let state = || {
+            let images = real().host.images().unwrap();
+            let image = images.into_iter().find(|i| i.digest == image.digest).unwrap();
+            (image.whole, image.changed)
+        };
+        assert_eq!(state(), (true, false));
+        write(&[9; 512]);
+        assert_eq!(state(), (false, true), "it was written to");
+        fixture.create(&real().host, 1);
+        assert_eq!(state(), (true, false), "it is what it was, and marked anew");
+        write(&[8; 512]);
+        let outcome = real().host.create(&fixture.spec(2), &model, &Pulse::silent());
+        assert_eq!(contract::kind(outcome), FaultKind::Corrupt);
+        assert_eq!(state(), (false, false), "its mark is gone");
+        let outcome = real().host.push_image(&local, fixture.store, &Pulse::silent());
+        assert_eq!(
+            contract::kind(outcome),
+            FaultKind::Corrupt,
+            "a disk is backed by it"
+        );
+        fixture.clean(&real().host);
+        fixture.push(&real().host);
+        assert_eq!(state(), (true, false));
+        fixture.clean(&real().host);
     }
 
     #[test]

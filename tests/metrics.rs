@@ -181,7 +181,7 @@ fn a_rollout_shows_batch_by_batch_and_not_only_at_its_end() {
     // One instance, and then such a pause that the test is over before the next.
     stage.define(&[1, 1], 6, "[upgrade]\nmax_batch = 1\npause = \"30m\"\n");
     stage.expect(0, "create");
-    std::fs::write(stage.path("image.raw"), vec![8; 1 << 20]).unwrap();
+    std::fs::write(stage.path("image.raw"), support::disk(8)).unwrap();
     let is_noted = |line: &str| line.contains("\"rollout\"");
     assert!(stage.kill_when("apply", is_noted), "somebody else carries it out");
     let (_vmss, address) = controller(&stage, "");

@@ -157,7 +157,7 @@ fn a_rollout_killed_at_any_point_goes_on_where_it_was() {
     let mut kills = 0;
     for round in 0..20_u8 {
         let revision = u64::from(round) + 2;
-        std::fs::write(stage.path("image.raw"), vec![round + 8; 1 << 20]).unwrap();
+        std::fs::write(stage.path("image.raw"), support::disk(round + 8)).unwrap();
         // The first event comes after the rollout was noted; a rollout has more than a hundred and thirty.
         let mut told = 0;
         let killed = stage.kill_when("apply", |line| {
@@ -203,7 +203,9 @@ fn of_two_at_once_one_works_and_the_other_waits_or_says_so() {
     let store = Sqlite::open(&stage.path("state.db")).unwrap();
     let mut me = Holder::me("test".into());
     me.doing = "hold the set".into();
-    let lease = store.acquire("set/web", &me, Timestamp::UNIX_EPOCH).unwrap();
+    let lease = store
+        .acquire("set/web", &me, Timestamp::UNIX_EPOCH, None)
+        .unwrap();
     let refused = stage.expect(7, "scale 7");
     assert!(refused.stderr.contains("hold the set"), "{}", refused.stderr);
     assert!(

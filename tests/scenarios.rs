@@ -177,6 +177,95 @@ fn the_contract_holds_on_the_fake() {
     );
 }
 
+/// What a newer vmss has written is told as such by every command, with its own exit code, and is left as it is; the other
+/// sets of the store are shown.
+#[test]
+fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "define 2", "vmss create"] {
+        let (exit, _, said) = theatre.command(line);
+        assert_eq!(exit, 0, "{line}: {said}");
+    }
+    let path = theatre.folder().join("state.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let copy = "INSERT INTO set_records SELECT 'db', version, record FROM set_records";
+    connection.execute(copy, []).unwrap();
+    let newer =
+        "UPDATE set_records SET record = replace(record, '\"format\":2', '\"format\":3') WHERE name = 'web'";
+    assert_eq!(connection.execute(newer, []).unwrap(), 1);
+    let text = || -> String {
+        let sql = "SELECT version || record FROM set_records WHERE name = 'web'";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let before = text();
+    let commands = [
+        "show",
+        "plan",
+        "create",
+        "apply",
+        "scale 3",
+        "delete --yes",
+        "instances",
+        "upgrade",
+        "autoscale",
+        "state rebuild",
+        "list",
+    ];
+    for command in commands {
+        let (exit, shown, said) = theatre.command(&format!("vmss {command}"));
+        assert_eq!(exit, 4, "{command}: {said}");
+        assert!(
+            said.contains(
+                "the record of web was made by a newer vmss (its format is 3, this vmss knows 2 at most)"
+            ) && said.contains("hint: use that vmss"),
+            "{command}: {said}"
+        );
+        assert_eq!(text(), before, "{command} has written");
+        assert!(command != "list" || shown.contains("db"), "{shown}");
+    }
+}
+
+/// What guests print steers no terminal, and stands over no other's lines; a program that reads what one guest prints gets
+/// it as it is.
+#[test]
+fn what_guests_print_steers_no_terminal() {
+    use scenario::theatre::Capture;
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "host rack-b kvm2", "define 2", "vmss create"] {
+        let (exit, _, said) = theatre.command(line);
+        assert_eq!(exit, 0, "{line}: {said}");
+    }
+    let evil = "\u{1b}[2J\u{1b}]0;x\u{7}a\rweb-9:\u{8}\u{1b}[31mb";
+    let run = |ids: &str, verb: &str, is_terminal: bool| {
+        let (stdout, stderr) = (Capture::default(), Capture::default());
+        let mut world = theatre.world(&stdout, &stderr);
+        world.env.stdout_is_terminal = is_terminal;
+        world.env.stderr_is_terminal = is_terminal;
+        vmss::run(
+            ["instance", "exec", ids, "--progress", "none", "--", verb, evil],
+            &world,
+        );
+        (stdout.text(), stderr.text())
+    };
+    let shown = "aweb-9:b\n";
+    assert_eq!(run("1", "echo", false).0, format!("{evil}\n"));
+    assert_eq!(run("1", "echo", true).0, shown);
+    assert!(run("1", "complain", false).1.contains(evil));
+    assert!(run("1", "complain", true).1.starts_with(shown.trim_end()));
+    for is_terminal in [false, true] {
+        let (out, _) = run("1,2", "echo", is_terminal);
+        assert_eq!(out, format!("web-1: {shown}web-2: {shown}"));
+        let (_, err) = run("1,2", "complain", is_terminal);
+        assert!(
+            err.contains("web-1: aweb-9:b") && !err.contains("\u{1b}[2J"),
+            "{err:?}"
+        );
+    }
+    // An error has in it what the other end says, too.
+    let (_, err) = run("1", "\u{1b}[2Jnonsense", true);
+    assert!(err.contains("error:") && !err.contains("\u{1b}[2J"), "{err:?}");
+}
+
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }

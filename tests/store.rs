@@ -20,7 +20,7 @@ use vmss::autoscale::{Counter, Readings};
 use vmss::names::InstanceId;
 use vmss::store::memory::Memory;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Store, StoreError};
+use vmss::store::{Holder, Store, StoreError, Version};
 
 #[test]
 fn memory_keeps_the_contract() {
@@ -90,6 +90,33 @@ fn nobody_else_may_read_it() {
 }
 
 #[test]
+fn a_store_that_others_may_write_is_refused_with_what_to_do() {
+    let (_folder, path) = fresh();
+    drop(Sqlite::open(&path).unwrap());
+    let mode = |bits| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bits)).unwrap();
+    for bits in [0o666, 0o660] {
+        mode(bits);
+        let said = refusal(&path);
+        assert!(
+            said.contains("others may write to it") || said.contains("chmod go-w"),
+            "{said}"
+        );
+    }
+    mode(0o640);
+    drop(Sqlite::open(&path).unwrap());
+    // A log that somebody has put beside it would be taken for its newest part.
+    let log = path.with_file_name("state.db-wal");
+    std::os::unix::fs::symlink("/etc/passwd", &log).unwrap();
+    let said = refusal(&path);
+    assert!(said.contains("symbolic link"), "{said}");
+    std::fs::remove_file(&log).unwrap();
+    // Where an operator keeps it elsewhere, a link of his own leads to it.
+    let link = path.with_file_name("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    drop(Sqlite::open(&link).unwrap());
+}
+
+#[test]
 fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
     let (_folder, path) = fresh();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -147,9 +174,170 @@ fn a_file_of_the_first_layout_is_brought_up() {
         .unwrap();
     assert!(new > version);
     let lease = store
-        .acquire("set/web", &Holder::me("ann".into()), at(0))
+        .acquire("set/web", &Holder::me("ann".into()), at(0), None)
         .unwrap();
     assert!(lease.token > new.0, "one counter for all");
+}
+
+/// A store as today's predecessor left it: see the file.
+fn of_the_third_layout(path: &Path) -> Connection {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let old = Connection::open(path).unwrap();
+    old.execute_batch(include_str!("store_contract/layout-3.sql"))
+        .unwrap();
+    old
+}
+
+fn assert_it_is_the_set_of_the_third_layout(store: &Sqlite) -> (vmss::record::Record, Version) {
+    assert_eq!(store.sets().unwrap(), [label("web")]);
+    let (record, version) = store.get(&label("web")).unwrap().unwrap();
+    assert_eq!(version, Version(27));
+    assert_eq!((record.capacity, record.next_id), (6, InstanceId(7)));
+    assert_eq!((record.known.len(), record.models.len()), (6, 2));
+    assert_eq!(record.current().number, 2);
+    assert_eq!(record.timed[0].by, "ann@ops1");
+    assert!(record.cordons.contains_key(&label("k1")));
+    assert_eq!(store.history(None, 10).unwrap().len(), 3);
+    assert_eq!(store.decisions(&label("web"), 10).unwrap().len(), 1);
+    (record, version)
+}
+
+#[test]
+fn a_file_of_the_third_layout_is_brought_up_with_its_record() {
+    let (_folder, path) = fresh();
+    drop(of_the_third_layout(&path));
+    let store = Sqlite::open(&path).unwrap();
+    let (record, version) = assert_it_is_the_set_of_the_third_layout(&store);
+    let written = store.put(&label("web"), &record, Some(version)).unwrap();
+    assert_eq!(store.get(&label("web")).unwrap(), Some((record, written)));
+    let sql = "SELECT record FROM set_records WHERE name = 'web'";
+    let json: String = (Connection::open(&path).unwrap())
+        .query_row(sql, [], |r| r.get(0))
+        .unwrap();
+    assert!(
+        json.contains("\"format\":2"),
+        "from now on it says its format: {json}"
+    );
+}
+
+#[test]
+fn an_earlier_vmss_that_runs_while_the_file_is_brought_up_can_neither_read_nor_write_records() {
+    let (_folder, path) = fresh();
+    // Open with the statements that it knows prepared, as those of a controller are.
+    let old = of_the_third_layout(&path);
+    old.pragma_update(None, "journal_mode", "wal").unwrap();
+    let count = |c: &Connection| c.query_row("SELECT count(*) FROM records", [], |r| r.get::<_, u32>(0));
+    assert_eq!(count(&old).unwrap(), 1);
+    let store = Sqlite::open(&path).unwrap();
+    let (record, _) = assert_it_is_the_set_of_the_third_layout(&store);
+    let said = [
+        old.query_row(
+            "SELECT version, record FROM records WHERE name = 'web'",
+            [],
+            |_| Ok(()),
+        )
+        .unwrap_err(),
+        old.execute("INSERT OR IGNORE INTO records VALUES ('db', 28, '{}')", [])
+            .unwrap_err(),
+        old.execute(
+            "UPDATE records SET version = 28, record = '{}' WHERE name = 'web' AND version = 27",
+            [],
+        )
+        .unwrap_err(),
+        old.execute("DELETE FROM records WHERE name = 'web' AND version = 27", [])
+            .unwrap_err(),
+    ];
+    for e in said {
+        assert!(e.to_string().contains("no such table: records"), "{e}");
+    }
+    assert_eq!(store.get(&label("web")).unwrap().unwrap().0, record);
+}
+
+#[test]
+fn a_store_of_the_third_layout_that_may_only_be_read_can_be_looked_at() {
+    let (_folder, path) = fresh();
+    drop(of_the_third_layout(&path));
+    let before = std::fs::read(&path).unwrap();
+    // Root may write whatever the mode says, so the reader is a mount that nobody may write to, in a child of its own.
+    let mut child = Command::new("unshare");
+    child.args(["-m", "sh", "-c"]);
+    child.arg("mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"");
+    child.arg("sh").arg(path.parent().unwrap());
+    child.arg(std::env::current_exe().unwrap());
+    let Ok(output) = as_child(&mut child, "look-at-old", &path).output() else {
+        return eprintln_skip("unshare is not there");
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !said.contains("BEGAN") {
+        return eprintln_skip("a mount of one's own is not allowed here");
+    }
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_record_of_a_newer_vmss_is_neither_read_nor_written_and_the_others_are() {
+    let (_folder, path) = fresh();
+    let store = Sqlite::open(&path).unwrap();
+    let (web, db) = (label("web"), label("db"));
+    let version = store.put(&web, &record("web", 3), None).unwrap();
+    store.put(&db, &record("db", 3), None).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let newer =
+        "UPDATE set_records SET version = 99, record = replace(record, '\"format\":2', '\"format\":3')
+                 WHERE name = 'web'";
+    assert_eq!(connection.execute(newer, []).unwrap(), 1);
+    let text = || -> String {
+        let sql = "SELECT version || record FROM set_records WHERE name = 'web'";
+        connection.query_row(sql, [], |r| r.get(0)).unwrap()
+    };
+    let before = text();
+    let said = store.get(&web).unwrap_err();
+    assert!(
+        matches!(
+            said,
+            StoreError::Newer {
+                format: 3,
+                known: 2,
+                ..
+            }
+        ),
+        "{said:?}"
+    );
+    assert_eq!(
+        said.to_string(),
+        "the record of web was made by a newer vmss (its format is 3, this vmss knows 2 at most)"
+    );
+    // Nobody has its version who has not read it.
+    for expected in [None, Some(version)] {
+        let refused = store.put(&web, &record("web", 9), expected);
+        assert!(matches!(refused, Err(StoreError::Changed(_))), "{refused:?}");
+        if let Some(expected) = expected {
+            store.remove(&web, expected).unwrap_err();
+        }
+    }
+    assert_eq!(text(), before);
+    store.get(&db).unwrap().unwrap();
+}
+
+#[test]
+fn decisions_of_a_newer_vmss_are_left_out_and_kept() {
+    let (_folder, path) = fresh();
+    drop(of_the_third_layout(&path));
+    let (store, web) = (Sqlite::open(&path).unwrap(), label("web"));
+    let known = store.decisions(&web, 10).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let newer = "INSERT INTO decisions (name, decision) SELECT name, replace(decision, '\"moved\":\"none\"',
+                 '\"moved\":\"sideways\"') FROM decisions";
+    assert_eq!(connection.execute(newer, []).unwrap(), 1);
+    assert!(
+        store.decisions(&web, 1).unwrap().is_empty(),
+        "the newest is none that can be told, and none is put in its place"
+    );
+    assert_eq!(store.decisions(&web, 10).unwrap(), known);
+    store.decided(&web, &known[0], true).unwrap();
+    assert_eq!(store.decisions(&web, 1).unwrap(), known);
 }
 
 #[test]
@@ -219,7 +407,7 @@ fn a_record_that_makes_no_sense_is_told_and_the_others_can_be_read() {
     store.put(&label("db"), &record("db", 3), None).unwrap();
     let connection = Connection::open(&path).unwrap();
     connection
-        .execute("UPDATE records SET record = '{}' WHERE name = 'web'", [])
+        .execute("UPDATE set_records SET record = '{}' WHERE name = 'web'", [])
         .unwrap();
     let said = store.get(&label("web")).unwrap_err().to_string();
     assert!(
@@ -318,8 +506,8 @@ fn a_killed_holder_is_followed_at_once() {
     assert_eq!(line(&mut said), "HELD");
     let me = Holder::me("ann".into());
     let now = at(1000);
-    match store.acquire("set/web", &me, at(1_000_000)) {
-        Err(StoreError::Held(other)) => assert_eq!(other.pid, child.id()),
+    match store.acquire("set/web", &me, at(1_000_000), None) {
+        Err(StoreError::Held(other)) => assert_eq!((other.holder.pid, other.lives), (child.id(), true)),
         other => panic!("{other:?}"),
     }
     // Killed and not waited for: a zombie holds nothing.
@@ -332,7 +520,7 @@ fn a_killed_holder_is_followed_at_once() {
         );
         std::thread::yield_now();
     }
-    let lease = store.acquire("set/web", &me, now).unwrap();
+    let lease = store.acquire("set/web", &me, now, None).unwrap();
     child.wait().unwrap();
     store.renew(&lease, now).unwrap();
 }
@@ -346,10 +534,55 @@ fn a_stopped_holder_is_not_robbed() {
     let pid = i32::try_from(child.id()).unwrap();
     // SAFETY: a signal to a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
-    let held = store.acquire("set/web", &Holder::me("ann".into()), at(1_000_000));
+    let held = store.acquire("set/web", &Holder::me("ann".into()), at(1_000_000), None);
     assert!(matches!(held, Err(StoreError::Held(_))));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Two containers on one machine, or a container and the machine itself: a number of a process there says nothing here.
+#[test]
+fn who_holds_a_lease_in_another_pid_namespace_is_not_looked_up_in_this_one() {
+    let (_folder, path) = fresh();
+    let store = Sqlite::open(&path).unwrap();
+    let mine = store
+        .acquire("set/db", &Holder::me("ann".into()), at(1000), None)
+        .unwrap();
+    let mut child = Command::new("unshare");
+    child.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    child.arg(std::env::current_exe().unwrap());
+    let Ok(mut child) = as_child(&mut child, "hold-in-a-container", &path).spawn() else {
+        return eprintln_skip("unshare is not there");
+    };
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    while text.trim_end() != "BEGAN" {
+        text.clear();
+        if said.read_line(&mut text).unwrap() == 0 {
+            child.wait().unwrap();
+            return eprintln_skip("a PID namespace of one's own is not allowed here");
+        }
+    }
+    // In there nobody has the number of this process, which lives all the same.
+    assert_eq!(line(&mut said), "REFUSED ann false");
+    assert_eq!(line(&mut said), "HELD");
+    store.renew(&mine, at(1000)).unwrap();
+    // Its number there is small, and some other's here or nobody's. The clock is far ahead.
+    let me = Holder::me("ann".into());
+    let stamp = match store.acquire("set/web", &me, at(1_000_000), None) {
+        Err(StoreError::Held(other)) => {
+            assert_eq!(
+                (other.holder.boot.as_str(), other.lives),
+                (me.boot.as_str(), false)
+            );
+            assert_ne!(other.holder.namespace, me.namespace);
+            other.stamp
+        }
+        other => panic!("taken from one who lives: {other:?}"),
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    store.acquire("set/web", &me, at(1_000_000), Some(stamp)).unwrap();
 }
 
 #[test]
@@ -480,10 +713,27 @@ fn child() {
             let refused = store.put(&web, &record("web", 4), None).unwrap_err().to_string();
             assert!(refused.contains("only be read"), "{refused}");
         }
+        "look-at-old" => {
+            let (record, version) = assert_it_is_the_set_of_the_third_layout(&store);
+            let refused = store.put(&web, &record, Some(version)).unwrap_err().to_string();
+            assert!(refused.contains("only be read"), "{refused}");
+        }
         "hold" => {
             store
-                .acquire("set/web", &Holder::me("bob".into()), at(1000))
+                .acquire("set/web", &Holder::me("bob".into()), at(1000), None)
                 .unwrap();
+            say("HELD");
+            std::thread::sleep(std::time::Duration::from_secs(600));
+        }
+        "hold-in-a-container" => {
+            let me = Holder::me("bob".into());
+            match store.acquire("set/db", &me, at(1_000_000), None) {
+                Err(StoreError::Held(other)) => {
+                    say(&format!("REFUSED {} {}", other.holder.user, other.lives))
+                }
+                other => panic!("taken from one who lives: {other:?}"),
+            }
+            store.acquire("set/web", &me, at(1000), None).unwrap();
             say("HELD");
             std::thread::sleep(std::time::Duration::from_secs(600));
         }
@@ -516,7 +766,7 @@ fn fill(store: &Sqlite, path: &Path) {
     }
     assert!(
         store
-            .acquire("set/web", &holder("ann"), at(0))
+            .acquire("set/web", &holder("ann"), at(0), None)
             .unwrap_err()
             .to_string()
             .contains("the disk is full")

@@ -34,7 +34,10 @@ pub struct Situation<'a> {
     pub pin: Option<&'a Pin>,
     /// What is expected of the load ahead, if the policy looks ahead and enough is known.
     pub outlook: Option<&'a Outlook>,
-    /// Now, as moments of samples are ([`crate::autoscale::Sample::moment`]): what was measured just now is of this moment.
+    /// When was measured, as moments of samples are ([`crate::autoscale::Sample::moment`]): what was measured just now is of
+    /// this moment.
+    pub measured: Timestamp,
+    /// Now: not before what is remembered was read, for somebody may have decided while this one measured.
     pub now: Timestamp,
 }
 
@@ -105,7 +108,7 @@ pub fn decide(s: Situation<'_>) -> Decision {
         samples: s.samples,
         problems: s.problems,
         capacity: s.capacity,
-        now: s.now,
+        now: s.measured,
     };
     let judged = judge(profile, facts);
     let measured: Vec<Measured> = judged.iter().map(|j| j.measured(s.problems)).collect();

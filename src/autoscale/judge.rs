@@ -17,6 +17,7 @@ pub(super) struct Facts<'a> {
     /// What could not be measured just now, by the metric's name, and why.
     pub problems: &'a BTreeMap<String, String>,
     pub capacity: u32,
+    /// When was measured.
     pub now: Timestamp,
 }
 
@@ -28,6 +29,9 @@ pub(super) struct Judged<'p> {
     pub stale: Option<String>,
     /// Which way it wants to go, and to which capacity.
     pub wants: Option<(Direction, u32)>,
+    /// What each of those that are wanted will have of a target's metric once all of them are there, if that is why no more are
+    /// asked for.
+    soon: Option<f64>,
     /// The most that each of those that are there may have, by all that was measured in a target's window: with more than
     /// its value, the set does not shrink.
     most: Option<f64>,
@@ -114,7 +118,7 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
             .unwrap_or_else(|| BEGUN_ANEW.to_owned())
     };
     let stale = is_old.then(why);
-    let mut most = None;
+    let (mut most, mut soon) = (None, None);
     let wants = reading.as_mut().ok().and_then(|reading| match by {
         By::Rule(rule) => {
             let to = rule.apply(facts.capacity);
@@ -123,7 +127,10 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
         By::Target(target) => {
             let each = Each::of(reading, facts.capacity);
             (reading.value, most) = (each.least, Some(each.most));
-            desired(target, &each, reading.instances, facts.capacity)
+            let wants = desired(target, &each, reading.instances, facts.capacity);
+            let is_high = each.least > target.value * (1.0 + TOLERANCE);
+            soon = (is_high && wants.is_none()).then(|| each.soon(facts.capacity));
+            wants
         }
     });
     Judged {
@@ -131,6 +138,7 @@ fn judged<'p>(by: By<'p>, facts: Facts<'_>) -> Judged<'p> {
         by,
         reading,
         stale,
+        soon,
         most,
     }
 }
@@ -160,13 +168,19 @@ impl Each {
             most: reading.load.max(had) / there,
         }
     }
+
+    /// What each will have, at the least, once as many are there as are wanted.
+    fn soon(&self, capacity: u32) -> f64 {
+        self.least * self.there / f64::from(capacity).max(self.there)
+    }
 }
 
 /// What a target wants: as many instances as bring its metric to its value, within a tenth nothing.
 ///
 /// Those that were not measured (out of sight, in their warm-up, unhealthy) are taken to do nothing when the set may grow,
 /// and to be at the target when it may shrink (Kubernetes): each is the careful assumption, as is the least that each may have
-/// for growing, and the most for shrinking.
+/// for growing, and the most for shrinking. Nothing more is ordered as long as what is ordered leaves each within a tenth, once
+/// all of it is there and takes its part (Kubernetes).
 fn desired(target: &Target, each: &Each, measured: u32, capacity: u32) -> Option<(Direction, u32)> {
     // Nothing is asked for by what is a rounding error.
     #[expect(
@@ -176,6 +190,9 @@ fn desired(target: &Target, each: &Each, measured: u32, capacity: u32) -> Option
     )]
     let up = |needed: f64| (needed - 1e-9).ceil().max(0.0) as u32;
     if each.least > target.value * (1.0 + TOLERANCE) {
+        if each.soon(capacity) <= target.value * (1.0 + TOLERANCE) {
+            return None;
+        }
         let out = up(each.there * each.least / target.value);
         return (out > capacity).then_some((Direction::Out, out));
     }
@@ -332,8 +349,11 @@ impl Judged<'_> {
                 let kept = kept.map_or_else(String::new, |most| {
                     format!(" (up to {} by all that was measured)", unit.show(most))
                 });
+                let soon = (self.soon).map_or_else(String::new, |soon| {
+                    format!(" ({} once all are there)", unit.show(soon))
+                });
                 format!(
-                    "{metric} is {value}{kept}, its target {}",
+                    "{metric} is {value}{kept}{soon}, its target {}",
                     unit.show(target.value)
                 )
             }

@@ -221,6 +221,35 @@ proptest! {
         }
     }
 
+    /// A target orders more if what is ordered leaves each more than a tenth above it, and only then, however few of what is
+    /// ordered are there yet.
+    #[test]
+    fn a_target_orders_more_only_if_what_is_ordered_is_too_few(
+        value in 10.0..90.0_f64, capacity in 1..40_u32, coming in 0..40_u32, load in 0.0..4000.0_f64
+    ) {
+        let mut policy = policy(&[], &[("work", value)]);
+        policy.profiles[0].max = 1000;
+        policy.profiles[0].targets[0].window = Duration::ZERO;
+        let there = capacity.saturating_sub(coming).max(1);
+        let mut set = Stage::new(policy, capacity);
+        let sample = Sample::each("work", set.now, load / f64::from(there), there);
+        set.samples.push(sample.unwrap());
+        let decision = set.tick();
+        let each = load / f64::from(capacity);
+        // On the edge itself rounding decides.
+        if (each / (value * 1.1) - 1.0).abs() > 1e-9 {
+            prop_assert_eq!(decision.to > capacity, each > value * 1.1, "{}: each {}", decision.reason, each);
+        }
+        // Once all are there, it is content with what it has ordered.
+        if decision.to > capacity {
+            set.wait(MINUTE);
+            let sample = Sample::each("work", set.now, load / f64::from(decision.to), decision.to);
+            set.samples.push(sample.unwrap());
+            let next = set.look();
+            prop_assert_eq!(next.to, decision.to, "{}", next.reason);
+        }
+    }
+
     /// Scale in goes no lower than anything that was recommended within the stabilisation time.
     #[test]
     fn what_was_recommended_is_kept(policy in policies(), capacity in 0..40_u32, minutes in minutes()) {

@@ -294,6 +294,7 @@ impl Simulation<'_> {
             protected: 0,
             pin: None,
             outlook: outlook.as_ref(),
+            measured: now,
             now,
         });
         self.state = self.state.after(self.policy, &decision);

@@ -135,8 +135,10 @@ impl State {
         };
         let span = own.unwrap_or(fired.cooldown);
         let until = crate::health::later(fired.at, span);
-        // One that fired in the future was noted by a clock that went wrong: it holds nobody up.
-        (now < until && fired.at <= now).then_some(until)
+        // One that fired a little in the future was noted by a clock that is ahead, as those of two machines are. One that
+        // fired further ahead than it holds was noted by a clock that went wrong: it holds nobody up.
+        let is_likely = fired.at <= crate::health::later(now, span);
+        (now < until && is_likely).then_some(until)
     }
 
     /// What is remembered after `decision`, which was carried out.
@@ -199,6 +201,31 @@ mod tests {
         assert_eq!(peaks.highest(at(0)), Some(9));
         peaks.note(4, at(60), at(-40));
         assert_eq!(peaks.highest(at(1)), Some(4));
+    }
+
+    #[test]
+    fn a_cooldown_holds_though_the_clock_that_noted_it_is_a_little_ahead_and_not_if_that_went_wrong() {
+        let policy = crate::autoscale::testing::policy(&[], &[]);
+        let fired = Fired {
+            at: at(1000),
+            direction: Direction::Out,
+            cooldown: Duration::from_secs(60),
+        };
+        let state = State {
+            fired: Some(fired),
+            ..State::default()
+        };
+        let holds = |now| state.cools_until(&policy, Direction::Out, at(now)).is_some();
+        for (now, expected) in [
+            (1000, true),
+            (1059, true),
+            (1060, false),
+            (999, true),
+            (940, true),
+            (939, false),
+        ] {
+            assert_eq!(holds(now), expected, "at {now}");
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Stage {
             protected: self.protected,
             pin: self.pin.as_ref(),
             outlook: self.outlook.as_ref(),
+            measured: self.now,
             now: self.now,
         })
     }

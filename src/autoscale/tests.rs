@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Move;
 use super::calendar::{Cron, Day, When, Zone};
 use super::policy::{
     Change, Direction, MaxScaleIn, Operator, Over, Pattern, Predict, PredictMode, Profile, Schedule,
 };
 use super::predict::Outlook;
 use super::testing::{MINUTE, Stage, applied, at, policy, rule, target};
+use super::{Move, Sample};
 use crate::scaleset::Amount;
 
 #[test]
@@ -722,4 +722,24 @@ fn an_operators_wish_goes_no_lower_than_what_is_protected_from_scale_in() {
     set.protected = 0;
     let decision = set.each("host.cpu", 50.0).tick();
     assert_eq!(decision.reason, "in from 3 to 1: ann@vm wants 1 for another 2h");
+}
+
+#[test]
+fn a_target_orders_no_more_while_what_it_has_ordered_brings_it_within_its_tenth() {
+    let mut policy = policy(&[], &[("work", 40.0)]);
+    policy.profiles[0].targets[0].window = Duration::ZERO;
+    let mut set = Stage::new(policy, 4);
+    // The fourth is on its way: three have 55 each, and four will have 41.
+    let sample = Sample::each("work", set.now, 55.0, 3).unwrap();
+    set.samples.push(sample);
+    let decision = set.tick();
+    assert_eq!(
+        decision.reason,
+        "stays at 4: work is 55 (41.2 once all are there), its target 40, and no rule fires"
+    );
+    // More than that, and it is too few.
+    set.wait(MINUTE);
+    let sample = Sample::each("work", set.now, 60.0, 3).unwrap();
+    set.samples.push(sample);
+    assert_eq!(set.tick().reason, "out from 4 to 5: work is 60, its target 40");
 }

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 
 use crate::cli::ApplyArgs;
 use crate::commands::{Context, upgrade};
-use crate::converge::{amend, look};
+use crate::converge::{amend, glance, look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
 use crate::names::Label;
+use crate::ownership::Twins;
 use crate::record::Record;
-use crate::scaleset::{Method, ScaleSet, UpgradePolicy};
+use crate::scaleset::{Host, Method, ScaleSet, UpgradePolicy};
 
 /// Applies the definition.
 pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
@@ -34,7 +35,11 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
         &record.applied,
         &set,
         &record.known.values().map(|k| &k.host).collect(),
+        &twins::find(ctx.world, &record.applied, &inventory),
     )?;
+
+    // The hosts as they will be: one that is added may be one that is there already.
+    twins::refuse(ctx.world, &set, &glance(ctx.world, &set, &record))?;
 
     let keys = changed_keys(&record.applied, &set);
     if keys.is_empty() && changes.is_empty() {
@@ -76,6 +81,9 @@ pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, now: jiff::
         (&set.load_balancer, &set.discovery),
     );
     record.dropped.extend(dropped);
+    for (from, to) in renamed_hosts(&record.applied, set) {
+        record.rename_host(&from, &to);
+    }
     record.applied = set.clone();
     let before = record.current().number;
     if record.current().hash == model.hash() {
@@ -148,10 +156,40 @@ pub fn sentence(change: &Change) -> String {
 }
 
 /// A host may leave the definition only when nothing of the set is on it, or its instances would be out of reach.
-fn refuse_lost_hosts(applied: &ScaleSet, wanted: &ScaleSet, in_use: &BTreeSet<&Label>) -> Result<()> {
+/// Hosts that have another name in the definition now, old and new: what is asked at one URI for one pool is one host.
+fn renamed_hosts(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<(Label, Label)> {
+    let is_it = |old: &Host, new: &Host| (&old.uri, &old.pool) == (&new.uri, &new.pool);
+    let gone = applied
+        .hosts()
+        .filter(|(_, old)| wanted.host(&old.name).is_none());
+    gone.filter_map(|(_, old)| {
+        let new = wanted.hosts().find(|(_, new)| is_it(old, new))?.1;
+        // One that is taken out because it was there under two names has its instances under the other.
+        Some((old.name.clone(), new.name.clone()))
+    })
+    .collect()
+}
+
+fn refuse_lost_hosts(
+    applied: &ScaleSet,
+    wanted: &ScaleSet,
+    in_use: &BTreeSet<&Label>,
+    twins: &[Twins],
+) -> Result<()> {
+    let renamed = renamed_hosts(applied, wanted);
+    let is_kept = |name: &Label| {
+        let others = twins.iter().filter_map(|t| match name {
+            _ if t.first == *name => Some(&t.second),
+            _ if t.second == *name => Some(&t.first),
+            _ => None,
+        });
+        wanted.host(name).is_some()
+            || renamed.iter().any(|(from, _)| from == name)
+            || others.into_iter().any(|other| wanted.host(other).is_some())
+    };
     let lost: Vec<&str> = (applied.hosts())
         .map(|(_, h)| &h.name)
-        .filter(|name| wanted.host(name).is_none() && in_use.contains(name))
+        .filter(|name| !is_kept(name) && in_use.contains(name))
         .map(Label::as_str)
         .collect();
     if lost.is_empty() {

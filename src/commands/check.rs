@@ -1,5 +1,6 @@
 //! `vmss check`: everything a create will need, looked at beforehand; each line passes or fails with what to do.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,12 @@ use serde::Serialize;
 
 use crate::commands::Context;
 use crate::commands::host::meant;
+use crate::converge::twins;
 use crate::error::{Exit, Result};
-use crate::hypervisor::{FaultKind, Finding, Problem};
-use crate::observe::ask_all;
+use crate::hypervisor::{FaultKind, Finding, Problem, Watch};
+use crate::observe::{ask_all, observe};
+use crate::ownership::Twins;
+use crate::scaleset::{Host, ScaleSet};
 use crate::ui::words::count;
 
 #[derive(Serialize)]
@@ -22,7 +26,11 @@ struct Group {
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let set = meant(ctx)?;
     let mut groups = Vec::new();
-    let model = ctx.model(&set);
+    let model = match ctx.model(&set) {
+        // Nothing is found out about an image that nobody wanted to wait for.
+        Err(e) if e.exit == Exit::Interrupted => return Err(e),
+        model => model,
+    };
     let image = match &model {
         Ok(model) => Ok(format!(
             "{} {}, {} as a disk, sha256 {}",
@@ -77,6 +85,14 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             });
         }
     }
+    let all = hosts_apart(ctx, &set);
+    let is_twice = !all.is_empty();
+    if !all.is_empty() {
+        groups.push(Group {
+            on: "all hosts".to_owned(),
+            findings: all,
+        });
+    }
     for balancer in crate::serve::balancers(ctx.world, &set) {
         groups.push(Group {
             on: crate::serve::called(&balancer.name()),
@@ -128,7 +144,28 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     Ok(match (failures, unreachable) {
         (0, _) => Exit::Converged,
+        _ if is_twice => Exit::Definition,
         (_, true) => Exit::Unreachable,
         (_, false) => Exit::Failed,
     })
+}
+
+/// Entries of the definition that are one host.
+fn hosts_apart(ctx: &Context<'_>, set: &ScaleSet) -> Vec<Finding> {
+    let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
+    let watch = Arc::new(Watch {
+        set: set.name.clone(),
+        stores: Vec::new(),
+        uuids: HashSet::new(),
+    });
+    let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
+    let twins = twins::find(ctx.world, set, &inventory);
+    let finding = |twins: Twins| Finding {
+        what: format!("hosts {} and {}", twins.first, twins.second),
+        result: Err(Problem {
+            problem: "they are one libvirtd under two names".to_owned(),
+            remedy: "take one of the two out of the definition".to_owned(),
+        }),
+    };
+    twins.into_iter().map(finding).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::commands::{Context, apply, going};
+use crate::converge::twins;
 use crate::error::{Error, Exit, Result};
 use crate::hypervisor::Watch;
 use crate::model::Model;
@@ -70,7 +71,7 @@ fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<(
     });
     let inventory = crate::observe::observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
     let Some(instance) = inventory.instances().next() else {
-        return Ok(());
+        return twins::refuse(ctx.world, set, &inventory);
     };
     let whose = if instance.meta.store == store {
         "this store, which has lost its record"

@@ -2,7 +2,7 @@
 
 use crate::cli::DeleteArgs;
 use crate::commands::{Context, lb};
-use crate::converge::{amend, glance};
+use crate::converge::{amend, glance, marks};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
 use crate::names::{Label, ranges};
@@ -90,6 +90,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
             return Ok(exit);
         }
         store.remove(&name, version)?;
+        marks::take(ctx.world, &*store, &record)?;
         if abandoned && unseen > 0 {
             ctx.say(format!(
                 "note: the set is forgotten though {} or its pool could not be seen; instances that come back there are found \

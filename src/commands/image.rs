@@ -76,7 +76,12 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
             line.host.to_string(),
             line.image.digest.short().to_owned(),
             line.image.allocation.to_string(),
-            if line.image.whole { "whole" } else { "half-sent" }.to_owned(),
+            match (line.image.whole, line.image.changed) {
+                (true, _) => "whole",
+                (false, true) => "changed",
+                (false, false) => "half-sent",
+            }
+            .to_owned(),
             if line.image.users.is_empty() {
                 "-".to_owned()
             } else {
@@ -100,12 +105,13 @@ fn stores(ctx: &Context<'_>, set: &ScaleSet) -> Result<Vec<StoreId>> {
 /// Carries out image steps on hosts, through the same executor as everything else.
 fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<crate::execute::Ended>> {
     let (world, cache) = (ctx.world, ctx.world.env.cache.clone());
-    let source = set.image.clone();
+    let (source, interrupt) = (set.image.clone(), world.interrupt.clone());
     let means = Means {
         limits: set.limits.clone(),
         models: Arc::new(|_| None),
-        image: Arc::new(move |_| {
-            crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())
+        image: Arc::new(move |_, pulse| {
+            let beat = |_, _| pulse.beat();
+            crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())
         }),
         uses: proof::gather(world, set, ctx.store(Some(set))?.id()?, steps),
         warrants: Arc::new(Warrants::of_batch(steps)),

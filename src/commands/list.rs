@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::commands::{Context, short_path};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::lease::lease_key;
 use crate::names::Label;
 use crate::record::Life;
@@ -35,9 +35,16 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let store = ctx.store(definition.as_ref())?;
     let now = ctx.world.clock.now();
     let mut lines = Vec::new();
+    // One record that can't be read is no reason to show none: it ends the command, once the others were shown.
+    let mut unread: Option<Error> = None;
     for set in store.sets()? {
-        let Some((record, _)) = store.get(&set)? else {
-            continue;
+        let record = match store.get(&set) {
+            Ok(Some((record, _))) => record,
+            Ok(None) => continue,
+            Err(e) => {
+                unread.get_or_insert_with(|| e.into());
+                continue;
+            }
         };
         lines.push(Line {
             capacity: record.capacity,
@@ -53,9 +60,12 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     }
     if ctx.is_json() {
         ctx.json(&lines);
-        return Ok(Exit::Converged);
+        return unread.map_or(Ok(Exit::Converged), Err);
     }
     if lines.is_empty() {
+        if let Some(e) = unread {
+            return Err(e);
+        }
         ctx.say(format!(
             "the store {} knows no set; vmss create makes one",
             store.location()
@@ -94,5 +104,5 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         ]);
     }
     ctx.table(&table);
-    Ok(Exit::Converged)
+    unread.map_or(Ok(Exit::Converged), Err)
 }

@@ -21,6 +21,7 @@ pub mod run;
 pub mod scale;
 pub mod show;
 pub mod state;
+mod tell;
 pub mod upgrade;
 pub mod wait;
 
@@ -34,6 +35,7 @@ use crate::converge::{self, Ending, Joining};
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::event::Listener;
+use crate::intake::{self, IntakeError};
 use crate::lease::{self, Held};
 use crate::model::Model;
 use crate::names::Label;
@@ -135,16 +137,22 @@ impl Context<'_> {
     /// The definition, read and checked.
     pub fn definition(&self) -> Result<ScaleSet> {
         let file = self.file();
-        let text = std::fs::read_to_string(&file).map_err(|e| {
-            let error =
-                Error::new(Exit::Definition, e).context(format!("reading the definition {}", file.display()));
-            if self.global.file.is_none() {
+        let text = self.definition_text(&file)?;
+        definition::parse(&text, &file).map_err(|errors| self.definition_error(&errors, &text))
+    }
+
+    /// The text of a definition.
+    pub fn definition_text(&self, file: &Path) -> Result<String> {
+        let read = intake::text_handed_over(file, intake::DEFINITION, &self.world.interrupt);
+        read.map_err(|e| {
+            let (is_missing, exit) = (matches!(e, IntakeError::Io(_)), exit_of(&e));
+            let error = Error::new(exit, e).context(format!("reading the definition {}", file.display()));
+            if is_missing && self.global.file.is_none() {
                 error.hint("name a definition with -f FILE, or write one: vmss init > scaleset.toml")
             } else {
                 error
             }
-        })?;
-        definition::parse(&text, &file).map_err(|errors| self.definition_error(&errors, &text))
+        })
     }
 
     fn definition_error(&self, errors: &definition::Errors, text: &str) -> Error {
@@ -203,15 +211,26 @@ impl Context<'_> {
 
     /// The model that `set` describes now. Looks at the image and reads the user data.
     pub fn model(&self, set: &ScaleSet) -> Result<Model> {
-        let image = crate::images::local(&set.image, &self.world.env.cache, &|_, _| {})
-            .map_err(|e| Error::new(Exit::Definition, e))?;
-        let user_data = match &set.instance.user_data {
-            None => None,
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|e| {
-                Error::new(Exit::Definition, e).context(format!("reading the user data {}", path.display()))
-            })?),
-        };
+        let user_data = self.user_data(set)?;
+        let progress = tell::reading(self, &set.image);
+        let image = crate::images::local(
+            &set.image,
+            &self.world.env.cache,
+            &self.world.interrupt,
+            &progress,
+        )?;
         crate::resolve::model(set, &image.image, user_data).map_err(|e| Error::new(Exit::Definition, e))
+    }
+
+    /// The text of the user data that `set` names. Only the file is read; the model says whether it can be rendered.
+    pub fn user_data(&self, set: &ScaleSet) -> Result<Option<String>> {
+        let Some(path) = &set.instance.user_data else {
+            return Ok(None);
+        };
+        let text = intake::text(path, intake::USER_DATA).map_err(|e| {
+            Error::new(exit_of(&e), e).context(format!("reading the user data {}", path.display()))
+        })?;
+        Ok(Some(text))
     }
 
     /// Takes the lease of `set`.
@@ -352,6 +371,14 @@ impl Context<'_> {
                 keys.join(", ")
             ));
         }
+    }
+}
+
+/// The exit code where a file that a definition is made of can't be read.
+const fn exit_of(error: &IntakeError) -> Exit {
+    match error {
+        IntakeError::Interrupted => Exit::Interrupted,
+        _ => Exit::Definition,
     }
 }
 

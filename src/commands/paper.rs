@@ -9,6 +9,7 @@ use crate::commands::Context;
 use crate::definition;
 use crate::error::{Error, Exit, Result};
 use crate::names::{Label, MAX_SET_NAME};
+use crate::resolve;
 use crate::ui::words::count;
 
 /// Prints a definition to start from.
@@ -23,9 +24,12 @@ pub fn init(ctx: &Context<'_>, name: &Label) -> Result<Exit> {
     Ok(Exit::Converged)
 }
 
-/// Checks a definition.
+/// Checks a definition, and the user data that it names.
 pub fn validate(ctx: &Context<'_>) -> Result<Exit> {
     let set = ctx.definition()?;
+    if let Some(text) = ctx.user_data(&set)? {
+        resolve::user_data(&set, text).map_err(|e| Error::new(Exit::Definition, e))?;
+    }
     if ctx.is_json() {
         ctx.json(&set);
     } else {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cli::PlanArgs;
 use crate::commands::{Context, apply, create, delete};
-use crate::converge::look;
+use crate::converge::{look, twins};
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
 use crate::plan::forecast::{Forecast, forecast};
@@ -69,6 +69,7 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     }
     let set = record.applied.clone();
     let inventory = look(ctx.world, &set, &record);
+    twins::refuse(ctx.world, &set, &inventory)?;
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());
     if let Some(protected) = delete::protected(&record, &inventory).filter(|_| args.delete) {

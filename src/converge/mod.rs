@@ -1,11 +1,13 @@
 //! The loop that every changing command runs: observe, plan, execute, again, until there is nothing left to do.
 
+pub mod marks;
 pub mod proof;
 mod serving;
 mod tell;
+pub mod twins;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,7 +21,7 @@ use crate::inventory::Inventory;
 use crate::model::{ImageDigest, Model};
 use crate::names::{InstanceId, Label};
 use crate::observe::observe;
-use crate::ownership::sort_out;
+use crate::ownership::{Twins, sort_out};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Report, Wait};
 use crate::plan::{Experience, Lesson, Plan, Situation, at_rest, plan};
@@ -200,6 +202,9 @@ pub fn converge(
         batches: 0,
         joins: joining == Joining::Awaited,
         missed: BTreeMap::new(),
+        has_looked: false,
+        has_marked: false,
+        twins: Vec::new(),
         asked: Asked::Nothing,
         made: Vec::new(),
         done: Vec::new(),
@@ -216,16 +221,21 @@ pub fn converge(
         };
     }
     loop {
+        listener.alive();
         store.renew(lease, world.clock.now())?;
         let made = std::mem::take(&mut run.made);
         let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
         let scale_set = record.applied.clone();
         // Asking takes a time-out for each guest that is still booting: only where the plan depends on it.
-        let inventory = if depends_on_health(&record) {
+        let mut inventory = if depends_on_health(&record) {
             look(world, &scale_set, &record)
         } else {
             glance(world, &scale_set, &record)
         };
+        if !std::mem::replace(&mut run.has_looked, true) {
+            run.twins = twins::find(world, &scale_set, &inventory);
+        }
+        inventory.odd.twins.clone_from(&run.twins);
         told.unseen(&inventory, listener);
         let now = world.clock.now();
         let (record, _) = amend(store, set, |record| {
@@ -246,6 +256,13 @@ pub fn converge(
             drawn: (world.draw)(),
         };
         let plan = plan(situation);
+        if !plan.steps.is_empty()
+            && !std::mem::replace(&mut run.has_marked, true)
+            && marks::leave(world, &record, &inventory)
+        {
+            // Who shares a folder with whom shows only now.
+            continue;
+        }
         let interrupted = world.interrupt.is_set();
         let again = plan.again.or(plan.joining.filter(|_| run.joins));
         let is_over =
@@ -285,7 +302,7 @@ pub fn converge(
         if plan.steps.is_empty() {
             told.waits(&plan.report.waits, listener);
             if let Some(at) = again {
-                wait_for_change(world, store, set, version, at)?;
+                wait_for_change(world, store, set, version, at, &**listener)?;
             }
             continue;
         }
@@ -314,6 +331,12 @@ struct Run<'w> {
     joins: bool,
     /// How often each load balancer could not be reached though it had just been seen.
     missed: BTreeMap<String, u32>,
+    /// Whether it has looked at the hosts before.
+    has_looked: bool,
+    /// Whether it has marked the pools.
+    has_marked: bool,
+    /// Hosts that are one.
+    twins: Vec<Twins>,
     asked: Asked,
     /// Instances that the last batch has made.
     made: Vec<InstanceId>,
@@ -459,8 +482,10 @@ pub fn wait_for_change(
     set: &Label,
     version: Version,
     at: Timestamp,
+    listener: &dyn Listener,
 ) -> Result<()> {
     wait_until(&*world.clock, &world.interrupt, at, || {
+        listener.alive();
         Ok(store.get(set)?.is_none_or(|(_, now)| now != version))
     })
 }
@@ -518,12 +543,24 @@ fn models(record: &Record) -> Models {
 /// The local file of an image, looked at once per run.
 fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSource {
     let (images, source, cache) = (Arc::clone(images), set.image.clone(), world.env.cache.clone());
-    Arc::new(move |wanted| {
-        let mut known = images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let interrupt = world.interrupt.clone();
+    Arc::new(move |wanted, pulse| {
+        // One lane reads it; the others wait, and show that they are alive.
+        let mut known = loop {
+            match images.try_lock() {
+                Ok(known) => break known,
+                Err(TryLockError::Poisoned(known)) => break known.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    pulse.beat();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        };
         if let Some(image) = known.get(wanted) {
             return Ok(image.clone());
         }
-        let found = crate::images::local(&source, &cache, &|_, _| {}).map_err(|e| e.to_string())?;
+        let beat = |_, _| pulse.beat();
+        let found = crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())?;
         if &found.image.digest != wanted {
             return Err(format!(
                 "{} is another image than this revision was made of: its digest is {}, instances need {}; put that image \
@@ -556,6 +593,10 @@ mod tests {
     impl Clock for SetClock {
         fn now(&self) -> Timestamp {
             at(*self.shown.lock().unwrap())
+        }
+
+        fn steady(&self) -> Duration {
+            *self.waited.lock().unwrap()
         }
 
         fn wait(&self, span: Duration, _: &Interrupt) {

@@ -106,7 +106,7 @@ impl Run<'_> {
                 _ if left.is_empty() => {}
                 Some(at) if release.steps.is_empty() => {
                     told.waits(&release.waits, self.listener);
-                    wait_for_change(self.world, store, set, version, at)?;
+                    wait_for_change(self.world, store, set, version, at, &**self.listener)?;
                 }
                 Some(_) => {}
                 None => {

@@ -1,6 +1,6 @@
 //! The `[[fault_domains]]`: hosts that fail together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::definition::reader::{Reader, Section};
 use crate::definition::sections::{label, parsed, required_string};
@@ -17,12 +17,13 @@ pub(super) fn fault_domains(r: &mut Reader<'_>, top: &Section<'_, '_>) -> Option
     }
     let sections = r.tables(top, "fault_domains", "FaultDomain")?;
     let mut domains: Vec<FaultDomain> = Vec::new();
+    let mut domain_names: BTreeSet<Label> = BTreeSet::new();
     let mut names: BTreeMap<Label, String> = BTreeMap::new();
     let mut uris: BTreeMap<String, Label> = BTreeMap::new();
     for d in &sections {
         let name = label(r, d, "name", "name = \"rack-a\"");
         if let Some(name) = &name
-            && domains.iter().any(|d| &d.name == name)
+            && !domain_names.insert(name.clone())
         {
             let span = d.key_span("name").unwrap_or_else(|| d.span.clone());
             r.wrong(

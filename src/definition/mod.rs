@@ -20,6 +20,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use crate::scaleset::ScaleSet;
+use problem::Draft;
 pub use problem::{Errors, Problem, render};
 pub use written::schema;
 
@@ -28,21 +29,18 @@ pub use written::schema;
 /// # Errors
 /// Everything that is wrong with the file, not only the first thing.
 pub fn parse(text: &str, file: &Path) -> Result<ScaleSet, Errors> {
-    let errors = |errors| Errors {
-        file: file.to_owned(),
-        errors,
-    };
     let (table, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
         // What could be read of a file with broken syntax is no measure of what was meant: only the syntax is told.
-        let mut problems: Vec<Problem> = (syntax.iter())
-            .map(|e| {
-                let help = Some("this is not TOML".to_owned());
-                Problem::new(text, e.span().unwrap_or(0..0), "", e.message().to_owned(), help)
+        let drafts = (syntax.iter())
+            .map(|e| Draft {
+                span: e.span().unwrap_or(0..0),
+                key: String::new(),
+                message: e.message().to_owned(),
+                help: Some("this is not TOML".to_owned()),
             })
             .collect();
-        problems.sort_by_key(|p| p.span.start);
-        return Err(errors(problems));
+        return Err(Errors::new(file, text, drafts, 0));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut reader = reader::Reader::new(text);
@@ -50,7 +48,7 @@ pub fn parse(text: &str, file: &Path) -> Result<ScaleSet, Errors> {
     let set = sections::scale_set(&mut reader, &top, folder);
     match set {
         Some(set) if reader.is_clean() => Ok(set),
-        _ => Err(errors(reader.into_problems())),
+        _ => Err(reader.into_errors(file)),
     }
 }
 

@@ -11,8 +11,49 @@ use serde::Serialize;
 pub struct Errors {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong.
+    /// What is wrong: the first of it, if it is much.
     pub errors: Vec<Problem>,
+    /// How much more is wrong.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub more: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls it with")]
+const fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Most problems that are told: who sees so many mends the first and looks again.
+pub const MOST: usize = 50;
+
+/// Something that is wrong, before it is looked up where in the file that is.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Bytes of the file that are meant.
+    pub span: Range<usize>,
+    /// The key.
+    pub key: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl Errors {
+    /// The first of `drafts` in the order of the file, and how many more there are: with `unworded` that are not in them.
+    pub fn new(file: &Path, text: &str, mut drafts: Vec<Draft>, unworded: usize) -> Self {
+        drafts.sort_by_key(|d| (d.span.start, d.span.end));
+        let more = drafts.len().saturating_sub(MOST) + unworded;
+        drafts.truncate(MOST);
+        let errors = (drafts.into_iter())
+            .map(|d| Problem::new(text, d.span, &d.key, d.message, d.help))
+            .collect();
+        Self {
+            file: file.to_owned(),
+            errors,
+            more,
+        }
+    }
 }
 
 /// One thing that is wrong.
@@ -72,9 +113,13 @@ pub fn render(errors: &Errors, text: &str, color: bool) -> String {
     let path = path(&errors.file);
     let mut out = String::new();
     for problem in &errors.errors {
-        let snippet = Snippet::source(text)
+        // Only its line: all of a large file for each of many problems takes long.
+        let (line, start) = line_of(text, problem.span.start);
+        let span = problem.span.start - start..problem.span.end - start;
+        let snippet = Snippet::source(line)
             .path(path.clone())
-            .annotation(AnnotationKind::Primary.span(problem.span.clone()));
+            .line_start(problem.line)
+            .annotation(AnnotationKind::Primary.span(span));
         let mut group: Group<'_> = Level::ERROR
             .primary_title(problem.message.clone())
             .element(snippet);
@@ -85,8 +130,18 @@ pub fn render(errors: &Errors, text: &str, color: bool) -> String {
         out += "\n\n";
     }
     let n = errors.errors.len();
-    out += &format!("{path} has {}\n", crate::definition::problem::counted(n));
+    out += &match errors.more {
+        0 => format!("{path} has {}\n", counted(n)),
+        more => format!("{path} has {}, the first {n} are shown\n", counted(n + more)),
+    };
     out
+}
+
+/// The line in which a byte of the text is, and where that begins.
+fn line_of(text: &str, at: usize) -> (&str, usize) {
+    let start = text[..at].rfind('\n').map_or(0, |n| n + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |n| at + n);
+    (&text[start..end], start)
 }
 
 fn counted(n: usize) -> String {

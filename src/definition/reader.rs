@@ -1,11 +1,12 @@
 //! Walks the parsed TOML and collects everything that is wrong, with its place.
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::definition::problem::Problem;
+use crate::definition::problem::{Draft, Errors};
 use crate::definition::{values, written};
 use crate::scaleset::Amount;
 
@@ -13,8 +14,13 @@ use crate::scaleset::Amount;
 pub struct Reader<'t> {
     text: &'t str,
     schema: serde_json::Value,
-    problems: Vec<Problem>,
+    problems: Vec<Draft>,
+    /// Problems that were only counted.
+    unworded: usize,
 }
+
+/// Most problems that are worded: of more than so many only the number is kept.
+const MOST_DRAFTS: usize = 1000;
 
 /// One table of the file.
 #[derive(Clone)]
@@ -43,13 +49,13 @@ impl<'t> Reader<'t> {
             text,
             schema: written::schema(),
             problems: Vec::new(),
+            unworded: 0,
         }
     }
 
-    /// The problems in the order of the file.
-    pub fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|p| (p.span.start, p.span.end));
-        self.problems
+    /// What is wrong with the text, which is that of `file`.
+    pub fn into_errors(self, file: &Path) -> Errors {
+        Errors::new(file, self.text, self.problems, self.unworded)
     }
 
     /// Whether nothing is wrong so far.
@@ -59,8 +65,21 @@ impl<'t> Reader<'t> {
 
     /// Notes that something is wrong at `span`.
     pub fn wrong(&mut self, span: Range<usize>, key: &str, message: impl Into<String>, help: Option<String>) {
-        self.problems
-            .push(Problem::new(self.text, span, key, message.into(), help));
+        if self.is_full() {
+            self.unworded += 1;
+            return;
+        }
+        self.problems.push(Draft {
+            span,
+            key: key.to_owned(),
+            message: message.into(),
+            help,
+        });
+    }
+
+    /// Whether what else is wrong is only counted.
+    fn is_full(&self) -> bool {
+        self.problems.len() >= MOST_DRAFTS
     }
 
     /// Notes that a value is wrong.
@@ -85,6 +104,10 @@ impl<'t> Reader<'t> {
         for (key, _) in section.table {
             let name = key.get_ref().as_ref();
             if known.iter().any(|k| k == name) {
+                continue;
+            }
+            if self.is_full() {
+                self.unworded += 1;
                 continue;
             }
             let nearest = (known.iter())
@@ -451,10 +474,7 @@ impl Section<'_, '_> {
 
     /// Bytes of a key of this section, if it is there.
     pub fn key_span(&self, key: &str) -> Option<Range<usize>> {
-        self.table
-            .iter()
-            .find(|(k, _)| k.get_ref() == key)
-            .map(|(k, _)| k.span())
+        self.table.get_key_value(key).map(|(k, _)| k.span())
     }
 
     /// Whether a table stands at the key.

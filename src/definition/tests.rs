@@ -84,7 +84,7 @@ fn the_definitions_under_examples_are_valid() {
         parse(text, Path::new("examples/web.toml")).unwrap_or_else(|e| panic!("{}", render(&e, text, false)));
     assert_eq!(set.hosts().count(), 3);
     let user_data = include_str!("../../examples/cloud-init.yaml");
-    assert_eq!(crate::hypervisor::seed::check_template(user_data), Ok(()));
+    assert!(crate::resolve::user_data(&set, user_data.to_owned()).is_ok());
 }
 
 /// What an editor checks by the schema and what vmss accepts are the same.
@@ -740,5 +740,48 @@ proptest! {
             prop_assert!(!e.errors.is_empty());
             render(&e, &text, true);
         }
+    }
+}
+
+#[test]
+fn of_many_problems_the_first_are_told_and_the_rest_counted() {
+    let unknown = |n: usize| {
+        (0..n)
+            .map(|i| format!("no_such_key_{i} = 1\n"))
+            .collect::<String>()
+    };
+    for (text, more) in [
+        (GOOD.to_owned(), None),
+        (unknown(40) + GOOD, Some(0)),
+        (unknown(60) + GOOD, Some(10)),
+        (unknown(10_000) + GOOD, Some(9950)),
+        // What is missing is wrong as well.
+        (unknown(10_000), Some(9954)),
+        ("= 1\n".repeat(10_000), Some(9950)),
+    ] {
+        let parsed = parse(&text, Path::new("x.toml"));
+        assert_eq!(parsed.as_ref().err().map(|e| e.more), more);
+        let Err(errors) = parsed else { continue };
+        assert!(errors.errors.is_sorted_by_key(|p| p.line));
+        let shown = render(&errors, &text, false);
+        let n = errors.errors.len();
+        let end = match errors.more {
+            0 => format!("x.toml has {n} errors\n"),
+            more => format!("x.toml has {} errors, the first 50 are shown\n", n + more),
+        };
+        assert!(shown.ends_with(&end), "{}", &shown[shown.len() - 100..]);
+    }
+}
+
+#[test]
+fn a_definition_nested_without_end_is_refused_and_does_no_harm() {
+    for text in [
+        format!("name = {}", "[".repeat(200_000)),
+        format!("name = {}", "{a=".repeat(200_000)),
+        format!("name{} = 1", ".a".repeat(200_000)),
+        format!("[name{}]", ".a".repeat(200_000)),
+    ] {
+        let errors = parse(&text, Path::new("x.toml")).unwrap_err();
+        assert!(!errors.errors.is_empty(), "{}", &text[..20]);
     }
 }

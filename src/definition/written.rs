@@ -100,7 +100,7 @@ section! {
 }
 
 section! {
-    /// The OS image: a qcow2 or raw file without a backing file.
+    /// The OS image: a qcow2 without a backing file, or a raw disk with a partition table or a boot sector.
     Image {
         /// A path, relative to this file, or an http(s) URL.
         source: String,

@@ -24,9 +24,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::intake::{self, IntakeError};
 use crate::load_balancer::{Discovery, Format};
 use crate::membership::{Membership, Server};
 use crate::names::Label;
+use crate::trust;
+use crate::units::Bytes;
 
 /// How long a reload command may take.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -88,8 +91,9 @@ pub fn render(discovery: &Discovery, set: &Label, membership: &Membership) -> St
 /// anything to do; a file that is right already, and whose readers know of it, is not touched.
 ///
 /// The file is replaced by a rename, so that its readers have the old text or the new one, and because Envoy takes note of
-/// nothing else. It keeps its mode, owner and group. A symbolic link is replaced and not followed: it is the folder of the
-/// name they were given that readers watch.
+/// nothing else. It keeps its mode, owner and group. A symbolic link that the user of vmss or root has put there stays, and
+/// what it leads to is replaced; Envoy, which watches the folder of the name it was given, has to be given that one. A link of
+/// anybody else is replaced and not followed: a reader who may write to the folder must not choose what vmss overwrites.
 ///
 /// # Errors
 /// The file can't be read or written, or its reload command fails or does not end within 30 s. In the last case the next
@@ -107,7 +111,8 @@ pub fn publish(discovery: &Discovery, set: &Label, membership: &Membership) -> R
 /// # Errors
 /// As with [`publish`].
 pub fn withdraw(discovery: &Discovery, set: &Label) -> Result<(), DiscoveryError> {
-    if look(&discovery.file)?.is_none() {
+    let real = trust::behind(&discovery.file).map_err(failed(Doing::Reading, &discovery.file))?;
+    if look(&real)?.is_none() {
         return forget(&marker(&discovery.file)).map_err(failed(Doing::Writing, &discovery.file));
     }
     publish(discovery, set, &Membership::default()).map(drop)
@@ -116,9 +121,10 @@ pub fn withdraw(discovery: &Discovery, set: &Label) -> Result<(), DiscoveryError
 /// [`publish`] for a text, with a deadline for the reload command.
 fn bring(discovery: &Discovery, text: &str, deadline: Duration) -> Result<bool, DiscoveryError> {
     let file = &discovery.file;
-    let old = look(file)?;
+    let real = &trust::behind(file).map_err(failed(Doing::Reading, file))?;
+    let old = look(real)?;
     let same = match &old {
-        Some(old) => has(file, old, text).map_err(failed(Doing::Reading, file))?,
+        Some(old) => has(real, old, text).map_err(failed(Doing::Reading, file))?,
         None => false,
     };
     let marker = marker(file);
@@ -130,7 +136,7 @@ fn bring(discovery: &Discovery, text: &str, deadline: Duration) -> Result<bool, 
         if tells {
             remember(&marker).map_err(failed(Doing::Writing, file))?;
         }
-        write(file, text, old.as_ref()).map_err(failed(Doing::Writing, file))?;
+        write(real, text, old.as_ref()).map_err(failed(Doing::Writing, file))?;
     }
     if tells {
         reload::run(&discovery.reload, folder(file), deadline).map_err(failed(Doing::Reloading, file))?;
@@ -169,9 +175,11 @@ fn folder(file: &Path) -> &Path {
     file.parent().unwrap_or_else(|| Path::new("/"))
 }
 
-/// What is at `file`, if anything is.
+/// What is at `file`, which is no link that is followed, if anything is.
 fn look(file: &Path) -> Result<Option<Metadata>, DiscoveryError> {
-    match fs::metadata(file) {
+    match fs::symlink_metadata(file) {
+        // Somebody else's: it is replaced.
+        Ok(there) if there.is_symlink() => Ok(None),
         // A folder can't be replaced, and reading a pipe may never end.
         Ok(there) if !there.is_file() => Err(failed(Doing::Reading, file)("it is not a regular file")),
         Ok(there) => Ok(Some(there)),
@@ -181,8 +189,17 @@ fn look(file: &Path) -> Result<Option<Metadata>, DiscoveryError> {
 }
 
 /// Whether `file` has this very text. One of another length is not read: it may be anything.
-fn has(file: &Path, there: &Metadata, text: &str) -> io::Result<bool> {
-    Ok(there.len() == text.len() as u64 && fs::read(file)? == text.as_bytes())
+fn has(file: &Path, there: &Metadata, text: &str) -> Result<bool, IntakeError> {
+    let length = text.len() as u64;
+    if there.len() != length {
+        return Ok(false);
+    }
+    match intake::bytes(file, Bytes(length)) {
+        Ok(bytes) => Ok(bytes == text.as_bytes()),
+        // It has grown meanwhile.
+        Err(IntakeError::Large(_)) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Puts a file with `text` in the place of `file`. If that fails, nothing new is left in the folder.

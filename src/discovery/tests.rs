@@ -180,14 +180,45 @@ fn the_mode_and_the_owner_of_a_file_are_kept() {
 }
 
 #[test]
-fn a_link_is_replaced_and_what_it_led_to_is_left_alone() {
+fn a_link_of_the_operators_stays_and_what_it_leads_to_is_replaced() {
+    let place = Place::new();
+    let kept = place.folder.path().join("kept");
+    fs::create_dir(&kept).unwrap();
+    let elsewhere = kept.join("elsewhere");
+    // Relative, and to a file that is not there yet.
+    symlink("kept/elsewhere", &place.discovery.file).unwrap();
+    assert_eq!(place.publish(&three()), Ok(true));
+    assert_eq!(place.publish(&three()), Ok(false));
+    assert!(fs::symlink_metadata(&place.discovery.file).unwrap().is_symlink());
+    let text = fs::read_to_string(&elsewhere).unwrap();
+    assert_eq!(text, place.text());
+    assert!(fs::symlink_metadata(&elsewhere).unwrap().is_file());
+    withdraw(&place.discovery, &label("web")).unwrap();
+    assert!(fs::symlink_metadata(&place.discovery.file).unwrap().is_symlink());
+    assert_ne!(fs::read_to_string(&elsewhere).unwrap(), text);
+}
+
+#[test]
+fn a_link_of_somebody_elses_is_replaced_and_what_it_led_to_is_left_alone() {
     let place = Place::new();
     let elsewhere = place.folder.path().join("elsewhere");
     fs::write(&elsewhere, "old").unwrap();
     symlink(&elsewhere, &place.discovery.file).unwrap();
+    if std::os::unix::fs::lchown(&place.discovery.file, Some(4711), None).is_err() {
+        let _ = std::io::stderr().write_all(b"skipped: only root may give a link away\n");
+        return;
+    }
     assert_eq!(place.publish(&three()), Ok(true));
     assert!(fs::symlink_metadata(&place.discovery.file).unwrap().is_file());
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "old");
+}
+
+#[test]
+fn links_that_lead_in_a_circle_are_told() {
+    let place = Place::new();
+    symlink(&place.discovery.file, &place.discovery.file).unwrap();
+    let error = place.publish(&three()).unwrap_err();
+    assert_eq!(error.doing, Doing::Reading);
 }
 
 #[test]

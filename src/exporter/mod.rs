@@ -135,6 +135,11 @@ impl Exporter {
         self.run.ticked(set, tick, now);
     }
 
+    /// The tending of a set broke off by a fault of vmss, and is begun anew.
+    pub fn restarted(&self, set: &Label) {
+        self.run.restarted(set);
+    }
+
     /// The policy of a set was evaluated.
     pub fn decided(&self, set: &Label, decision: &Decision) {
         self.scaling.decided(set, decision);
@@ -184,6 +189,10 @@ impl Listener for Measured {
     fn looked(&self, sight: Sight<'_>) {
         self.exporter.take(sight);
         self.to.looked(sight);
+    }
+
+    fn alive(&self) {
+        self.to.alive();
     }
 }
 

@@ -54,6 +54,7 @@ pub struct Run {
     last_look: PerSet,
     ticks: PerSet,
     last_tick: PerSet,
+    restarts: PerSet,
     steps: PerSet,
 }
 
@@ -71,6 +72,10 @@ impl Area for Run {
             ),
             ticks: families.counter("vmss_ticks_total", "Ticks, runs of the loop on the set, by how they ended"),
             last_tick: families.gauge("vmss_last_tick_timestamp_seconds", "When the last tick ended, however it did"),
+            restarts: families.counter(
+                "vmss_restarts_total",
+                "Times that the tending of the set broke off by a fault of vmss and was begun anew; from 0 at the first tick",
+            ),
             steps: families.counter("vmss_steps_total", "Steps on hosts that were carried out, by what and by how they ended"),
         }
     }
@@ -95,7 +100,13 @@ impl Run {
             self.ticks
                 .add(set, vec![("result", any.as_str().to_owned())], more);
         }
+        self.restarts.add(set, Vec::new(), 0.0);
         self.last_tick.put_one(set, now.as_duration().as_secs_f64());
+    }
+
+    /// What tends the set broke off.
+    pub fn restarted(&self, set: &Label) {
+        self.restarts.add(set, Vec::new(), 1.0);
     }
 
     /// A step ended.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::supervise::caught;
+
 /// Makes the page of the metrics.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 
@@ -81,7 +83,8 @@ fn work(listener: &TcpListener, patience: Patience, page: &Page) {
     loop {
         match listener.accept() {
             // What goes wrong with a client is the client's to notice.
-            Ok((stream, _)) => _ = serve(&stream, patience, page),
+            // A page that can't be made is this program's fault, and no reason to serve nobody any more.
+            Ok((stream, _)) => _ = caught(|| serve(&stream, patience, page)),
             // How Linux says that it was shut down.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return,
             // One that has gone again already; or no file descriptor is left, which may pass.

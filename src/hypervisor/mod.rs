@@ -13,6 +13,7 @@ pub mod seed;
 mod stats;
 mod uses;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,8 +126,8 @@ pub trait Hypervisor: Send + Sync {
     /// Takes the mark out of the pool; none there is fine.
     fn unmark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError>;
 
-    /// Whether a volume is in the pool, by what the host knows without looking at the folder again.
-    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError>;
+    /// Marks in a pool of that name, by what the host knows without looking at the folder again.
+    fn marks(&self, pool: &str) -> Result<BTreeSet<PoolMark>, HypervisorError>;
 
     /// Which files the host's domains need: by their live, inactive and snapshot XML, and what volumes are backed by. Has the
     /// host look at its pool's folder again first.
@@ -440,8 +441,10 @@ pub struct StoredImage {
     pub allocation: Bytes,
     /// The store that sent it: the first eight digits of its identity. Only that store deletes it.
     pub sender: String,
-    /// Whether it was sent to the end and verified.
+    /// Whether it was sent to the end and verified, and is as it was then.
     pub whole: bool,
+    /// Whether somebody has changed it since it was verified.
+    pub changed: bool,
     /// Volumes and domains that depend on it.
     pub users: Vec<String>,
 }

@@ -22,6 +22,7 @@ use crate::names::InstanceId;
 use crate::numbers::{Numbers, PATIENCE};
 use crate::record::Record;
 use crate::scaleset::{Host, Probe, ScaleSet};
+use crate::supervise::caught;
 use crate::vitals::reference;
 use crate::world::World;
 
@@ -231,7 +232,7 @@ fn externals(numbers: &Arc<dyn Numbers>, metrics: &[&Metric]) -> Vec<(External, 
         let (tx, numbers) = (tx.clone(), Arc::clone(numbers));
         let ask = move || {
             // The receiver may have given up: then nobody wants the answer.
-            let _ = tx.send((i, numbers.now(&external)));
+            let _ = tx.send((i, caught(|| numbers.now(&external)).and_then(|number| number)));
         };
         // One for whom there is no thread has no answer.
         let _ = thread::Builder::new().name(format!("number-{i}")).spawn(ask);

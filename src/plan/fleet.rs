@@ -81,7 +81,7 @@ pub(super) fn is_half(
     instance: &crate::inventory::Instance,
 ) -> Option<Cause> {
     let (id, uuid) = (instance.id, instance.uuid);
-    let known = s.record.known.get(&id).filter(|k| k.uuid == uuid);
+    let known = s.record.knows(id, uuid);
     let is_believed = known.is_some_and(|k| k.is_carried_over);
     let is_due = s.record.warrants.covers(host, id, uuid);
     match instance.meta.phase {

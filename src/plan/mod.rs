@@ -217,7 +217,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
         return Plan::idle(fleet.report(s, 0, waits));
     }
     odd::tell(s, &mut waits);
-    if s.inventory.odd.is_record_old() {
+    if s.inventory.odd.is_record_old() || !s.inventory.odd.twins.is_empty() {
         // Whatever is done under an old record may be done to what a newer one has made.
         return Plan::idle(fleet.report(s, 0, waits));
     }

@@ -17,6 +17,11 @@ pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
             next: s.record.next_id,
         });
     }
+    if !odd.twins.is_empty() {
+        // Of one libvirtd every instance is seen twice: that is all there is to say of them.
+        waits.extend(odd.twins.iter().cloned().map(Wait::OneHost));
+        return;
+    }
     waits.extend(odd.doubles.iter().cloned().map(Wait::Double));
     let strangers = (odd.strangers.iter()).filter(|other| other.why != crate::ownership::Strangeness::Beyond);
     waits.extend(strangers.cloned().map(Wait::Stranger));

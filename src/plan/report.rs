@@ -137,7 +137,7 @@ impl Report {
         if has(|w| {
             matches!(
                 w,
-                Wait::OtherStore { .. } | Wait::RecordOld { .. } | Wait::Double(_)
+                Wait::OtherStore { .. } | Wait::RecordOld { .. } | Wait::OneHost(_) | Wait::Double(_)
             )
         }) {
             Verdict::Blocked

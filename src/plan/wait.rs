@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::names::{InstanceId, Label, StoreId};
-use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger};
+use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger, Twins};
 use crate::plan::report::Ailing;
 
 /// Something that is not done, and why.
@@ -328,6 +328,8 @@ pub enum Wait {
         /// The id that the record would give out next.
         next: InstanceId,
     },
+    /// Two hosts of the set are one.
+    OneHost(Twins),
     /// An instance is there twice: nothing is done to either.
     Double(Double),
     /// A domain looks like an instance and is none: it is left alone.
@@ -381,6 +383,12 @@ impl fmt::Display for Wait {
         match self {
             Self::NoIds => f.write_str("every id has been given out: make another set"),
             Self::RecordOld { instances, next } => record_old(f, instances, *next),
+            Self::OneHost(twins) => write!(
+                f,
+                "hosts {} and {} are one libvirtd under two names: nothing is changed; take one of the two out of the \
+                 definition, then vmss apply",
+                twins.first, twins.second
+            ),
             Self::Double(double) => {
                 let places: Vec<String> = (double.places.iter())
                     .map(|p| format!("{} ({})", p.host, if p.runs { "runs" } else { "off" }))

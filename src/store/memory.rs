@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::autoscale::{Decision, Readings, Sample};
 use crate::names::{Label, StoreId};
 use crate::record::Record;
-use crate::store::holder::{Liveness, expiry, local_processes, may_act};
+use crate::store::holder::{Liveness, acting, expiry, local_processes, renewed, seems_to_act};
 use crate::store::{
-    DECISIONS, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP, SAMPLES_WHOLE,
-    Store, StoreError, Version,
+    DECISIONS, Failure, HISTORY, Holder, Lease, Operation, PastOperation, SAMPLES_LAST, SAMPLES_STEP,
+    SAMPLES_WHOLE, Stamp, Store, StoreError, Version, codec,
 };
 
 /// A store that lasts as long as its process.
@@ -28,7 +28,7 @@ struct Shelves {
     last: u64,
     /// Records as JSON, so that what a file would lose or refuse is lost or refused here too.
     records: BTreeMap<Label, (String, Version)>,
-    leases: BTreeMap<String, Taken>,
+    leases: BTreeMap<String, Let>,
     measured: BTreeMap<Label, Measured>,
     operations: BTreeMap<u64, PastOperation>,
     last_operation: u64,
@@ -42,10 +42,9 @@ struct Measured {
     decisions: Vec<String>,
 }
 
-struct Taken {
-    token: u64,
+struct Let {
     holder: Holder,
-    expires: i64,
+    stamp: Stamp,
 }
 
 impl Shelves {
@@ -81,16 +80,12 @@ impl Memory {
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn acting(&self, shelves: &Shelves, key: &str, now: Timestamp) -> Option<Holder> {
-        let taken = shelves.leases.get(key)?;
-        may_act(&self.liveness, &taken.holder, taken.expires, now).then(|| taken.holder.clone())
-    }
 }
 
 fn broken(doing: String, e: &serde_json::Error) -> StoreError {
     StoreError::Broken {
         doing,
+        why: Failure::Damaged,
         message: e.to_string(),
     }
 }
@@ -109,14 +104,13 @@ impl Store for Memory {
         let Some((json, version)) = shelves.records.get(set) else {
             return Ok(None);
         };
-        let record =
-            serde_json::from_str(json).map_err(|e| broken(format!("reading the record of {set}"), &e))?;
+        let record = codec::decode(json)
+            .map_err(|e| e.of(set, |e| broken(format!("reading the record of {set}"), &e)))?;
         Ok(Some((record, *version)))
     }
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
-        let json =
-            serde_json::to_string(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
+        let json = codec::encode(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
         let mut shelves = self.shelves();
         if shelves.records.get(set).map(|(_, version)| *version) != expected {
             return Err(StoreError::Changed(set.clone()));
@@ -140,16 +134,24 @@ impl Store for Memory {
         Ok(self.shelves().records.keys().cloned().collect())
     }
 
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError> {
         let mut shelves = self.shelves();
-        if let Some(other) = self.acting(&shelves, key, now) {
-            return Err(StoreError::Held(Box::new(other)));
+        let taken = (shelves.leases.get(key))
+            .and_then(|l| acting(&self.liveness, l.holder.clone(), l.stamp, unrenewed));
+        if let Some(taken) = taken {
+            return Err(StoreError::Held(Box::new(taken)));
         }
         let token = shelves.next();
-        let taken = Taken {
-            token,
+        let expires = expiry(now);
+        let taken = Let {
             holder: holder.clone(),
-            expires: expiry(now),
+            stamp: Stamp { token, expires },
         };
         shelves.leases.insert(key.to_owned(), taken);
         Ok(Lease {
@@ -161,8 +163,8 @@ impl Store for Memory {
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         let mut shelves = self.shelves();
         match shelves.leases.get_mut(&lease.key) {
-            Some(taken) if taken.token == lease.token => {
-                taken.expires = expiry(now);
+            Some(taken) if taken.stamp.token == lease.token => {
+                taken.stamp.expires = renewed(taken.stamp.expires, now);
                 Ok(())
             }
             _ => Err(StoreError::Lost(lease.key.clone())),
@@ -171,14 +173,17 @@ impl Store for Memory {
 
     fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut shelves = self.shelves();
-        if shelves.leases.get(&lease.key).map(|taken| taken.token) == Some(lease.token) {
+        if shelves.leases.get(&lease.key).map(|taken| taken.stamp.token) == Some(lease.token) {
             shelves.leases.remove(&lease.key);
         }
         Ok(())
     }
 
     fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
-        Ok(self.acting(&self.shelves(), key, now))
+        let shelves = self.shelves();
+        let taken = (shelves.leases.get(key))
+            .filter(|l| seems_to_act(&self.liveness, &l.holder, l.stamp.expires, now));
+        Ok(taken.map(|l| l.holder.clone()))
     }
 
     fn begin(&self, operation: &Operation) -> Result<u64, StoreError> {
@@ -281,11 +286,9 @@ impl Store for Memory {
             .into_iter()
             .flat_map(|m| m.decisions.iter().rev())
             .take(limit);
-        let read = |json: &String| serde_json::from_str(json);
-        newest
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map_err(|e| broken(format!("reading decisions on {set}"), &e))
+        Ok(newest
+            .filter_map(|json| serde_json::from_str(json).ok())
+            .collect())
     }
 
     fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
@@ -296,5 +299,34 @@ impl Store for Memory {
             .take(limit)
             .cloned()
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::Scene;
+
+    #[test]
+    fn a_record_of_a_newer_vmss_is_neither_read_nor_written() {
+        let (store, web) = (Memory::default(), Label::new("web").unwrap());
+        let record = Scene::new(&[1]).record;
+        let version = store.put(&web, &record, None).unwrap();
+        let newer = codec::encode(&record)
+            .unwrap()
+            .replacen("\"format\":2", "\"format\":3", 1);
+        let newer_version = Version(store.shelves().next());
+        (store.shelves().records).insert(web.clone(), (newer.clone(), newer_version));
+        match store.get(&web) {
+            Err(StoreError::Newer {
+                format: 3, known: 2, ..
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+        for expected in [None, Some(version)] {
+            let refused = store.put(&web, &record, expected);
+            assert!(matches!(refused, Err(StoreError::Changed(_))), "{refused:?}");
+        }
+        assert_eq!(store.shelves().records[&web].0, newer);
     }
 }

@@ -1,5 +1,6 @@
 //! The store: records, leases and history behind one trait. SQLite is the embedded form.
 
+pub mod codec;
 pub mod holder;
 pub mod location;
 pub mod memory;
@@ -36,6 +37,9 @@ pub trait Store: Send + Sync {
     fn location(&self) -> String;
 
     /// The set's record and its version; `None` if the store knows no such set.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] if a later vmss has written it.
     fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError>;
 
     /// Writes the record if its version is still `expected` (`None`: if there is none yet).
@@ -50,13 +54,22 @@ pub trait Store: Send + Sync {
     /// Names of all sets, sorted.
     fn sets(&self) -> Result<Vec<Label>, StoreError>;
 
-    /// Takes the lease `key` for `holder`, if it is free, or its holder is dead, or has let it run out.
+    /// Takes the lease `key` for `holder`, if it is free, or its holder is known to be dead. One of whom that can't be known,
+    /// for he is on another machine or in another container, is followed if his lease is still as it was `unrenewed`: as
+    /// the caller has seen it for [`holder::LEASE`], by a clock of his own. What `now` is does not matter to that, for the
+    /// clock of one machine may be ahead of another's.
     ///
     /// # Errors
     /// [`StoreError::Held`] with the one who has it.
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError>;
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError>;
 
-    /// Keeps the lease for another while.
+    /// Keeps the lease for another while. Its [`Stamp`] is another afterwards, whatever `now` is.
     ///
     /// # Errors
     /// [`StoreError::Lost`] if it was taken meanwhile: stop acting.
@@ -65,7 +78,7 @@ pub trait Store: Send + Sync {
     /// Gives the lease back. One that was lost meanwhile is not an error.
     fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Who has the lease, if anyone alive has.
+    /// Who has the lease, if anyone alive has, as far as this machine's clock tells. For people: nothing is taken by it.
     fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError>;
 
     /// Notes that an operation begins; returns its number.
@@ -93,7 +106,8 @@ pub trait Store: Send + Sync {
     /// Keeps a decision. `anew`: beside the last one; if not, in its place.
     fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError>;
 
-    /// The newest decisions of a set, newest first.
+    /// The newest decisions of a set, newest first. Those among them that a later vmss has written in other words are left
+    /// out.
     fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError>;
 
     /// The newest operations of a set (or of all), newest first.
@@ -113,7 +127,11 @@ pub struct Holder {
     pub started: u64,
     /// The boot the process belongs to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// The machine's name.
+    /// The namespace that `pid` counts in (the inode of `/proc/self/ns/pid`): each container has one of its own, in which
+    /// the number is another process's. `None` if it can't be told, and in what earlier versions wrote.
+    #[serde(default)]
+    pub namespace: Option<u64>,
+    /// The machine's name. Others may have the same.
     pub machine: String,
     /// The user's name.
     pub user: String,
@@ -128,6 +146,26 @@ pub struct Lease {
     pub key: String,
     /// Distinguishes this holding from any later one.
     pub token: u64,
+}
+
+/// What a lease was like at a look: another after each renewal, and for each holding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The token of the holding.
+    pub token: u64,
+    /// When it runs out by its holder's clock, in seconds since 1970; more after each renewal.
+    pub expires: i64,
+}
+
+/// A lease that somebody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Who.
+    pub holder: Holder,
+    /// What it was like.
+    pub stamp: Stamp,
+    /// Whether its holder is known to live. If not, only its renewal tells.
+    pub lives: bool,
 }
 
 /// An operation as it begins.
@@ -177,17 +215,67 @@ pub enum StoreError {
     #[error("the record of {0} was changed by someone else meanwhile")]
     Changed(Label),
     /// The lease is taken.
-    #[error("held by {} (pid {} on {}): {}", .0.user, .0.pid, .0.machine, .0.doing)]
-    Held(Box<Holder>),
+    #[error("held by {} (pid {} on {}): {}", .0.holder.user, .0.holder.pid, .0.holder.machine, .0.holder.doing)]
+    Held(Box<Taken>),
     /// The lease was lost.
     #[error("the lease on {0} was taken over by another process")]
     Lost(String),
+    /// The record was written by a later vmss: this one neither reads it nor writes it.
+    #[error(
+        "the record of {set} was made by a newer vmss (its format is {format}, this vmss knows {known} at most)"
+    )]
+    Newer {
+        /// The set.
+        set: Label,
+        /// The format that the record is in.
+        format: u64,
+        /// The latest format that is known here.
+        known: u64,
+    },
     /// The store can't be read or written.
     #[error("{doing}: {message}")]
     Broken {
         /// What was being done.
         doing: String,
+        /// What keeps it from that.
+        why: Failure,
         /// What the store said.
         message: String,
     },
+}
+
+/// What keeps a store from being read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its disk is full.
+    Full,
+    /// It may only be read.
+    ReadOnly,
+    /// Another process has been at it for too long.
+    Busy,
+    /// What is in it makes no sense.
+    Damaged,
+    /// A later vmss has made it.
+    Newer,
+    /// It is no store of vmss.
+    Foreign,
+    /// Others could change it, or have put something in its place.
+    Distrusted,
+    /// Anything else that the system or the store says.
+    Other,
+}
+
+impl Failure {
+    /// What to try, if what is said does not say it.
+    pub const fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Full => "make room on the disk that the store is on; nothing that was written is lost",
+            Self::ReadOnly => "run this as the user whose store it is, or where its folder can be written",
+            Self::Busy => "run this again; if it stays so, look who has the file open: fuser -v FILE",
+            Self::Foreign => "name another file: VMSS_STATE, or [state] path in the definition",
+            Self::Other => "check that the store's folder is there and can be read and written",
+            // The message says it.
+            Self::Damaged | Self::Newer | Self::Distrusted => return None,
+        })
+    }
 }

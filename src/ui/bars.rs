@@ -203,8 +203,16 @@ impl Listener for Bars {
                 host,
                 verb,
                 subject,
+                kept,
                 ..
-            } => state.end(*number, host, format!("{verb} {subject}: done"), false),
+            } => {
+                let end = if *kept {
+                    "stays, something else needs it"
+                } else {
+                    "done"
+                };
+                state.end(*number, host, format!("{verb} {subject}: {end}"), false);
+            }
             Event::Failed {
                 number,
                 host,

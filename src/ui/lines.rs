@@ -137,13 +137,14 @@ impl<C: Fn() -> Timestamp + Send + Sync> Listener for Lines<C> {
                 verb,
                 subject,
                 took,
+                kept,
             } => {
                 in_flight.end(*number);
-                let took = brief(*took);
-                self.line(
-                    Level::Actions,
-                    &format!("{host}: {verb} {subject} done in {took}"),
-                );
+                let end = match kept {
+                    true => "not done: something else needs it, and it stays".to_owned(),
+                    false => format!("done in {}", brief(*took)),
+                };
+                self.line(Level::Actions, &format!("{host}: {verb} {subject} {end}"));
             }
             Event::Failed {
                 number,

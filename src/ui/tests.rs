@@ -104,6 +104,7 @@ fn finished(number: u64, step: &Step) -> Event {
         verb: step.action.verb(),
         subject: step.action.subject(),
         took: Duration::from_millis(420),
+        kept: false,
     }
 }
 

@@ -141,6 +141,7 @@ fn decision() {
             protected: 0,
             pin: None,
             outlook: outlook.as_ref(),
+            measured: now,
             now,
         });
         assert!(!decision.is_blind(), "{}", decision.reason);

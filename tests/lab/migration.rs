@@ -38,7 +38,8 @@ impl Move {
     fn new(store: Option<StoreId>) -> Self {
         let cache = tempfile::tempdir().unwrap();
         let path = lab_folder().join("images/guest-v1.qcow2");
-        let image = vmss::image_file::inspect(&path, None, cache.path(), &|_, _| ()).unwrap();
+        let image =
+            vmss::image_file::inspect(&path, None, cache.path(), &Default::default(), &|_, _| ()).unwrap();
         let mut card = on_network("");
         card.source = NicSource::Bridge("br0".to_owned());
         let model = Model {

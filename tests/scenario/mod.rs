@@ -19,7 +19,9 @@
     reason = "each test program that includes the reader uses a part of it"
 )]
 
+pub mod at_once;
 pub mod compare;
+pub mod controller;
 pub mod parse;
 pub mod readme;
 pub mod stage;

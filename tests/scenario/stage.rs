@@ -21,6 +21,7 @@ die HOST after N             it is down after N more steps
 full HOST [unseen]           its pool is full; unseen: no observation shows it
 starts-fail HOST [ID]        instances, or one, don't start
 corrupt HOST                 images arrive as something else
+cut-image HOST               somebody cuts every copy of an image there short
 deaf HOST [ID]               guests don't hear that they are to shut down
 slow HOST SECONDS            each step takes that long
 foreign HOST NAME            somebody else's domain appears
@@ -169,6 +170,7 @@ impl Stage {
             ("starts-fail", []) => inject(start(None)),
             ("starts-fail", [id]) => inject(start(one(id)?)),
             ("corrupt", []) => inject(Fault::corrupt_push()),
+            ("cut-image", []) => fleet.cut_copies(host),
             ("deaf", []) => inject(Fault::IgnoresShutdown(None)),
             ("deaf", [id]) => inject(Fault::IgnoresShutdown(one(id)?)),
             ("slow", [seconds]) => inject(Fault::Slow(Duration::from_secs(number(seconds)?))),

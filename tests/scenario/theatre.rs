@@ -15,7 +15,7 @@ use vmss::probe::{Probes, Target};
 use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use vmss::store::{Failure, Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
 use vmss::world::{self, Env, Interrupt, Output, World};
 
 use super::Outcome;
@@ -28,6 +28,9 @@ struct FleetClock(Clock);
 impl world::Clock for FleetClock {
     fn now(&self) -> Timestamp {
         self.0.now()
+    }
+    fn steady(&self) -> std::time::Duration {
+        self.0.now().as_duration().unsigned_abs()
     }
     fn wait(&self, span: std::time::Duration, _: &Interrupt) {
         self.0.sleep(span);
@@ -72,6 +75,7 @@ impl Mortal {
         if self.fleet.is_killed() {
             return Err(StoreError::Broken {
                 doing: "writing".into(),
+                why: Failure::Other,
                 message: "process killed".into(),
             });
         }
@@ -98,8 +102,14 @@ impl Store for Mortal {
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.store.sets()
     }
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
-        self.alive()?.acquire(key, holder, now)
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError> {
+        self.alive()?.acquire(key, holder, now, unrenewed)
     }
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.alive()?.renew(lease, now)
@@ -144,7 +154,7 @@ impl Store for Mortal {
 
 /// Collects what is written.
 #[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
+pub struct Capture(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -157,7 +167,8 @@ impl std::io::Write for Capture {
 }
 
 impl Capture {
-    fn text(&self) -> String {
+    /// What was written so far.
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -183,7 +194,7 @@ impl Theatre {
             tempfile::tempdir()
         };
         let folder = folder.unwrap();
-        std::fs::write(folder.path().join("image.raw"), vec![7; 1 << 20]).unwrap();
+        std::fs::write(folder.path().join("image.raw"), disk(7)).unwrap();
         Self {
             stage: Stage::default(),
             folder,
@@ -225,13 +236,20 @@ impl Theatre {
     /// Runs vmss.
     pub fn vmss(&self, args: &[String]) -> Outcome {
         let (stdout, stderr) = (Capture::default(), Capture::default());
+        let exit = vmss::run(args.iter().cloned(), &self.world(&stdout, &stderr));
+        (exit, stdout.text(), stderr.text())
+    }
+
+    /// The world of one process, which writes into these.
+    pub fn world(&self, stdout: &Capture, stderr: &Capture) -> World {
         let fleet = Arc::clone(&self.stage.fleet);
-        let world = World {
+        World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
             meter: vmss::hypervisor::meter::Meter::default(),
             balancers: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::balancer::Balancers>,
             probes: Arc::new(FleetProbes(Arc::clone(&self.stage.fleet))),
             numbers: Arc::clone(&self.numbers) as Arc<dyn Numbers>,
+            leases: vmss::lease::Watch::default(),
             addresses: vmss::vitals::KnownAddresses::default(),
             open_store: Box::new(move |path| {
                 Ok(Arc::new(Mortal {
@@ -254,10 +272,9 @@ impl Theatre {
                 width: None,
                 zone: jiff::tz::TimeZone::UTC,
                 no_color: true,
-                // A process of another boot: its leases die with it, as those of a killed one do.
+                // A process that is gone: its leases die with it, as those of a killed one do.
                 me: Holder {
-                    boot: "of the scenario".into(),
-                    machine: machine(),
+                    started: 1,
                     ..Holder::me("ann".into())
                 },
             },
@@ -269,9 +286,7 @@ impl Theatre {
                 std::io::Error::other(format!("here it would become {program} {}", args.join(" ")))
             }),
             interrupt: Interrupt::default(),
-        };
-        let exit = vmss::run(args.iter().cloned(), &world);
-        (exit, stdout.text(), stderr.text())
+        }
     }
 
     /// Does what a line of a scenario says.
@@ -315,11 +330,27 @@ impl Theatre {
             }
             // The image file is another from now on; a broken one's guests never get healthy.
             Some((verb, [n])) if verb == "image" || verb == "broken-image" => {
-                let bytes = vec![n.parse::<u8>().unwrap(); 1 << 20];
+                let bytes = disk(n.parse().unwrap());
                 if verb == "broken-image" {
                     self.stage.fleet.break_image(&digest(&bytes));
                 }
                 std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
+            // The image file is of a kind that is no disk from now on.
+            Some((verb, [kind])) if verb == "image-of" => {
+                let Some(bytes) = no_disk(kind) else {
+                    return (99, String::new(), format!("{kind} is no kind that is known here"));
+                };
+                std::fs::write(self.folder.path().join("image.raw"), bytes).unwrap();
+                return (0, String::new(), String::new());
+            }
+            // A named pipe in the definition's folder, to which nobody writes.
+            Some((verb, [name])) if verb == "pipe" => {
+                let made = std::process::Command::new("mkfifo")
+                    .arg(self.folder.path().join(name))
+                    .status();
+                assert!(made.unwrap().success());
                 return (0, String::new(), String::new());
             }
             // What somebody else says of a metric from now on.
@@ -368,8 +399,27 @@ impl Theatre {
     }
 }
 
-fn machine() -> String {
-    vmss::store::holder::this_machine().0
+/// A raw disk of a MiB with a boot sector, full of `byte`.
+fn disk(byte: u8) -> Vec<u8> {
+    let mut disk = vec![byte; 1 << 20];
+    disk[510..512].copy_from_slice(b"\x55\xaa");
+    disk
+}
+
+/// A file of that kind, as far as it is told by.
+fn no_disk(kind: &str) -> Option<Vec<u8>> {
+    let (at, mark): (usize, &[u8]) = match kind {
+        "iso" => (0x8001, b"CD001"),
+        "tar" => (257, b"ustar"),
+        "luks" => (0, b"LUKS\xba\xbe"),
+        "vhd" => ((1 << 20) - 512, b"conectix"),
+        "ext4" => (0x438, b"\x53\xef"),
+        "text" => return Some(b"# how to build the image\n".to_vec()),
+        _ => return None,
+    };
+    let mut bytes = if kind == "ext4" { vec![0; 1 << 20] } else { disk(7) };
+    bytes[at..at + mark.len()].copy_from_slice(mark);
+    Some(bytes)
 }
 
 fn digest(bytes: &[u8]) -> vmss::model::ImageDigest {

@@ -37,7 +37,7 @@ pub fn check(store: &dyn Store) {
     a_lease_has_one_holder(store);
     a_dead_holder_is_followed_at_once(store);
     a_live_holder_here_is_never_robbed(store);
-    a_holder_elsewhere_runs_out(store);
+    a_holder_elsewhere_is_followed_only_by_who_has_watched_its_lease(store);
     one_of_many_gets_the_lease(store);
     history_is_newest_first_and_by_set(store);
     history_is_pruned_by_set(store);
@@ -141,25 +141,25 @@ fn sets_are_sorted(store: &dyn Store) {
 fn a_lease_has_one_holder(store: &dyn Store) {
     let (ann, bob, now) = (holder("ann"), holder("bob"), at(1000));
     assert_eq!(store.holder("one", now).unwrap(), None);
-    let lease = store.acquire("one", &ann, now).unwrap();
+    let lease = store.acquire("one", &ann, now, None).unwrap();
     assert_eq!(lease.key, "one");
     assert_eq!(store.holder("one", now).unwrap(), Some(ann.clone()));
     for other in [&bob, &ann] {
-        let held = store.acquire("one", other, now);
+        let held = store.acquire("one", other, now, None);
         assert!(
-            matches!(held, Err(StoreError::Held(h)) if *h == ann),
+            matches!(held, Err(StoreError::Held(t)) if t.holder == ann && t.lives),
             "not even twice by the same one"
         );
     }
     store
-        .acquire("two", &bob, now)
+        .acquire("two", &bob, now, None)
         .expect("another key is another lease");
     store.renew(&lease, now).unwrap();
     store.release(&lease).unwrap();
     assert_eq!(store.holder("one", now).unwrap(), None);
     assert!(matches!(store.renew(&lease, now), Err(StoreError::Lost(key)) if key == "one"));
     store.release(&lease).expect("giving back what is gone is fine");
-    let next = store.acquire("one", &bob, now).unwrap();
+    let next = store.acquire("one", &bob, now, None).unwrap();
     assert!(next.token > lease.token, "tokens grow, even over a release");
     store.release(&lease).unwrap();
     assert_eq!(
@@ -171,9 +171,9 @@ fn a_lease_has_one_holder(store: &dyn Store) {
 
 fn a_dead_holder_is_followed_at_once(store: &dyn Store) {
     let now = at(1000);
-    let lost = store.acquire("dead", &holder("dead"), now).unwrap();
+    let lost = store.acquire("dead", &holder("dead"), now, None).unwrap();
     assert_eq!(store.holder("dead", now).unwrap(), None, "nobody alive has it");
-    let taken = store.acquire("dead", &holder("ann"), now).unwrap();
+    let taken = store.acquire("dead", &holder("ann"), now, None).unwrap();
     assert!(taken.token > lost.token);
     assert!(matches!(store.renew(&lost, now), Err(StoreError::Lost(_))));
     store.release(&lost).unwrap();
@@ -182,10 +182,10 @@ fn a_dead_holder_is_followed_at_once(store: &dyn Store) {
 }
 
 fn a_live_holder_here_is_never_robbed(store: &dyn Store) {
-    let lease = store.acquire("stopped", &holder("ann"), at(1000)).unwrap();
+    let lease = store.acquire("stopped", &holder("ann"), at(1000), None).unwrap();
     let later = at(1_000_000);
     assert!(matches!(
-        store.acquire("stopped", &holder("bob"), later),
+        store.acquire("stopped", &holder("bob"), later, None),
         Err(StoreError::Held(_))
     ));
     store
@@ -193,24 +193,39 @@ fn a_live_holder_here_is_never_robbed(store: &dyn Store) {
         .expect("it goes on where it was stopped");
 }
 
-fn a_holder_elsewhere_runs_out(store: &dyn Store) {
+fn a_holder_elsewhere_is_followed_only_by_who_has_watched_its_lease(store: &dyn Store) {
     let far = Holder {
         machine: "elsewhere".into(),
         ..holder("ann")
     };
     let while_ = i64::try_from(LEASE.as_secs()).unwrap();
-    let lease = store.acquire("far", &far, at(1000)).unwrap();
-    store.renew(&lease, at(1010)).unwrap();
-    let last = at(1010 + while_ - 1);
-    assert!(matches!(
-        store.acquire("far", &holder("bob"), last),
-        Err(StoreError::Held(_))
-    ));
-    assert_eq!(store.holder("far", last).unwrap(), Some(far));
-    let after = at(1010 + while_);
-    assert_eq!(store.holder("far", after).unwrap(), None);
-    store.acquire("far", &holder("bob"), after).unwrap();
-    assert!(matches!(store.renew(&lease, after), Err(StoreError::Lost(_))));
+    let lease = store.acquire("far", &far, at(1000), None).unwrap();
+    // Whatever the clock says here: it may be ahead.
+    let seen = |unrenewed| match store.acquire("far", &holder("bob"), at(1_000_000), unrenewed) {
+        Err(StoreError::Held(taken)) => {
+            assert_eq!((&taken.holder, taken.lives), (&far, false));
+            Ok(taken.stamp)
+        }
+        Ok(lease) => Err(lease),
+        Err(e) => panic!("{e}"),
+    };
+    let first = seen(None).expect("nobody has watched it");
+    // A renewal shows, though the holder's clock stands still or was set back.
+    for now in [at(1010), at(1010), at(3)] {
+        let before = seen(None).unwrap();
+        store.renew(&lease, now).unwrap();
+        assert_ne!(seen(Some(before)).expect("it was renewed meanwhile"), before);
+    }
+    seen(Some(first)).expect("an earlier renewal is none");
+    let last = seen(None).unwrap();
+    let taken = seen(Some(last)).expect_err("it was not renewed");
+    assert!(taken.token > lease.token);
+    assert!(matches!(store.renew(&lease, at(1020)), Err(StoreError::Lost(_))));
+    store.release(&taken).unwrap();
+    // For people it is told by the clock.
+    store.acquire("far", &far, at(1000), None).unwrap();
+    assert_eq!(store.holder("far", at(1000 + while_ - 1)).unwrap(), Some(far));
+    assert_eq!(store.holder("far", at(1000 + while_)).unwrap(), None);
 }
 
 fn one_of_many_gets_the_lease(store: &dyn Store) {
@@ -219,7 +234,7 @@ fn one_of_many_gets_the_lease(store: &dyn Store) {
         for i in 0..8 {
             let got = &got;
             scope.spawn(
-                move || match store.acquire("raced", &holder(&format!("u{i}")), at(1000)) {
+                move || match store.acquire("raced", &holder(&format!("u{i}")), at(1000), None) {
                     Ok(_) => {
                         got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     }
@@ -301,6 +316,7 @@ pub fn holder(user: &str) -> Holder {
         pid: 1,
         started: 1,
         boot: "boot".into(),
+        namespace: None,
         machine: "here".into(),
         user: user.into(),
         doing: "scale web to 9".into(),

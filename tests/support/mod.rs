@@ -225,6 +225,13 @@ pub struct Stage {
     pub store: String,
 }
 
+/// A raw disk of a MiB with a boot sector, full of `byte`.
+pub fn disk(byte: u8) -> Vec<u8> {
+    let mut disk = vec![byte; 1 << 20];
+    disk[510..512].copy_from_slice(b"\x55\xaa");
+    disk
+}
+
 impl Stage {
     /// `racks[i]` daemons in fault domain i.
     pub fn new(racks: &[usize]) -> Self {
@@ -245,7 +252,7 @@ impl Stage {
             .map(|i| Daemon::start(folder.path(), &format!("kvm{i}")))
             .collect();
         let image = folder.path().join("image.raw");
-        fs::write(&image, vec![7; 1 << 20]).unwrap();
+        fs::write(&image, disk(7)).unwrap();
         let stage = Self {
             daemons,
             folder,

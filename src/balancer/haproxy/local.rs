@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
@@ -19,7 +19,9 @@ use super::runtime::{Command, Runtime};
 use super::stat;
 use crate::balancer::{BalancerError, Change};
 use crate::image_file::hex;
+use crate::intake;
 use crate::membership::Membership;
+use crate::trust::{self, Shared};
 
 /// How long a start or a reload may take until the new worker answers.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -105,7 +107,7 @@ impl Local {
             .iter()
             .filter_map(|f| f.certificate.as_ref());
         for certificate in certificates {
-            hash.update(fs::read(certificate).unwrap_or_default());
+            hash.update(intake::bytes(certificate, intake::CERTIFICATE).unwrap_or_default());
         }
         hex(&hash.finalize())[..16].to_owned()
     }
@@ -128,7 +130,7 @@ impl Local {
             self.write(&text, false)?;
             return Ok(None);
         }
-        let before = fs::read_to_string(self.config()).ok();
+        let before = intake::text(&self.config(), intake::OURS).ok();
         self.write(&text, true)?;
         if let Err(e) = self.reload(&id) {
             // What runs is the old one: whoever starts it next must start that.
@@ -160,11 +162,13 @@ impl Local {
             let why = "its path is too long for a socket in it: put the store elsewhere ([state] path)";
             return Err(failed(std::io::Error::other(why)));
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)
-            .map_err(failed)
+        // First the one for all sets: whoever may write to that could put another folder in this one's place.
+        let all = self.folder.parent();
+        for folder in all.into_iter().chain([&*self.folder]) {
+            trust::folder(folder, Shared::No)
+                .map_err(|e| BalancerError::refused("using what is beside the store", e))?;
+        }
+        Ok(())
     }
 
     /// Writes the configuration, checked by HAProxy itself if it is `new`. A file that is right already is not touched.
@@ -172,7 +176,7 @@ impl Local {
         let path = self.config();
         let doing = || format!("writing {}", path.display());
         let failed = |e: &dyn std::fmt::Display| BalancerError::refused(doing(), e);
-        if !new && fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        if !new && intake::text(&path, intake::OURS).is_ok_and(|old| old == text) {
             return Ok(());
         }
         let mut file = tempfile::Builder::new()
@@ -210,7 +214,7 @@ impl Local {
         let said = self.folder.join("start.log");
         let failed = |e: std::io::Error| BalancerError::refused(doing, e);
         // A file and no pipe: what is started lives on with whatever it was given.
-        let log = fs::File::create(&said).map_err(failed)?;
+        let log = trust::create(&said).map_err(failed)?;
         let status = haproxy()
             .args(["-W", "-D", "-f"])
             .arg(self.config())
@@ -226,7 +230,7 @@ impl Local {
             .status()
             .map_err(|e| missing(&e))?;
         if !status.success() {
-            let text = fs::read_to_string(&said).unwrap_or_default();
+            let text = intake::text(&said, intake::OURS).unwrap_or_default();
             return Err(BalancerError::refused(doing, alerts(&text, &self.config())));
         }
         self.await_configuration(id, doing, || false)
@@ -309,7 +313,7 @@ impl Local {
     fn pid(&self) -> Option<u32> {
         let by_master = self.master().ask(&Command::new(["show", "proc"])).ok();
         let by_file = || {
-            fs::read_to_string(self.folder.join("pid"))
+            intake::text(&self.folder.join("pid"), intake::OURS)
                 .ok()?
                 .trim()
                 .parse()
@@ -397,4 +401,52 @@ fn signal(pid: u32, signal: libc::c_int) {
     };
     // SAFETY: kill only takes numbers; that the process is this HAProxy was looked up right before.
     unsafe { libc::kill(pid, signal) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, Local) {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Local::new(&folder.path().join("state.db.lb/web"));
+        (folder, local)
+    }
+
+    #[test]
+    fn a_folder_that_somebody_else_has_put_beside_the_store_is_not_used() {
+        let (_keep, local) = place();
+        local.make_folder().unwrap();
+        local.make_folder().expect("it is there, and as it was made");
+        let all = local.folder.parent().unwrap();
+        for folder in [all, &local.folder] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+            let said = local.make_folder().unwrap_err().to_string();
+            assert!(
+                said.contains("others may write to") && said.contains("chmod go-w"),
+                "{said}"
+            );
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_link_beside_the_store_leads_nowhere() {
+        let (keep, local) = place();
+        let victim = keep.path().join("victim");
+        fs::write(&victim, "kept").unwrap();
+        fs::create_dir(keep.path().join("elsewhere")).unwrap();
+        // In the place of the folder, and then of a file in it.
+        fs::create_dir(local.folder.parent().unwrap()).unwrap();
+        symlink(keep.path().join("elsewhere"), &local.folder).unwrap();
+        local.make_folder().unwrap_err();
+        fs::remove_file(&local.folder).unwrap();
+        local.make_folder().unwrap();
+        symlink(&victim, local.folder.join("start.log")).unwrap();
+        let error = local.start("any").unwrap_err();
+        assert!(error.to_string().contains("start"), "{error}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+    }
 }

@@ -20,6 +20,7 @@ use stat::Line;
 
 use crate::balancer::{Balancer, BalancerError, Balancers, Change, Trouble};
 use crate::hypervisor::{Finding, Problem};
+use crate::intake;
 use crate::load_balancer::{AdminSocket, Bind, Frontend, Run, Stickiness};
 use crate::membership::{BalancerSeen, Duty, Membership, Server, ServerSeen};
 use crate::names::{InstanceId, instance_name};
@@ -419,7 +420,7 @@ impl Balancer for Haproxy {
         for (frontend, path) in
             (self.source.balancer.frontends.iter()).filter_map(|f| Some((f, f.certificate.as_ref()?)))
         {
-            let read = (std::fs::read(path).map(|_| path.display().to_string()))
+            let read = (intake::bytes(path, intake::CERTIFICATE).map(|_| path.display().to_string()))
                 .map_err(|e| BalancerError::refused(format!("reading {}", path.display()), e));
             let what = format!("certificate of {}", frontend.name);
             findings.push(finding(&what, read, "a PEM file with certificate and key"));

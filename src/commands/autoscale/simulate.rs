@@ -114,9 +114,7 @@ fn candidates(ctx: &Context<'_>, args: &SimulateArgs) -> Result<(Vec<Candidate>,
     }];
     for path in &args.against {
         let path: PathBuf = ctx.world.env.cwd.join(path);
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::new(Exit::Definition, e).context(format!("reading the definition {}", path.display()))
-        })?;
+        let text = ctx.definition_text(&path)?;
         let definition = definition::parse(&text, &path).map_err(|errors| {
             Error::rendered(
                 Exit::Definition,

@@ -10,6 +10,7 @@ use crate::inventory::{Inventory, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::InstanceRef;
 use crate::record::Record;
+use crate::supervise::caught;
 
 /// Instances that are asked at the same time.
 const AT_ONCE: usize = 32;
@@ -143,7 +144,8 @@ fn begin<T: Send + 'static>(
     let run = {
         let (job, ask, tx) = (Arc::clone(job), Arc::clone(ask), tx.clone());
         move || {
-            let outcome = ask(host.as_ref(), &job.instance, &job.pulse);
+            let outcome = caught(|| ask(host.as_ref(), &job.instance, &job.pulse))
+                .unwrap_or_else(|panic| Err(job.fault(FaultKind::Other, panic)));
             drop(tx.send((at, outcome)));
         }
     };

@@ -13,6 +13,7 @@ use crate::error::{Error, Exit, Result};
 use crate::hypervisor::{FaultKind, Hypervisor, HypervisorError, Pulse, Ran};
 use crate::names::{InstanceId, Label};
 use crate::plan::action::InstanceRef;
+use crate::said::plain;
 
 /// One instance of the JSON document.
 #[derive(Serialize)]
@@ -79,12 +80,22 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, timeout: Duration, command:
     }
 }
 
-/// The output of the only one, as it is.
+/// The output of the only one: as it is where a program reads it, and as text on a terminal, which a guest must not steer.
 fn show(ctx: &Context<'_>, ran: &Ran) {
-    // A reader that went away is no error of ours.
-    let _ = ctx.world.stdout.clone().write_all(&ran.stdout);
-    let _ = ctx.world.stdout.clone().flush();
-    let _ = ctx.world.stderr.clone().write_all(&ran.stderr);
+    let env = &ctx.world.env;
+    let parts = [
+        (&ctx.world.stdout, &ran.stdout, env.stdout_is_terminal),
+        (&ctx.world.stderr, &ran.stderr, env.stderr_is_terminal),
+    ];
+    for (to, bytes, is_terminal) in parts {
+        let mut to = to.clone();
+        // A reader that went away is no error of ours.
+        let _ = match is_terminal {
+            true => to.write_all(plain(&String::from_utf8_lossy(bytes)).as_bytes()),
+            false => to.write_all(bytes),
+        };
+        let _ = to.flush();
+    }
     if ran.is_cut {
         ctx.say("note: the agent has kept only the beginning of the output");
     }
@@ -100,10 +111,11 @@ fn tell(ctx: &Context<'_>, name: &str, outcome: &Outcome<Ran>) {
             return;
         }
     };
-    for line in String::from_utf8_lossy(&ran.stdout).lines() {
+    // Nobody writes over what another has said.
+    for line in plain(&String::from_utf8_lossy(&ran.stdout)).lines() {
         ctx.print(format!("{name}: {line}"));
     }
-    for line in String::from_utf8_lossy(&ran.stderr).lines() {
+    for line in plain(&String::from_utf8_lossy(&ran.stderr)).lines() {
         ctx.world.stderr.line(format!("{name}: {line}"));
     }
     if ran.is_cut {

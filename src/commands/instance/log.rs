@@ -131,6 +131,13 @@ impl Paper {
         self.is_line_open = bytes.last().map_or(self.is_line_open, |last| *last != b'\n');
     }
 
+    /// What one guest has begun and not ended, a title, say, swallows nothing of another's.
+    fn begin_line(&mut self) {
+        if let Some(strip) = &mut self.strip {
+            *strip = StripBytes::new();
+        }
+    }
+
     /// On a terminal, the shell's prompt begins a line, also after a guest's "login: ".
     fn finish(&mut self) {
         if self.strip.is_some() && self.is_line_open {
@@ -177,8 +184,13 @@ fn show(
                 .split(|byte| *byte == b'\n')
             {
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
+                paper.begin_line();
                 paper.write(format!("{name}: ").as_bytes());
-                paper.write(line);
+                // On a terminal what follows a carriage return would stand over the name.
+                let is_terminal = paper.strip.is_some();
+                for part in line.split(|byte| *byte == b'\r' && is_terminal) {
+                    paper.write(part);
+                }
                 paper.write(b"\n");
             }
         }

@@ -18,6 +18,9 @@ pub(super) struct Metrics<'f> {
     has_balancer: bool,
 }
 
+/// Most metrics of the definition's own that are named where one is not known.
+const MOST_NAMES: usize = 100;
+
 /// A base URL, without a `/` at its end.
 fn http_url(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|e| format!("{text:?} is no URL: {e}"))?;
@@ -173,14 +176,16 @@ impl<'f> Metrics<'f> {
             return external.clone().map(Metric::External);
         }
         let names = Metric::names();
-        let known = names.iter().copied().chain(self.named.keys().map(String::as_str));
+        // Of a definition with any number of them, what fits into a sentence.
+        let own = || self.named.keys().map(String::as_str).take(MOST_NAMES);
+        let known = names.iter().copied().chain(own());
         let nearest = known
             .map(|name| (strsim::damerau_levenshtein(name, &at.value), name))
             .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
             .min();
         let own = match self.named.is_empty() {
             true => "and those of [autoscale.metrics]".to_owned(),
-            false => self.named.keys().cloned().collect::<Vec<_>>().join(", "),
+            false => own().collect::<Vec<_>>().join(", "),
         };
         let all = format!("{}, {own}", names.join(", "));
         let help = match nearest {

@@ -140,3 +140,17 @@ fn a_port_that_is_taken_is_an_error_and_free_again_after_the_server() {
         thread::sleep(Duration::from_millis(10));
     }
 }
+
+#[test]
+fn a_page_that_can_not_be_made_costs_one_answer_and_no_worker() {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let server = start(Patience::default(), move || {
+        let times = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert!(times >= 2 * WORKERS, "it can't be made yet");
+        page()
+    });
+    for _ in 0..2 * WORKERS {
+        assert_eq!(get(&server, "/metrics"), "");
+    }
+    assert!(get(&server, "/metrics").ends_with("vmss_capacity 6\n"));
+}

@@ -7,6 +7,10 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer};
 
+/// Most elements within one another that are read: libvirt's documents have a dozen, and a long chain of backing files two
+/// for each.
+const DEEPEST: usize = 1000;
+
 /// An element with its attributes, children and text. Names are kept without their prefix when read: libvirt gives
 /// metadata back with the prefix stripped or not, depending on the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,7 +153,8 @@ impl Element {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`XmlError::Malformed`] if it is not one well-formed element.
+    /// [`XmlError::Malformed`] if it is not one well-formed element, or one of more than [`DEEPEST`] elements within one
+    /// another: whatever goes through the tree, as giving it up does, goes as deep.
     pub fn parse(xml: &str) -> Result<Self, XmlError> {
         let malformed = |e: &dyn std::fmt::Display| XmlError::Malformed(e.to_string());
         let mut reader = Reader::from_str(xml);
@@ -157,6 +162,11 @@ impl Element {
         loop {
             let event = reader.read_event().map_err(|e| malformed(&e))?;
             let done = match event {
+                Event::Start(_) if open.len() >= DEEPEST => {
+                    return Err(XmlError::Malformed(format!(
+                        "it has more than {DEEPEST} elements within one another"
+                    )));
+                }
                 Event::Start(start) => {
                     open.push(read_start(&start)?);
                     None
@@ -234,6 +244,20 @@ mod tests {
         assert!(a.find("c").is_some());
         for bad in ["", "<a>", "<a></b>", "text", "<a b=></a>"] {
             assert!(Element::parse(bad).is_err(), "{bad:?} is no document");
+        }
+    }
+
+    #[test]
+    fn a_document_of_any_depth_is_read_or_refused() {
+        let nested = |depth: usize| "<a>".repeat(depth) + &"</a>".repeat(depth);
+        let deep = Element::parse(&nested(DEEPEST)).unwrap();
+        assert_eq!(deep.walk().count(), DEEPEST);
+        assert_eq!(deep.clone(), deep);
+        for depth in [DEEPEST + 1, 1_000_000] {
+            for document in [nested(depth), "<a>".repeat(depth)] {
+                let error = Element::parse(&document).unwrap_err().to_string();
+                assert!(error.contains("within one another"), "{depth}: {error}");
+            }
         }
     }
 

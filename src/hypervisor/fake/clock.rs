@@ -34,6 +34,13 @@ impl Clock {
         *now = later(*now, time);
     }
 
+    /// Sets it back, as somebody does with a real one, or as another machine's may be behind.
+    pub fn set_back(&self, time: Duration) {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
+        *now = now.checked_sub(back).unwrap_or(Timestamp::MIN);
+    }
+
     /// Moves it on to `moment`, unless it is later already: things that go on side by side take the longest one's
     /// time, not the sum.
     pub fn reach(&self, moment: Timestamp) {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 
 use super::call::{Call, Result};
+use super::images::refuse_unsound;
 use super::machine::{Domain, Machine};
 use super::owned::{not_moving, not_ours, owned, renote, there};
 use super::power::{power_on, set_power};
@@ -31,17 +32,29 @@ pub(super) fn create(call: &Call<'_>, spec: &InstanceSpec, model: &Model) -> Res
     let looking = format!("looking for domain {name}");
     call.stage(Stage::Define);
     let seed = seed(spec, model);
+    let mut is_new = false;
     match call.look(&looking, |m| existing(m, spec, &looking))? {
         Found::Whole => return finish(call, spec, model),
         Found::Half { runs: true } => call.step(Stage::Destroy, &format!("switch off {name}"), |m| {
             set_power(m, spec.uuid, Power::Off);
             Ok(())
         })?,
-        Found::Half { runs: false } | Found::Nothing => {}
+        Found::Half { runs: false } => {}
+        Found::Nothing => is_new = true,
     }
     call.step(Stage::Define, &format!("define {name}"), |m| {
         define(m, spec, model, &seed)
     })?;
+    if let Err(error) = refuse_unsound(call, &spec.image, spec.store) {
+        if is_new {
+            // Nothing was made yet that its note would have to tell of.
+            call.step(Stage::Undefine, &format!("undefine {name}"), |m| {
+                m.domains.remove(&name);
+                Ok(())
+            })?;
+        }
+        return Err(error);
+    }
     call.stage(Stage::Disks);
     for (i, (volume, size)) in disks(spec, model).into_iter().enumerate() {
         call.step(Stage::Disks, &format!("make volume {volume}"), |m| {

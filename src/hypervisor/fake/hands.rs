@@ -178,6 +178,11 @@ impl Fleet {
         });
     }
 
+    /// Somebody cuts every copy of an image on a host short.
+    pub fn cut_copies(&self, host: &str) {
+        self.machine(host, |m| m.copies.values_mut().for_each(|c| c.is_cut = true));
+    }
+
     /// Somebody deletes a volume.
     pub fn take_volume(&self, host: &str, name: &str) {
         self.machine(host, |m| {

@@ -1,5 +1,6 @@
 //! One host, opened by one process.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,14 +70,10 @@ impl Hypervisor for FakeHypervisor {
         Ok(())
     }
 
-    fn has_volume(&self, name: &str) -> Result<bool> {
-        let what = format!("look up volume {name}");
-        self.call(&what, |c| {
-            c.pool(&what)?;
-            c.look(&what, |m| {
-                let is_mark = PoolMark::parse(name).is_some_and(|mark| m.marks.contains(&mark));
-                Ok(is_mark || m.volumes.contains_key(name) || m.copies.contains_key(name))
-            })
+    fn marks(&self, _: &str) -> Result<BTreeSet<PoolMark>> {
+        self.call("list marks", |c| {
+            c.pool("listing marks")?;
+            c.look("listing marks", |m| Ok(m.marks.clone()))
         })
     }
 

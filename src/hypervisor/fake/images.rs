@@ -10,13 +10,21 @@ pub(super) fn push(call: &Call<'_>, local: &LocalImage, store: StoreId) -> Resul
     let image = &local.image;
     let volume = copy_name(&image.digest, image.format, store);
     let looking = format!("looking for image {}", image.digest.short());
-    if call.look(&looking, |m| Ok(m.whole_copy(&image.digest, store).is_some()))? {
+    if call.look(&looking, |m| Ok(m.whole_copy(&image.digest, store).is_some()))?
+        && sound(call, &image.digest, store)?
+    {
         return Ok(Pushed::Present);
     }
     call.stage(Stage::Upload);
     call.step(Stage::Upload, &format!("make volume {volume}"), |m| {
         // What a broken attempt left is replaced, unless its mark was lost while disks are backed by it.
-        if m.copies.get(&volume).is_some_and(|c| c.is_there) && !m.users(&volume).is_empty() {
+        if let Some(copy) = m.copies.get(&volume).filter(|c| c.is_there) && !m.users(&volume).is_empty() {
+            if copy.is_cut {
+                let doing = format!("reading back volume {volume}");
+                let text = "other bytes came back than were sent; disks are backed by it, so that no other is sent in \
+                            its place: replace their instances elsewhere, then vmss image prune";
+                return Err(HypervisorError::new(FaultKind::Corrupt, doing, text));
+            }
             return Ok(());
         }
         m.copies.remove(&volume);
@@ -34,6 +42,7 @@ pub(super) fn push(call: &Call<'_>, local: &LocalImage, store: StoreId) -> Resul
             allocation: image.file_size,
             is_there: true,
             is_marked: false,
+            is_cut: false,
         };
         m.copies.insert(volume.clone(), copy);
         Ok(())
@@ -51,6 +60,47 @@ pub(super) fn push(call: &Call<'_>, local: &LocalImage, store: StoreId) -> Resul
         });
     }
     sent.map(|()| Pushed::Sent)
+}
+
+/// Whether the copy of which instances would be made is still as it was verified. Of one that is not the store's mark is
+/// taken away, so that another is sent.
+pub(super) fn sound(call: &Call<'_>, digest: &ImageDigest, store: StoreId) -> Result<bool> {
+    let looking = format!("looking at image {}", digest.short());
+    let cut = call.look(&looking, |m| {
+        let name = m.whole_copy(digest, store).unwrap_or_default();
+        let copy = m.copies.get(name).filter(|c| c.is_cut);
+        Ok(copy.map(|c| (name.to_owned(), c.store == store)))
+    })?;
+    let Some((volume, is_own)) = cut else {
+        return Ok(true);
+    };
+    if is_own {
+        call.step(Stage::Disks, &format!("delete the mark of {volume}"), |m| {
+            if let Some(copy) = m.copies.get_mut(&volume) {
+                copy.is_marked = false;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(false)
+}
+
+/// As [`sound`], with the error that a libvirt host gives.
+pub(super) fn refuse_unsound(call: &Call<'_>, digest: &ImageDigest, store: StoreId) -> Result<()> {
+    if sound(call, digest, store)? {
+        return Ok(());
+    }
+    let text = format!(
+        "the copy of image {} was cut short after it was verified, and nothing is made of it; the next run sends another \
+         (or vmss image push), if no disk is backed by this one: instances whose disks are may be damaged, so replace \
+         those first (vmss instance replace)",
+        digest.short()
+    );
+    Err(HypervisorError::new(
+        FaultKind::Corrupt,
+        "looking at its volume",
+        text,
+    ))
 }
 
 fn send(call: &Call<'_>, local: &LocalImage, volume: &str) -> Result<()> {
@@ -84,7 +134,8 @@ pub(super) fn list(machine: &Machine) -> Vec<StoredImage> {
             digest: copy.digest.clone(),
             volume: volume.clone(),
             allocation: copy.allocation,
-            whole: copy.is_whole(),
+            whole: copy.is_whole() && !copy.is_cut,
+            changed: copy.is_whole() && copy.is_cut,
             users: machine.users(volume),
         })
         .collect()

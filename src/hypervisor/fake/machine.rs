@@ -143,6 +143,8 @@ pub struct ImageCopy {
     pub is_there: bool,
     /// Whether the mark is there.
     pub is_marked: bool,
+    /// Whether somebody has cut it short since it was marked.
+    pub is_cut: bool,
 }
 
 impl ImageCopy {

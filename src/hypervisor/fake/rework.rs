@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::call::{Call, Result};
 use super::create::{base, fits, redefine};
 use super::delete::{clears, remove};
+use super::images::refuse_unsound;
 use super::owned::{in_phase, renote};
 use super::power;
 use super::volumes::{Seed, disks, grow, make_disk, owned_volumes, seed, write_seed};
@@ -128,6 +129,9 @@ fn prepare(
         }
         Ok(is_made)
     })?;
+    if is_made {
+        refuse_unsound(call, &spec.image, spec.store)?;
+    }
     call.step(Stage::Define, &format!("define {name} anew"), |m| {
         fits(m, spec, model)?;
         redefine(m, spec, model, seed);

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use super::turn::{Turn, Turns};
 use crate::hosturi;
 use crate::hypervisor::meter::{HostMeter, Meter};
 use crate::hypervisor::{FaultKind, HypervisorError, Pulse};
+use crate::supervise::caught;
 
 /// Most connections that sessions are spread over: so many calls of one line are on their way at once.
 const MOST_CALLS: usize = 4;
@@ -251,21 +252,26 @@ fn with_no_tty(uri: &str) -> String {
 /// libvirt's own loop, which carries keepalive. Registered before any connection is opened, and run for as long as
 /// the process lives: registered and not run, an idle connection dies after 45 s.
 fn start_event_loop() {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    static RUNS: Mutex<bool> = Mutex::new(false);
+    let is_registered = REGISTERED.get_or_init(|| {
         // Or libvirt prints to stderr, over a progress bar.
         clear_error_callback();
-        if event_register_default_impl().is_err() {
-            return;
-        }
-        let _ = thread::Builder::new().name("vmss-events".to_owned()).spawn(|| {
-            loop {
-                if event_run_default_impl().is_err() {
-                    thread::sleep(Duration::from_secs(1));
-                }
-            }
-        });
+        event_register_default_impl().is_ok()
     });
+    let mut runs = lock(&RUNS);
+    if !is_registered || *runs {
+        return;
+    }
+    let run = || {
+        loop {
+            if !matches!(caught(event_run_default_impl), Ok(Ok(()))) {
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    };
+    // One that could not be had now may be had when the next connection is opened.
+    *runs = (thread::Builder::new().name("vmss-events".to_owned()).spawn(run)).is_ok();
 }
 
 /// One method's use of a connection. What is looked up on it (domains, pools, volumes) belongs to it: it is used within

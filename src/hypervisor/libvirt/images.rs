@@ -2,19 +2,20 @@
 //! overwritten, never deleted while anything is backed by them. libvirt itself protects none of this.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
 use super::connection::cancelled;
 use super::fault::optional;
+use super::sound;
 use super::transfer;
 use super::users::{self, Users};
 use super::volume_xml;
 use super::volumes::Pool;
 use crate::hypervisor::domain_xml::metadata::digest;
 use crate::hypervisor::{FaultKind, HypervisorError, LocalImage, Pushed, Stage, StoredImage};
+use crate::intake;
 use crate::model::{ImageDigest, ImageFormat};
 use crate::names::StoreId;
 use crate::units::Bytes;
@@ -113,15 +114,29 @@ pub fn whole(
 }
 
 /// See [`crate::hypervisor::Hypervisor::push_image`].
-pub fn push(pool: &Pool<'_, '_>, local: &LocalImage, store: StoreId) -> Result<Pushed, HypervisorError> {
+pub fn push(
+    pool: &Pool<'_, '_>,
+    checked: &sound::Checked,
+    local: &LocalImage,
+    store: StoreId,
+) -> Result<Pushed, HypervisorError> {
     let image = &local.image;
-    if whole(pool, &image.digest, image.format, store)?.is_some() {
+    let is_there = || match whole(pool, &image.digest, image.format, store)? {
+        None => Ok(false),
+        Some(copy) => match sound::check(checked, pool, &copy, Some(image.file_size), store) {
+            Ok(()) => Ok(true),
+            // Another is sent.
+            Err(e) if e.kind == FaultKind::Corrupt => Ok(false),
+            Err(e) => Err(e),
+        },
+    };
+    if is_there()? {
         return Ok(Pushed::Present);
     }
     // On a shared folder another host's daemon may have written the copy: this one doesn't know until it looks.
     if pool.place()?.0 == "netfs" {
         pool.refresh();
-        if whole(pool, &image.digest, image.format, store)?.is_some() {
+        if is_there()? {
             return Ok(Pushed::Present);
         }
     }
@@ -130,7 +145,13 @@ pub fn push(pool: &Pool<'_, '_>, local: &LocalImage, store: StoreId) -> Result<P
         let users = users::of(pool, std::slice::from_ref(&copy))?;
         if users.is_read(&copy) {
             // Its mark was lost, and writing to it would destroy every disk it backs.
-            verify(pool, &left, &copy, image.file_size)?;
+            verify(pool, &left, &copy, image.file_size).map_err(|mut e| {
+                if e.kind == FaultKind::Corrupt {
+                    e.message += "; disks are backed by it, so that no other is sent in its place: replace their \
+                                  instances elsewhere, then vmss image prune";
+                }
+                e
+            })?;
             mark(pool, &copy)?;
             return Ok(Pushed::Present);
         }
@@ -156,9 +177,9 @@ fn send(pool: &Pool<'_, '_>, local: &LocalImage, copy: &Base) -> Result<(), Hype
         return mark(pool, copy);
     }
     let doing = pool.doing(&format!("sending {} as volume", local.path.display()), &copy.name);
-    let mut file = File::open(&local.path)
+    let (file, _) = intake::open(&local.path)
         .map_err(|e| HypervisorError::new(FaultKind::Missing, &doing, format!("opening the file: {e}")))?;
-    transfer::upload_file(session, &volume, &mut file, length, &doing)?;
+    transfer::upload_file(session, &volume, &file, length, &doing)?;
     verify(pool, &volume, copy, local.image.file_size)?;
     if session.pulse().is_cancelled() {
         return Err(cancelled(doing));
@@ -192,7 +213,31 @@ fn verify(
     ))
 }
 
-fn mark(pool: &Pool<'_, '_>, copy: &Base) -> Result<(), HypervisorError> {
+/// Whether a copy, read back, is what its name says.
+pub fn is_intact(pool: &Pool<'_, '_>, copy: &Base, length: Option<Bytes>) -> Result<bool, HypervisorError> {
+    let doing = pool.doing("looking at volume", &copy.name);
+    let volume = pool
+        .find(&copy.name)?
+        .ok_or_else(|| HypervisorError::new(FaultKind::Missing, &doing, "it has gone"))?;
+    if pool.session().traits()?.simulated {
+        // There are no bytes to read, and what is seen from outside speaks against it.
+        return Ok(false);
+    }
+    pool.session().pulse().stage(Stage::Verify);
+    let length = match length {
+        Some(length) => length.0,
+        None => {
+            let physical = sys::VIR_STORAGE_VOL_GET_PHYSICAL;
+            let info = pool.session().call(&doing, |_| volume.info_flags(physical))?;
+            info.allocation
+        }
+    };
+    let (hex, _) = transfer::digest(pool.session(), &volume, length, &doing)?;
+    Ok(hex == copy.digest.0)
+}
+
+/// Marks a copy as whole, from now on.
+pub fn mark(pool: &Pool<'_, '_>, copy: &Base) -> Result<(), HypervisorError> {
     pool.replace(&copy.mark(), volume_xml::raw(&copy.mark(), 0))
         .map(|_| ())
 }
@@ -215,13 +260,20 @@ pub fn list(pool: &Pool<'_, '_>) -> Result<Vec<StoredImage>, HypervisorError> {
         let Some(info) = optional(looked, sys::VIR_ERR_NO_STORAGE_VOL)? else {
             continue;
         };
+        // What was changed since is not taken for whole, and is read back when it is to be sent again.
+        let changed = whole
+            && match sound::looks_sound(pool, &copy) {
+                Err(e) if e.kind == FaultKind::Missing => continue,
+                seen => !seen?,
+            };
         images.push(StoredImage {
             allocation: Bytes(info.allocation),
             users: users.names(&copy),
             sender: copy.sender().to_owned(),
             digest: copy.digest,
             volume: copy.name,
-            whole,
+            whole: whole && !changed,
+            changed,
         });
     }
     Ok(images)

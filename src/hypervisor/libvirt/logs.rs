@@ -161,7 +161,7 @@ pub fn read(
             let from = length.saturating_sub(left);
             let mut piece = Vec::new();
             let got = match from < length {
-                true => transfer::download(session, part, from, &doing, |bytes, _| {
+                true => transfer::download(session, part, from, length - from, &doing, |bytes, _| {
                     piece.extend_from_slice(bytes)
                 })?,
                 false => 0,
@@ -245,7 +245,7 @@ fn watch(
         return Ok(Seen::Gone);
     };
     let mut pass_on = |volume: &StorageVol, from: u64| {
-        transfer::download(session, volume, from, doing, |bytes, _| show(bytes))
+        transfer::download(session, volume, from, u64::MAX, doing, |bytes, _| show(bytes))
     };
     loop {
         let length = match length(session, &volume, doing) {

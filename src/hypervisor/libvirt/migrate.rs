@@ -28,6 +28,7 @@ use super::domains::{self, Owned, own_volumes};
 use super::images::{self, Base};
 use super::parts::Parts;
 use super::raw;
+use super::sound;
 use super::volumes::Pool;
 use super::{Libvirt, seeds, volume_xml};
 use crate::hypervisor::domain_xml::element::Element;
@@ -327,14 +328,17 @@ fn whole(
     base: &Base,
     spec: &InstanceSpec,
 ) -> Result<Base, HypervisorError> {
-    images::whole(target, &base.digest, base.format, spec.store)?.ok_or_else(|| {
+    let copy = images::whole(target, &base.digest, base.format, spec.store)?.ok_or_else(|| {
         let text = format!(
             "image {} is not whole in pool {}",
             base.digest.short(),
             target.name
         );
         way.refuse(FaultKind::Missing, text)
-    })
+    })?;
+    // How long it was is not known here: it may be the image of an earlier revision.
+    sound::check(&way.to.host.bases, target, &copy, None, spec.store)?;
+    Ok(copy)
 }
 
 /// Makes sure that the two pools are not one folder: then a volume made there would be the disk that is in use here,

@@ -24,6 +24,7 @@ mod raw;
 mod rework;
 mod seeds;
 mod sets;
+mod sound;
 mod spread;
 mod stats;
 mod traits;
@@ -34,7 +35,7 @@ mod uses;
 mod volume_xml;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -120,6 +121,7 @@ pub struct Libvirt {
     work: Line,
     look: Line,
     seeds: seeds::Checked,
+    bases: sound::Checked,
     logs: logs::Logs,
     cached_disks: AtomicBool,
     folder: OnceLock<String>,
@@ -143,6 +145,7 @@ impl Libvirt {
             work: line(),
             look: line(),
             seeds: seeds::Checked::default(),
+            bases: sound::Checked::default(),
             logs: logs::Logs::default(),
             cached_disks: AtomicBool::new(false),
             folder: OnceLock::new(),
@@ -179,10 +182,11 @@ impl Hypervisor for Libvirt {
         Pool::open(&session, &self.pool)?.delete(&mark.volume())
     }
 
-    fn has_volume(&self, name: &str) -> Result<bool, HypervisorError> {
+    fn marks(&self, pool: &str) -> Result<BTreeSet<PoolMark>, HypervisorError> {
         let pulse = Pulse::silent();
         let session = self.look.session(&pulse)?;
-        Ok(Pool::open(&session, &self.pool)?.find(name)?.is_some())
+        let names = Pool::open(&session, pool)?.names()?;
+        Ok(names.iter().filter_map(|name| PoolMark::parse(name)).collect())
     }
 
     fn uses(&self, pulse: &Pulse) -> Result<Uses, HypervisorError> {
@@ -207,7 +211,7 @@ impl Hypervisor for Libvirt {
         pulse: &Pulse,
     ) -> Result<Pushed, HypervisorError> {
         let session = self.work.session(pulse)?;
-        images::push(&Pool::open(&session, &self.pool)?, image, store)
+        images::push(&Pool::open(&session, &self.pool)?, &self.bases, image, store)
     }
 
     fn images(&self) -> Result<Vec<StoredImage>, HypervisorError> {

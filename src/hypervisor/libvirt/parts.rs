@@ -12,7 +12,7 @@ use super::connection::Session;
 use super::domains::{self, Owned};
 use super::images::{self, Base};
 use super::volumes::Pool;
-use super::{Libvirt, power, seeds, volume_xml};
+use super::{Libvirt, power, seeds, sound, volume_xml};
 use crate::hypervisor::domain_xml::element::Element;
 use crate::hypervisor::domain_xml::{self, DiskMode, DomainType, HostDetails};
 use crate::hypervisor::seed;
@@ -57,7 +57,7 @@ impl<'p> Parts<'_, '_, 'p> {
         domain_xml::os_volume(self.spec, self.model)
     }
 
-    /// A whole copy of its image.
+    /// A whole copy of its image, which nobody has changed since it was verified.
     ///
     /// Only asked for once the instance's note names the image: whoever deletes an image takes its mark away first and
     /// looks for such notes after. Either the mark is seen to be gone here, or the note is seen there. So what is whole
@@ -65,13 +65,17 @@ impl<'p> Parts<'_, '_, 'p> {
     pub fn base(&self, doing: &str) -> Result<Base, HypervisorError> {
         let (pool, spec, format) = (self.pool, self.spec, self.model.image.format);
         let own = Base::new(&spec.image, format, spec.store);
-        if images::is_marked(pool, &own)? {
-            return Ok(own);
-        }
-        images::whole(pool, &spec.image, format, spec.store)?.ok_or_else(|| {
-            let text = format!("image {} is not whole in pool {}", spec.image.short(), pool.name);
-            HypervisorError::new(FaultKind::Missing, doing, text)
-        })
+        let copy = if images::is_marked(pool, &own)? {
+            own
+        } else {
+            images::whole(pool, &spec.image, format, spec.store)?.ok_or_else(|| {
+                let text = format!("image {} is not whole in pool {}", spec.image.short(), pool.name);
+                HypervisorError::new(FaultKind::Missing, doing, text)
+            })?
+        };
+        let length = self.model.image.file_size;
+        sound::check(&self.host.bases, pool, &copy, Some(length), spec.store)?;
+        Ok(copy)
     }
 
     /// What its definition needs to know of the host.

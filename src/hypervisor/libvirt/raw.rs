@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::fs::File;
-use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
 use std::ptr;
 
 use uuid::Uuid;
@@ -238,30 +235,4 @@ unsafe fn text(pointer: *const std::ffi::c_char) -> Option<String> {
     }
     // SAFETY: the caller's promise.
     Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
-}
-
-/// Where data begins at or after `offset`; `None` if only a hole follows.
-pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    seek(file, offset, libc::SEEK_DATA)
-}
-
-/// Where a hole begins at or after `offset`; every file has one at its end.
-pub fn next_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    seek(file, offset, libc::SEEK_HOLE)
-}
-
-fn seek(file: &File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
-    let offset = libc::off64_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open for as long as `file` is borrowed.
-    let at = unsafe { libc::lseek64(file.as_raw_fd(), offset, whence) };
-    match u64::try_from(at) {
-        Ok(at) => Ok(Some(at)),
-        Err(_) => {
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::ENXIO) => Ok(None),
-                _ => Err(error),
-            }
-        }
-    }
 }

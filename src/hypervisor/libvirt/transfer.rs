@@ -1,7 +1,8 @@
 //! Bytes to a volume and back, leaving out holes on the way.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use sha2::{Digest as _, Sha256};
 use virt::error::Error;
@@ -11,6 +12,7 @@ use virt::sys;
 
 use super::connection::{Session, cancelled};
 use super::raw::{self, Received};
+use crate::extents;
 use crate::hypervisor::{FaultKind, HypervisorError};
 
 /// Largest payload of one message of libvirt's protocol: larger sends are cut up, smaller ones waste a message.
@@ -66,7 +68,7 @@ impl Drop for Channel<'_, '_> {
 pub fn upload_file(
     session: &Session<'_>,
     volume: &StorageVol,
-    file: &mut File,
+    file: &File,
     length: u64,
     doing: &str,
 ) -> Result<(), HypervisorError> {
@@ -83,21 +85,20 @@ pub fn upload_file(
     })?;
     let mut at = 0;
     while at < length {
-        let extent = extent(file, at, length).map_err(local)?;
-        if extent.data_from > at {
-            channel.with(|s| raw::send_hole(s, extent.data_from - at))?;
+        let data = extents::next(file, at, length).map_err(local)?;
+        if data.start > at {
+            channel.with(|s| raw::send_hole(s, data.start - at))?;
         }
-        file.seek(SeekFrom::Start(extent.data_from)).map_err(local)?;
-        at = extent.data_from;
+        at = data.start;
         session.pulse().bytes(at, length);
         let mut buffer = vec![0; CHUNK];
-        while at < extent.data_to {
+        while at < data.end {
             if session.pulse().is_cancelled() {
                 return Err(cancelled(doing));
             }
-            let want = usize::try_from(extent.data_to - at).map_or(CHUNK, |left| left.min(CHUNK));
+            let want = usize::try_from(data.end - at).map_or(CHUNK, |left| left.min(CHUNK));
             let part = buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact(part).map_err(local)?;
+            file.read_exact_at(part, at).map_err(local)?;
             send_all(&channel, part)?;
             at += part.len() as u64;
             session.pulse().bytes(at, length);
@@ -142,7 +143,8 @@ fn send_all(channel: &Channel<'_, '_>, mut bytes: &[u8]) -> Result<(), Hyperviso
     Ok(())
 }
 
-/// SHA-256 (lower-case hex) and length of a volume's bytes as the host reads them back. `expected` is for the news.
+/// SHA-256 (lower-case hex) and length of a volume's bytes as the host reads them back. Of one that is longer than
+/// `expected` no more than a byte beyond that is read.
 pub fn digest(
     session: &Session<'_>,
     volume: &StorageVol,
@@ -150,7 +152,8 @@ pub fn digest(
     doing: &str,
 ) -> Result<(String, u64), HypervisorError> {
     let mut hash = Sha256::new();
-    let length = download(session, volume, 0, doing, |bytes, done| {
+    let most = expected.saturating_add(1);
+    let length = download(session, volume, 0, most, doing, |bytes, done| {
         hash.update(bytes);
         session.pulse().bytes(done, expected.max(done));
     })?;
@@ -171,7 +174,8 @@ pub fn holds(
 ) -> Result<bool, HypervisorError> {
     let mut same = true;
     let mut at = 0;
-    let length = download(session, volume, 0, doing, |part, done| {
+    let most = bytes.len() as u64 + 1;
+    let length = download(session, volume, 0, most, doing, |part, done| {
         let wanted = usize::try_from(done).ok().and_then(|to| bytes.get(at..to));
         same &= wanted == Some(part);
         at = usize::try_from(done).unwrap_or(usize::MAX);
@@ -180,17 +184,20 @@ pub fn holds(
     Ok(same && length == bytes.len() as u64)
 }
 
-/// Hands the bytes of a volume from `offset` on to `take`, with how many that are by then. Returns how many there were.
+/// Hands the bytes of a volume from `offset` on, `most` of them at most, to `take`, with how many that are by then.
+/// Returns how many there were.
 pub fn download(
     session: &Session<'_>,
     volume: &StorageVol,
     offset: u64,
+    most: u64,
     doing: &str,
     mut take: impl FnMut(&[u8], u64),
 ) -> Result<u64, HypervisorError> {
     let channel = Channel::open(session, doing)?;
     session.call(doing, |_| {
         let stream = channel.stream.as_ref().ok_or_else(Error::last_error)?;
+        // A length of 0 means all that there is.
         volume.download(stream, offset, 0, sys::VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
     })?;
     let zeroes = vec![0; CHUNK];
@@ -200,14 +207,23 @@ pub fn download(
         if session.pulse().is_cancelled() {
             return Err(cancelled(doing));
         }
+        if done >= most {
+            // The host would send more: that is given up with the stream.
+            return Ok(done);
+        }
         match channel.with(|s| raw::receive(s, &mut buffer))? {
             Received::End => break,
             Received::Data(n) => {
+                let n = usize::try_from(most - done).map_or(n, |left| n.min(left));
                 done += n as u64;
                 take(buffer.get(..n).unwrap_or_default(), done);
             }
-            Received::Hole(mut left) => {
+            Received::Hole(left) => {
+                let mut left = left.min(most - done);
                 while left > 0 {
+                    if session.pulse().is_cancelled() {
+                        return Err(cancelled(doing));
+                    }
                     let n = usize::try_from(left).map_or(CHUNK, |l| l.min(CHUNK));
                     done += n as u64;
                     left -= n as u64;
@@ -218,49 +234,4 @@ pub fn download(
     }
     channel.finish()?;
     Ok(done)
-}
-
-/// The next stretch of data at or after an offset.
-struct Extent {
-    data_from: u64,
-    data_to: u64,
-}
-
-fn extent(file: &File, at: u64, length: u64) -> io::Result<Extent> {
-    let found = raw::next_data(file, at).and_then(|from| match from {
-        None => Ok((length, length)),
-        Some(from) => Ok((from, raw::next_hole(file, from)?.unwrap_or(length))),
-    });
-    match found {
-        Ok((from, to)) => Ok(Extent {
-            data_from: from.min(length),
-            data_to: to.min(length),
-        }),
-        // A file system that can't tell: all of it is data.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP)) => Ok(Extent {
-            data_from: at,
-            data_to: length,
-        }),
-        Err(e) => Err(e),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn holes_of_a_file_are_found() {
-        let mut file = tempfile::tempfile().unwrap();
-        let length = 8 << 20;
-        file.set_len(length).unwrap();
-        file.seek(SeekFrom::Start(4 << 20)).unwrap();
-        file.write_all(&[1; 4096]).unwrap();
-        let first = extent(&file, 0, length).unwrap();
-        assert!(first.data_from <= 4 << 20 && first.data_to > 4 << 20);
-        let last = extent(&file, first.data_to, length).unwrap();
-        assert_eq!(last.data_to, length);
-    }
 }

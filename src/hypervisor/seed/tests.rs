@@ -61,17 +61,105 @@ fn a_template_is_rendered_per_instance() {
 #[test]
 fn cloud_inits_own_templates_are_left_to_it() {
     let text = "## template: jinja\n#cloud-config\nx: {{ v1.region }}\n";
-    assert_eq!(check_template(text), Ok(()));
+    assert_eq!(checked(text), Ok(()));
     assert!(matches!(volume(&spec(), &with(text)), SeedVolume::Shared(_)));
     assert_eq!(file(&spec(), &with(text), "user-data").as_deref(), Some(text));
 }
 
 #[test]
-fn a_broken_template_names_its_line_and_an_unknown_name_fails() {
-    let error = check_template("a\nb {{ c\n").unwrap_err();
-    assert!(error.starts_with("line "), "{error}");
-    assert_eq!(check_template("{{ instance.name }}"), Ok(()));
+fn a_broken_template_and_one_that_asks_for_what_is_not_there_name_their_line() {
+    for (text, line) in [
+        ("a\nb {{ c\n", "line "),
+        ("a\nb {{ vars.missing }}\n", "line 2: undefined value"),
+        ("{{ instance.nme }}", "line 1: undefined value"),
+    ] {
+        let error = checked(text).unwrap_err();
+        assert!(error.starts_with(line), "{text:?}: {error}");
+    }
+    assert_eq!(checked("{{ instance.name }} {{ vars.role }}"), Ok(()));
     assert!(contents(&spec(), &with("{{ vars.missing }}")).is_err());
+}
+
+#[test]
+fn a_template_is_tried_for_the_place_that_it_is_for() {
+    let text = "{% if host == \"kvm9\" %}{{ vars.missing }}{% endif %}";
+    let of = |host| {
+        let user_data = with(text).user_data.unwrap();
+        check_template(&user_data, &label("web"), &label("rack-a"), &label(host))
+    };
+    assert_eq!(of("kvm1"), Ok(()));
+    assert!(of("kvm9").is_err());
+}
+
+#[test]
+fn a_template_that_loops_or_grows_ends_and_is_to_blame_with_its_line() {
+    let times = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+    let doubled = "{% set n = namespace(x='a') %}{% for i in range(60) %}\n{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}";
+    let repeated = "#cloud-config\n{{ 'a' * 99999999999 }}";
+    for text in [times, doubled, repeated] {
+        let error = checked(text).unwrap_err();
+        assert!(error.starts_with("line "), "{text}: {error}");
+        let on_the_host = contents(&spec(), &with(text)).unwrap_err().to_string();
+        assert!(on_the_host.starts_with("user data: line "), "{on_the_host}");
+    }
+    let long = format!("{{% for i in range(9) %}}{}{{% endfor %}}", "x".repeat(2 << 20));
+    assert!(checked(&long).unwrap_err().contains("more than 16.0 MiB"));
+}
+
+#[test]
+fn a_template_of_any_depth_is_rendered_or_refused() {
+    let chains = |n: usize| {
+        [
+            format!("{{{{ {}1 }}}}", "-".repeat(n)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(n / 4)),
+            format!("{{{{ 1{} }}}}", "~1".repeat(n / 2)),
+            format!("{{{{ vars{} }}}}", ".b".repeat(n / 2)),
+            format!("{{{{ 1{} }}}}", "|e".repeat(n / 2)),
+            format!("{{{{ {}1{} }}}}", "[".repeat(n / 2), "]".repeat(n / 2)),
+            format!("{{{{ '}}}}'{} }}}}", "~1".repeat(n / 2)),
+        ]
+    };
+    // What comes of it does not matter: that the process is there to tell does.
+    for text in chains(LONGEST - 64) {
+        let _ = checked(&text);
+    }
+    for text in chains(400_000) {
+        let error = checked(&text).unwrap_err();
+        assert_eq!(
+            error,
+            "line 1: its tag has more than 16384 bytes",
+            "{}",
+            &text[..20]
+        );
+    }
+    let elifs = |n: usize| format!("{{% if 0 %}}{}\n{{% endif %}}", "\n{% elif 0 %}".repeat(n));
+    assert_eq!(checked(&elifs(1000)), Ok(()));
+    assert_eq!(
+        checked(&elifs(100_000)).unwrap_err(),
+        "line 1002: it has more than 1000 elif"
+    );
+    let loops = |n: usize| "{% if 1 %}".repeat(n) + &"{% endif %}".repeat(n);
+    assert!(checked(&loops(20_000)).is_err());
+}
+
+const LONGEST: usize = 16 << 10;
+
+#[test]
+fn long_text_around_short_tags_is_no_long_tag() {
+    let text = format!(
+        "{{# it's {0} #}}{{{{ vars.role }}}}{0}{{% if vars.role == \"}}}}'\" %}}{0}{{% endif %}} {{ }} ' ",
+        "x".repeat(20_000)
+    );
+    assert_eq!(checked(&text), Ok(()));
+}
+
+fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+fn checked(text: &str) -> Result<(), String> {
+    let user_data = with(text).user_data.unwrap();
+    check_template(&user_data, &label("web"), &label("rack-a"), &label("kvm1"))
 }
 
 #[test]

@@ -10,8 +10,9 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::names::StoreId;
-use crate::store::StoreError;
 use crate::store::sqlite::trouble::{Trouble, is_refusal_to_write};
+use crate::store::{Failure, StoreError};
+use crate::trust;
 
 /// "vmss" in the header's field for the program a file belongs to, so that no other program's database is ever taken
 /// for a store, and `file` can tell what it is.
@@ -21,7 +22,7 @@ const APPLICATION: i32 = 0x766d_7373;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What makes each layout of the one before it; the first makes it of nothing. Never changed, only added to.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "CREATE TABLE store (id TEXT NOT NULL);
      CREATE TABLE records (name TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
      CREATE TABLE leases (
@@ -42,7 +43,13 @@ const MIGRATIONS: [&str; 3] = [
      CREATE TABLE decisions (
          number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, decision TEXT NOT NULL);
      CREATE INDEX decisions_by_set ON decisions (name, number);",
+    // Under a name that no earlier vmss knows. One that runs, and has the file open, would go on writing records without
+    // what it does not know of them: now it fails, and says so.
+    "ALTER TABLE records RENAME TO set_records;",
 ];
+
+/// The first layout in which records have their present name.
+const RENAMED: u32 = 4;
 
 /// Layout of a file that all migrations were done on; a file of a later layout is refused.
 const LAYOUT: u32 = MIGRATIONS.len() as u32;
@@ -50,7 +57,7 @@ const LAYOUT: u32 = MIGRATIONS.len() as u32;
 /// Opens the store's file, making it, its folder and its identity if there is none.
 pub(super) fn open(path: &Path) -> Result<(Connection, StoreId), StoreError> {
     let doing = format!("opening the store {}", path.display());
-    make(path).map_err(|e| Trouble::Io(e).told(&doing))?;
+    make(path).map_err(|t| t.told(&doing))?;
     let first = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .map_err(Trouble::from)
         .and_then(prepare);
@@ -62,15 +69,17 @@ pub(super) fn open(path: &Path) -> Result<(Connection, StoreId), StoreError> {
     }
 }
 
-/// Makes the folder and an empty file, unless they are there. Made here, and not by SQLite, so that records, which hold
+/// Makes the folder and an empty file, unless they are there and may be used. Made here, and not by SQLite, so that records, which hold
 /// user data, are never readable by others, not even for a moment. What SQLite puts beside the file has its mode.
-fn make(path: &Path) -> std::io::Result<()> {
+fn make(path: &Path) -> Result<(), Trouble> {
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(folder)?;
+            .create(folder)
+            .map_err(Trouble::Io)?;
     }
+    trust::database(path).map_err(Trouble::Distrusted)?;
     if path.exists() {
         return Ok(());
     }
@@ -80,8 +89,12 @@ fn make(path: &Path) -> std::io::Result<()> {
         .mode(0o600)
         .open(path);
     match made {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-        _ => Ok(()),
+        // Another process was faster: one of this user, or of another who has it opened for nobody else.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            trust::database(path).map_err(Trouble::Distrusted)
+        }
+        Err(e) => Err(Trouble::Io(e)),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -134,8 +147,13 @@ fn prepare(mut connection: Connection) -> Result<(Connection, StoreId), Trouble>
         connection.pragma_update(None, "synchronous", "full")?;
     } else if layout == 0 {
         return Err(Trouble::Said(
+            Failure::ReadOnly,
             "it is empty, and may not be written to make a store of it".to_owned(),
         ));
+    } else if layout < RENAMED {
+        // Looked at as it is: the present name stands for the former one, in memory only.
+        connection.pragma_update(None, "temp_store", "memory")?;
+        connection.execute_batch("CREATE TEMP VIEW set_records AS SELECT * FROM main.records")?;
     }
     let id: String = connection.query_row("SELECT id FROM store", [], |row| row.get(0))?;
     let id = Uuid::parse_str(&id).map_err(|e| Trouble::Damaged(format!("its identity: {e}")))?;
@@ -162,13 +180,15 @@ fn recognise(connection: &Connection) -> Result<u32, Trouble> {
     };
     if !ours {
         return Err(Trouble::Said(
+            Failure::Foreign,
             "it is another program's SQLite file, and was left untouched".to_owned(),
         ));
     }
     if layout > LAYOUT {
-        return Err(Trouble::Said(format!(
+        let text = format!(
             "it was written by a later vmss (its layout is {layout}, this vmss knows {LAYOUT} at most): use that vmss"
-        )));
+        );
+        return Err(Trouble::Said(Failure::Newer, text));
     }
     Ok(layout)
 }

@@ -13,9 +13,11 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use crate::autoscale::{Decision, Readings, Sample};
 use crate::names::{Label, StoreId};
 use crate::record::Record;
-use crate::store::holder::{Liveness, expiry, local_processes, may_act};
+use crate::store::holder::{Liveness, acting, expiry, local_processes, renewed, seems_to_act};
 use crate::store::sqlite::trouble::Trouble;
-use crate::store::{HISTORY, Holder, Lease, Operation, PastOperation, Store, StoreError, Version};
+use crate::store::{
+    HISTORY, Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version, codec,
+};
 
 /// A SQLite store.
 pub struct Sqlite {
@@ -77,20 +79,16 @@ impl Sqlite {
     }
 }
 
-impl Sqlite {
-    /// The lease's holder, if it may still be acting.
-    fn acting(&self, c: &Connection, key: &str, now: Timestamp) -> Result<Option<Holder>, Trouble> {
-        let row: Option<(String, i64)> = c
-            .query_row("SELECT holder, expires FROM leases WHERE name = ?1", [key], |r| {
-                Ok((r.get(0)?, r.get(1)?))
-            })
-            .optional()?;
-        let Some((json, expires)) = row else {
-            return Ok(None);
-        };
-        let holder: Holder = serde_json::from_str(&json)?;
-        Ok(may_act(&self.liveness, &holder, expires, now).then_some(holder))
-    }
+/// Who has the lease, or had it last without giving it back.
+fn lease(c: &Connection, key: &str) -> Result<Option<(Holder, Stamp)>, Trouble> {
+    let sql = "SELECT holder, token, expires FROM leases WHERE name = ?1";
+    let row: Option<(String, u64, i64)> = c
+        .query_row(sql, [key], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    let Some((json, token, expires)) = row else {
+        return Ok(None);
+    };
+    Ok(Some((serde_json::from_str(&json)?, Stamp { token, expires })))
 }
 
 /// A number greater than any given before and than `floor`.
@@ -112,7 +110,7 @@ impl Store for Sqlite {
         self.read(&format!("reading the record of {set}"), |c| {
             let row: Option<(u64, String)> = c
                 .query_row(
-                    "SELECT version, record FROM records WHERE name = ?1",
+                    "SELECT version, record FROM set_records WHERE name = ?1",
                     [set.as_str()],
                     |r| Ok((r.get(0)?, r.get(1)?)),
                 )
@@ -120,23 +118,24 @@ impl Store for Sqlite {
             let Some((version, json)) = row else {
                 return Ok(None);
             };
-            Ok(Some((serde_json::from_str(&json)?, Version(version))))
+            let record = codec::decode(&json).map_err(|e| e.of(set, Trouble::from))?;
+            Ok(Some((record, Version(version))))
         })
     }
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
         self.write(&format!("writing the record of {set}"), |t| {
-            let json = serde_json::to_string(record)?;
+            let json = codec::encode(record)?;
             // From a counter that outlives the record: were a record that is made again to begin at 1 again, one who
             // has read the old one would overwrite the new one.
             let version = next(t, expected.map_or(0, |v| v.0))?;
             let changed = match expected {
                 None => t.execute(
-                    "INSERT OR IGNORE INTO records VALUES (?1, ?2, ?3)",
+                    "INSERT OR IGNORE INTO set_records VALUES (?1, ?2, ?3)",
                     params![set.as_str(), version, json],
                 )?,
                 Some(Version(v)) => t.execute(
-                    "UPDATE records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
+                    "UPDATE set_records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
                     params![set.as_str(), version, json, v],
                 )?,
             };
@@ -150,7 +149,7 @@ impl Store for Sqlite {
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.write(&format!("removing the record of {set}"), |t| {
             let gone = t.execute(
-                "DELETE FROM records WHERE name = ?1 AND version = ?2",
+                "DELETE FROM set_records WHERE name = ?1 AND version = ?2",
                 params![set.as_str(), expected.0],
             )?;
             if gone == 0 {
@@ -162,7 +161,7 @@ impl Store for Sqlite {
 
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.read("listing sets", |c| {
-            let mut query = c.prepare("SELECT name FROM records ORDER BY name")?;
+            let mut query = c.prepare("SELECT name FROM set_records ORDER BY name")?;
             let names: Vec<String> = query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
             names
                 .into_iter()
@@ -171,10 +170,18 @@ impl Store for Sqlite {
         })
     }
 
-    fn acquire(&self, key: &str, holder: &Holder, now: Timestamp) -> Result<Lease, StoreError> {
+    fn acquire(
+        &self,
+        key: &str,
+        holder: &Holder,
+        now: Timestamp,
+        unrenewed: Option<Stamp>,
+    ) -> Result<Lease, StoreError> {
         self.write(&format!("taking the lease {key}"), |t| {
-            if let Some(other) = self.acting(t, key, now)? {
-                return Err(Trouble::Store(StoreError::Held(Box::new(other))));
+            let taken =
+                lease(t, key)?.and_then(|(other, stamp)| acting(&self.liveness, other, stamp, unrenewed));
+            if let Some(taken) = taken {
+                return Err(Trouble::Store(StoreError::Held(Box::new(taken))));
             }
             let token = next(t, 0)?;
             t.execute(
@@ -190,15 +197,15 @@ impl Store for Sqlite {
 
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.write(&format!("renewing the lease {}", lease.key), |t| {
-            let kept = t.execute(
-                "UPDATE leases SET expires = ?3 WHERE name = ?1 AND token = ?2",
-                params![lease.key, lease.token, expiry(now)],
+            let held = self::lease(t, &lease.key)?.filter(|(_, stamp)| stamp.token == lease.token);
+            let Some((_, stamp)) = held else {
+                return Err(Trouble::Store(StoreError::Lost(lease.key.clone())));
+            };
+            t.execute(
+                "UPDATE leases SET expires = ?2 WHERE name = ?1",
+                params![lease.key, renewed(stamp.expires, now)],
             )?;
-            if kept == 0 {
-                Err(Trouble::Store(StoreError::Lost(lease.key.clone())))
-            } else {
-                Ok(())
-            }
+            Ok(())
         })
     }
 
@@ -214,7 +221,9 @@ impl Store for Sqlite {
 
     fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
         self.read(&format!("looking at the lease {key}"), |c| {
-            self.acting(c, key, now)
+            let held = lease(c, key)?
+                .filter(|(holder, stamp)| seems_to_act(&self.liveness, holder, stamp.expires, now));
+            Ok(held.map(|(holder, _)| holder))
         })
     }
 

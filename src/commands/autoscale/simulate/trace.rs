@@ -1,6 +1,8 @@
 //! Where a trace comes from: a CSV file, a Prometheus server, the samples in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -12,9 +14,11 @@ use crate::autoscale::{Autoscale, Metric, Trace};
 use crate::cli::SimulateArgs;
 use crate::commands::Context;
 use crate::error::{Error, Exit, Result};
+use crate::intake::{self, IntakeError};
 use crate::names::Label;
 use crate::numbers::Range;
 use crate::store::Store;
+use crate::world::Interrupt;
 
 /// The samples of a set.
 pub struct Kept {
@@ -47,8 +51,13 @@ pub(super) fn read(
     let trace = match (&args.trace, args.prometheus.is_empty(), kept) {
         (Some(file), ..) => {
             let path = ctx.world.env.cwd.join(file);
-            let text = std::fs::read_to_string(&path).map_err(|e| {
-                Error::new(Exit::Usage, e).context(format!("reading the trace {}", path.display()))
+            let read = intake::text_handed_over(&path, intake::TRACE, &ctx.world.interrupt);
+            let text = read.map_err(|e| {
+                let exit = match e {
+                    IntakeError::Interrupted => Exit::Interrupted,
+                    _ => Exit::Usage,
+                };
+                Error::new(exit, e).context(format!("reading the trace {}", path.display()))
             })?;
             csv(&text, policy, zone)
                 .map_err(|e| Error::message(Exit::Usage, format!("{}: {e}", path.display())))?
@@ -195,11 +204,7 @@ fn asked(
             to,
             step,
         };
-        let series = ctx
-            .world
-            .numbers
-            .range(&range)
-            .map_err(|e| Error::message(Exit::Unreachable, e))?;
+        let series = series(ctx, &range)?;
         for (at, value) in series {
             match trace.points.binary_search_by_key(&at, |p| p.at) {
                 Ok(i) => trace.points[i].loads.push(Some(value)),
@@ -215,6 +220,54 @@ fn asked(
         }
     }
     Ok(trace)
+}
+
+type Series = std::result::Result<Vec<(Timestamp, f64)>, String>;
+
+/// Asks for a series, which may take a minute, on a thread that is left behind when nobody wants to wait for it.
+fn series(ctx: &Context<'_>, range: &Range<'_>) -> Result<Vec<(Timestamp, f64)>> {
+    let (tx, rx) = mpsc::channel();
+    let (numbers, url, query) = (
+        Arc::clone(&ctx.world.numbers),
+        range.url.to_owned(),
+        range.query.to_owned(),
+    );
+    let (from, to, step) = (range.from, range.to, range.step);
+    let ask = move || {
+        let range = Range {
+            url: &url,
+            query: &query,
+            from,
+            to,
+            step,
+        };
+        // Nobody may want it any more.
+        let _ = tx.send(numbers.range(&range));
+    };
+    thread::Builder::new().name("series".to_owned()).spawn(ask)?;
+    awaited(&rx, &ctx.world.interrupt)
+}
+
+fn awaited(answer: &mpsc::Receiver<Series>, interrupt: &Interrupt) -> Result<Vec<(Timestamp, f64)>> {
+    const GLANCE: Duration = Duration::from_millis(50);
+    loop {
+        match answer.recv_timeout(GLANCE) {
+            Ok(series) => return series.map_err(|e| Error::message(Exit::Unreachable, e)),
+            Err(mpsc::RecvTimeoutError::Timeout) if interrupt.is_set() => {
+                return Err(Error::message(
+                    Exit::Interrupted,
+                    "stopped while a series was asked for",
+                ));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(Error::message(
+                    Exit::Unreachable,
+                    "asking for a series was broken off",
+                ));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -279,5 +332,17 @@ mod tests {
         assert_eq!(meant("90m").unwrap(), "2026-11-25T10:30:00Z");
         assert_eq!(meant("2026-11-23").unwrap(), "2026-11-23T00:00:00Z");
         assert!(meant("yesterday").unwrap_err().contains("is no time"));
+    }
+
+    #[test]
+    fn nobody_has_to_wait_for_a_server_that_says_nothing() {
+        let interrupt = Interrupt::default();
+        let (tx, rx) = mpsc::channel();
+        tx.send(Ok(vec![(Timestamp::UNIX_EPOCH, 1.0)])).unwrap();
+        assert_eq!(awaited(&rx, &interrupt).unwrap().len(), 1);
+        tx.send(Err("refused".to_owned())).unwrap();
+        assert_eq!(awaited(&rx, &interrupt).unwrap_err().exit, Exit::Unreachable);
+        interrupt.press();
+        assert_eq!(awaited(&rx, &interrupt).unwrap_err().exit, Exit::Interrupted);
     }
 }

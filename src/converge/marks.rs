@@ -1,0 +1,84 @@
+//! The marks that a store leaves in the pools it uses, one for each host: whoever sees another's in its own pool has its disks
+//! in the same folder.
+
+use crate::inventory::Inventory;
+use crate::names::{Label, PoolMark};
+use crate::observe::ask_all;
+use crate::record::Record;
+use crate::scaleset::{Host, ScaleSet};
+use crate::store::{Store, StoreError};
+use crate::world::World;
+
+/// Leaves the store's mark in each pool that was seen without it. Whether any was left: then who shares a folder is known only
+/// after another look. One that can't be left is no reason to stop: what is deleted there is proved to be unused all the same.
+pub(super) fn leave(world: &World, record: &Record, inventory: &Inventory) -> bool {
+    let set = &record.applied;
+    let mark = |host: &Host| PoolMark::new(record.store, &host.uri);
+    let lacking = set.hosts().map(|(_, host)| host).filter(|host| {
+        let seen = inventory.host(&host.name).and_then(|h| h.seen());
+        seen.is_some_and(|seen| seen.pool_unseen.is_none() && !seen.marks.contains(&mark(host)))
+    });
+    let open: Vec<_> = lacking
+        .map(|host| (world.hosts.host(host, &set.limits), mark(host)))
+        .collect();
+    if open.is_empty() {
+        return false;
+    }
+    let left = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
+        host.mark_pool(&mark)
+    });
+    left.iter().any(Result::is_ok)
+}
+
+/// Takes the store's marks away from the hosts of a set that is gone, but for those that another set of the store has.
+///
+/// # Errors
+/// The store can't be read.
+pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), StoreError> {
+    let set = &gone.applied;
+    let mut still_used: Vec<(String, String)> = Vec::new();
+    for name in store.sets()?.iter().filter(|name| **name != set.name) {
+        if let Some((record, _)) = store.get(name)? {
+            still_used.extend(hosts_of(&record.applied));
+        }
+    }
+    let open = (set.hosts())
+        .map(|(_, host)| host)
+        .filter(|host| !still_used.contains(&(host.uri.clone(), host.pool.clone())))
+        .map(|host| {
+            let mark = PoolMark::new(gone.store, &host.uri);
+            (world.hosts.host(host, &set.limits), mark)
+        })
+        .collect();
+    // One that stays holds nothing, and only says that somebody has used the pool.
+    let _ = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
+        host.unmark_pool(&mark)
+    });
+    Ok(())
+}
+
+fn hosts_of(set: &ScaleSet) -> Vec<(String, String)> {
+    set.hosts()
+        .map(|(_, h)| (h.uri.clone(), h.pool.clone()))
+        .collect()
+}
+
+/// Hosts that were seen to have their disks in one folder with others, each with those.
+pub fn sharing(record: &Record, inventory: &Inventory) -> Vec<(Label, Vec<Label>)> {
+    let set = &record.applied;
+    let others = |host: &Host| -> Vec<Label> {
+        let Some(seen) = inventory.host(&host.name).and_then(|h| h.seen()) else {
+            return Vec::new();
+        };
+        (set.hosts())
+            .map(|(_, other)| other)
+            .filter(|other| other.name != host.name)
+            .filter(|other| seen.marks.contains(&PoolMark::new(record.store, &other.uri)))
+            .map(|other| other.name.clone())
+            .collect()
+    };
+    (set.hosts())
+        .map(|(_, host)| (host.name.clone(), others(host)))
+        .filter(|(_, others)| !others.is_empty())
+        .collect()
+}
