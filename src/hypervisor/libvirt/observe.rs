@@ -236,11 +236,7 @@ fn node(session: &Session<'_>) -> Result<(u32, Bytes), HypervisorError> {
 
 /// Size and free space of the pool, as of its last change or refresh.
 fn room(pool: &Pool<'_, '_>) -> Result<(Bytes, Bytes), HypervisorError> {
-    let info = pool
-        .session()
-        .call(format_args!("looking at pool {}", pool.name), |_| {
-            pool.handle.info()
-        })?;
+    let info = pool.active()?;
     Ok((Bytes(info.capacity), Bytes(info.available)))
 }
 
