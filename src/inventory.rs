@@ -88,6 +88,10 @@ impl HostView {
 /// What was seen of a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each host, and nearly every host is seen"
+)]
 pub enum View {
     /// It answered.
     Seen(HostSeen),
@@ -142,6 +146,16 @@ pub struct HostSeen {
     pub volumes: Vec<VolumeName>,
     /// Revisions whose shared seed lies in the pool, with the volume's name.
     pub seeds: Vec<(u32, String)>,
+}
+
+impl HostView {
+    /// Why it is out of sight, or its pool is; `None` if both were seen.
+    pub fn unseen(&self) -> Option<&str> {
+        match &self.view {
+            View::Seen(seen) => seen.pool_unseen.as_deref(),
+            View::Unseen { reason } => Some(reason),
+        }
+    }
 }
 
 impl HostSeen {

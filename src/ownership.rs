@@ -180,6 +180,9 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         Some(_) if record.knows(id, uuid).is_some() && has_its_name => Judged::IsIt,
         Some(_) if record.knows(id, uuid).is_some() => Judged::Stranger(Strangeness::Renamed),
         Some(_) => Judged::Stranger(Strangeness::Copied),
+        // Taken away by hand, and back: under another name, or its own.
+        None if record.id_of(uuid) == Some(id) && !has_its_name => Judged::Stranger(Strangeness::Renamed),
+        None if record.id_of(uuid) == Some(id) => Judged::Stranger(Strangeness::Forgotten),
         None if record.is_known_uuid(uuid) => Judged::Stranger(Strangeness::Copied),
         None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
         None => Judged::Stranger(Strangeness::Forgotten),

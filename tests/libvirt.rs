@@ -400,15 +400,66 @@ fn a_missing_pool_or_network_is_named() {
     let (mut model, image) = sample();
     let host = connect(&simulation.uri(), "nowhere", Duration::from_secs(10));
     let fixture = Fixture::new("missing", &model, &image);
-    let error = host.observe(&watch(&fixture.set, fixture.store)).unwrap_err();
+    let seen = host.observe(&watch(&fixture.set, fixture.store)).unwrap();
+    let why = seen.pool_unseen.expect("there is no such pool");
+    assert!(why.contains("nowhere"), "{why}");
+    let error = host.images().unwrap_err();
     assert_eq!(error.kind, FaultKind::Missing, "{error}");
-    assert!(error.to_string().contains("nowhere"), "{error}");
     model.networks[0] = on_network("no-such-network");
     let findings = host.check(&model);
     for what in ["pool nowhere", "network no-such-network"] {
         let finding = findings.iter().find(|f| f.what == what).unwrap();
         assert!(finding.result.is_err(), "{finding:?}");
     }
+}
+
+#[test]
+fn a_pool_that_is_not_active_hides_nothing_but_itself() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("inactive", &model, &image);
+    let instance = fixture.create(&host, 1);
+    let look = || host.observe(&watch(&fixture.set, fixture.store)).unwrap();
+    let before = look();
+    let pool = simulation
+        .holder
+        .lookup_storage_pool_by_name("default-pool")
+        .unwrap();
+    pool.destroy().unwrap();
+    let seen = look();
+    let why = seen.pool_unseen.clone().expect("it is not active");
+    assert!(why.contains("is not active"), "{why}");
+    assert_eq!(seen.instances, before.instances, "its guest runs on, and is seen");
+    assert!(seen.volumes.is_empty() && seen.bases.is_empty() && seen.seeds.is_empty());
+    let facts = host.facts().unwrap();
+    assert_eq!(
+        (facts.running, facts.pool_free),
+        (2, None),
+        "libvirt's own domain runs, too"
+    );
+    let why = facts.pool_unseen.expect("it is not active");
+    assert!(why.contains("is not active"), "{why}");
+    let findings = host.check(&model);
+    let finding = findings.iter().find(|f| f.what == "pool default-pool").unwrap();
+    assert!(finding.result.is_err(), "{finding:?}");
+    // Nothing that needs the pool is done, and nothing is half done.
+    let pulse = Pulse::silent();
+    assert_eq!(contract::kind(host.uses(&pulse)), FaultKind::Missing);
+    let uses = vmss::hypervisor::Uses::default();
+    let deleted = host.delete(&instance, Duration::ZERO, &uses, &pulse);
+    assert_eq!(contract::kind(deleted), FaultKind::Missing);
+    assert_eq!(look().instances, before.instances);
+    // What needs no disk is done.
+    host.restart(&instance, Duration::ZERO, &pulse).unwrap();
+    assert_eq!(look().instances[0].power, Power::Running);
+    pool.create(0).unwrap();
+    let seen = look();
+    assert_eq!(
+        (seen.pool_unseen.clone(), &seen.volumes, &seen.bases),
+        (None, &before.volumes, &before.bases)
+    );
+    fixture.delete(&host, &instance);
 }
 
 #[test]
@@ -1193,8 +1244,8 @@ mod real {
     fn with_pool(pool: &str) -> Libvirt {
         let uri = variable("VMSS_TEST_HOST_URI").expect("tests/run names a host of the lab");
         let host = connect(&uri, pool, Duration::from_secs(30));
-        host.facts()
-            .unwrap_or_else(|e| panic!("tests/run makes the pool {pool}: {e}"));
+        let facts = host.facts().expect("the host answers");
+        assert_eq!(facts.pool_unseen, None, "tests/run makes the pool {pool}");
         host
     }
 

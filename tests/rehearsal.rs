@@ -482,6 +482,44 @@ fn what_was_switched_off_behind_our_back_is_started_and_what_was_deleted_is_repl
 }
 
 #[test]
+fn a_pool_that_is_not_active_hides_no_host_and_loses_no_disk() {
+    let stage = Stage::new(&[1, 1]);
+    stage.define(&[1, 1], 4, "[repair]\nenabled = true\nhost_lost_after = \"1m\"\n");
+    stage.expect(0, "create");
+    let pool = || {
+        let connection = stage.daemons[1].connection();
+        connection.lookup_storage_pool_by_name("default-pool").unwrap()
+    };
+    let (volumes, domains) = (stage.daemons[1].volumes(), stage.daemons[1].domains());
+    pool().destroy().unwrap();
+    let ran = stage.expect(0, "repair");
+    assert!(ran.stderr.contains("pool default-pool on"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("given up"), "{}", ran.stderr);
+    let shown = stage.expect(0, "show -o json").json();
+    assert_eq!(shown["report"]["running"], 4, "{shown}");
+    assert_eq!(
+        (&shown["hosts"][1]["seen"], &shown["hosts"][1]["pool_seen"]),
+        (&true.into(), &false.into())
+    );
+    stage.expect(0, "scale 5");
+    assert_eq!(
+        stage.daemons[0].domains().len(),
+        3,
+        "the new one is where there is a pool"
+    );
+    stage.expect(4, "delete --yes");
+    assert_eq!(stage.daemons[0].domains(), Vec::<String>::new());
+    assert_eq!(stage.daemons[1].running().len(), domains.len());
+    pool().create(0).unwrap();
+    assert_eq!(
+        (stage.daemons[1].volumes(), stage.daemons[1].domains()),
+        (volumes, domains)
+    );
+    stage.expect(0, "delete --yes");
+    assert_eq!(stage.daemons[1].volumes(), Vec::<String>::new());
+}
+
+#[test]
 fn bad_input_is_refused_with_its_reason_and_nothing_is_made() {
     let stage = Stage::new(&[1]);
     stage.define(&[1], 6, "");

@@ -31,6 +31,10 @@ fn every_scenario_goes_as_it_is_written() {
     for file in files {
         let mut theatre = Theatre::new();
         wrong.extend(run_file(&file, is_update(), |line| theatre.command(line)).err());
+        let robbed = theatre.stage.fleet.robbed();
+        if !robbed.is_empty() {
+            wrong.push(format!("{}: {}", file.display(), robbed.join("; ")));
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
@@ -278,10 +282,7 @@ fn what_guests_print_steers_no_terminal() {
     }
     // What is said of a program that is not there has its name in it.
     let (_, err) = run("1", "\u{1b}[2Jnonsense", true);
-    assert!(
-        err.contains("nonsense") && !err.contains("\u{1b}[2J"),
-        "{err:?}"
-    );
+    assert!(err.contains("nonsense") && !err.contains("\u{1b}[2J"), "{err:?}");
 }
 
 fn words(line: &str) -> Vec<String> {

@@ -124,7 +124,14 @@ pub fn drain(ctx: &Context<'_>, host: &Label, migrate: bool) -> Result<Exit> {
         .map(|(id, _)| id.0)
         .collect();
     let exit = match ending.exit() {
-        Exit::Converged if !left.is_empty() => Exit::Blocked,
+        Exit::Converged if !left.is_empty() => {
+            let is_hidden = (ending.inventory.host(host)).is_some_and(|h| h.unseen().is_some());
+            if is_hidden {
+                Exit::Unreachable
+            } else {
+                Exit::Blocked
+            }
+        }
         exit => exit,
     };
     let exit = ctx.conclude_as(&name, "host drain", &ending, exit);

@@ -85,7 +85,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         .inventory
         .hosts
         .iter()
-        .filter(|h| h.seen().is_none())
+        .filter(|h| h.unseen().is_some())
         .count();
     let abandoned = abandon_unseen && ending.report.seen == 0 && !ending.interrupted;
     if (gone && unseen == 0) || abandoned {
@@ -106,7 +106,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
     if exit == Exit::Converged {
         // Nothing is known to be left, but a host that was not seen may have images or seeds of the set.
         ctx.say(format!(
-            "note: {} could not be seen: the set's record is kept, run vmss delete again when it is back, or give \
+            "note: {} or its pool could not be seen: the set's record is kept, run vmss delete again when it is back, or give \
              --abandon-unseen",
             count(unseen, "host")
         ));

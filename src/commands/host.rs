@@ -65,7 +65,11 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
             }
         })
         .collect();
-    let exit = if lines.iter().any(|l| l.error.is_some()) {
+    let pool_unseen = |l: &Line| l.facts.as_ref().and_then(|f| f.pool_unseen.clone());
+    let exit = if lines
+        .iter()
+        .any(|l| l.error.is_some() || pool_unseen(l).is_some())
+    {
         Exit::Unreachable
     } else {
         Exit::Converged
@@ -94,7 +98,10 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
             Some(f) => cells.extend([
                 format!("{} of {}", f.used_vcpus, f.cpus),
                 format!("{} of {}", f.used_memory, f.memory),
-                format!("{} of {}", f.pool_free, f.pool_size),
+                match (f.pool_free, f.pool_size) {
+                    (Some(free), Some(size)) => format!("{free} of {size}"),
+                    _ => "not seen".to_owned(),
+                },
                 f.running.to_string(),
                 f.libvirt.clone(),
                 if f.kvm {
@@ -116,6 +123,12 @@ pub fn list(ctx: &Context<'_>) -> Result<Exit> {
                 line.host,
                 ago(cordon.at, ctx.world.clock.now()),
                 cordon.by
+            ));
+        }
+        if let (Some(reason), Some(host)) = (pool_unseen(line), set.host(&line.host)) {
+            ctx.print(format!(
+                "! {}: pool {2} can't be seen: {reason}; virsh -c '{}' pool-start {2} may mend it",
+                line.host, line.uri, host.pool
             ));
         }
         if let Some(error) = &line.error {

@@ -55,17 +55,18 @@ pub struct Line {
     pub refused: Vec<RefusedAddress>,
     /// When it was made, if it was seen.
     pub created_at: Option<Timestamp>,
+    /// Whether its host was seen and the pool there: if not, nothing is done to its disks.
+    pub pool_seen: bool,
 }
 
 /// Lists the instances.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let (lines, unseen) = lines(ctx.world, &*target.store, &mut target.record);
-    for (host, reason) in &unseen {
-        ctx.world.stderr.line(format!(
-            "{} host {host} was not seen: {reason}",
-            ctx.style.warn("warning:")
-        ));
+    for what in &unseen {
+        ctx.world
+            .stderr
+            .line(format!("{} {what}", ctx.style.warn("warning:")));
     }
     if ctx.is_json() {
         ctx.json(&lines);
@@ -126,8 +127,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     Ok(Exit::Converged)
 }
 
-/// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and those hosts.
-pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
+/// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and a
+/// sentence for each host, and each pool, that could not be.
+pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line>, Vec<String>) {
     let set = record.applied.clone();
     let inventory = look_closely(world, store, &set, record);
     let choice = reached(world, record, &inventory, None);
@@ -157,6 +159,7 @@ pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line
                 },
                 refused: refused(&choice, instance.id),
                 created_at: Some(instance.meta.created_at),
+                pool_seen: host.unseen().is_none(),
             });
         }
     }
@@ -181,13 +184,20 @@ pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line
                 },
                 refused: refused(&choice, *id),
                 created_at: None,
+                pool_seen: false,
             });
         }
     }
     lines.sort_by_key(|l| l.id);
     let unseen = inventory.hosts.iter().filter_map(|h| match &h.view {
-        View::Unseen { reason } => Some((h.name.clone(), reason.clone())),
-        View::Seen(_) => None,
+        View::Unseen { reason } => Some(format!("host {} was not seen: {reason}", h.name)),
+        View::Seen(seen) => {
+            let (reason, host) = (seen.pool_unseen.as_ref()?, set.host(&h.name)?);
+            Some(format!(
+                "pool {} on host {} can't be seen: {reason}",
+                host.pool, h.name
+            ))
+        }
     });
     (lines, unseen.collect())
 }

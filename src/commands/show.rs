@@ -54,6 +54,8 @@ struct HostLine {
     fault_domain: Label,
     seen: bool,
     reason: Option<String>,
+    pool_seen: bool,
+    pool_reason: Option<String>,
     instances: usize,
 }
 
@@ -300,6 +302,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     for line in &document.hosts {
         let state = match record.cordons.get(&line.host) {
             _ if !line.seen => "not seen",
+            _ if !line.pool_seen => "pool not seen",
             Some(cordon) if cordon.drain && line.instances == 0 => "drained",
             Some(cordon) if cordon.drain => "being drained",
             Some(_) => "cordoned",
@@ -422,10 +425,14 @@ fn hosts(record: &Record, inventory: &Inventory) -> Vec<HostLine> {
                 View::Seen(_) => None,
                 View::Unseen { reason } => Some(reason.clone()),
             });
+            let seen = inventory.host(&host.name).and_then(|h| h.seen());
+            let pool_reason = seen.and_then(|seen| seen.pool_unseen.clone());
             HostLine {
                 host: host.name.clone(),
                 fault_domain: domain.clone(),
                 seen: reason.is_none(),
+                pool_seen: reason.is_none() && pool_reason.is_none(),
+                pool_reason,
                 reason,
                 instances: known_on(record, inventory, &host.name),
             }

@@ -7,6 +7,7 @@ use crate::inventory::HostSeen;
 /// The metrics.
 pub struct Hosts {
     up: PerSet,
+    pool_up: PerSet,
     vcpus: PerSet,
     vcpus_used: PerSet,
     memory: PerSet,
@@ -18,6 +19,10 @@ impl Area for Hosts {
     fn register(families: &mut Families) -> Self {
         Self {
             up: families.gauge("vmss_host_up", "Whether the host answered the last look"),
+            pool_up: families.gauge(
+                "vmss_host_pool_up",
+                "Whether the storage pool that the set uses on the host could be seen at the last look",
+            ),
             vcpus: families.gauge("vmss_host_vcpus", "Logical CPUs of the host"),
             vcpus_used: families.gauge(
                 "vmss_host_vcpus_used",
@@ -47,10 +52,15 @@ impl Area for Hosts {
             let seen = hosts.iter().filter_map(|h| Some((label(h), value(h.seen()?))));
             metric.put(view.set, seen);
         };
+        put(&self.pool_up, |h| f64::from(u8::from(h.pool_unseen.is_none())));
         put(&self.vcpus, |h| f64::from(h.cpus));
         put(&self.vcpus_used, |h| f64::from(h.used_vcpus));
         put(&self.memory, |h| super::float(h.memory.0));
         put(&self.memory_used, |h| super::float(h.used_memory.0));
-        put(&self.pool_free, |h| super::float(h.pool_free.0));
+        let free = hosts.iter().filter_map(|h| {
+            let seen = h.seen().filter(|seen| seen.pool_unseen.is_none())?;
+            Some((label(h), super::float(seen.pool_free.0)))
+        });
+        self.pool_free.put(view.set, free);
     }
 }

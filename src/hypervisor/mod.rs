@@ -116,7 +116,8 @@ pub trait Hypervisor: Send + Sync {
     fn facts(&self) -> Result<HostFacts, HypervisorError>;
 
     /// What is there of the set that is watched, with the host's room and images. One pass, no per-volume calls. Notes are read
-    /// of domains that have an instance's name, or the UUID of one; of others it is only seen whether they run.
+    /// of domains that have an instance's name, or the UUID of one; of others it is only seen whether they run. A pool that
+    /// can't be seen hides nothing but itself ([`HostSeen::pool_unseen`]).
     fn observe(&self, watch: &Watch) -> Result<HostSeen, HypervisorError>;
 
     /// Leaves the mark in the pool; one that is there already is left as it is.
@@ -383,10 +384,12 @@ pub struct HostFacts {
     pub used_memory: Bytes,
     /// Running domains, whoever's.
     pub running: u32,
-    /// Size of the pool.
-    pub pool_size: Bytes,
-    /// Free space of the pool.
-    pub pool_free: Bytes,
+    /// Size of the pool, if it could be seen.
+    pub pool_size: Option<Bytes>,
+    /// Free space of the pool, if it could be seen.
+    pub pool_free: Option<Bytes>,
+    /// Why the pool could not be seen, if it could not.
+    pub pool_unseen: Option<String>,
 }
 
 /// One line of `vmss check`.

@@ -33,8 +33,9 @@ pub(super) struct Drain<'f, 'a> {
 impl<'f, 'a> Drain<'f, 'a> {
     /// `surplus` of the instances there are a rollout's business.
     pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
-        let on_host =
-            (fleet.members.iter()).filter(|m| is_leaving(s, m) && !s.record.condemned.contains(&m.id));
+        // What has its disks in a pool that can't be seen waits until it can.
+        let on_host = (fleet.members.iter())
+            .filter(|m| m.has_pool && is_leaving(s, m) && !s.record.condemned.contains(&m.id));
         let (staying, mut leaving): (Vec<&Member<'_>>, Vec<&Member<'_>>) =
             on_host.partition(|m| m.instance.meta.protection == Protection::All || m.state == State::Stopped);
         leaving.sort_by_key(|m| (!m.state.is_bad(), m.id));

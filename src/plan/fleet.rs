@@ -22,6 +22,8 @@ pub(crate) struct Member<'a> {
     pub state: State,
     /// Whether it is healthy, and no load balancer that sends clients to it finds it down: what a budget may count on.
     pub serves: bool,
+    /// Whether its host's pool was seen: if not, its disks are left as they are.
+    pub has_pool: bool,
 }
 
 /// An instance that is known to exist on a host that could not be seen.
@@ -117,6 +119,7 @@ impl<'a> Fleet<'a> {
         let mut half = 0;
         let mut others = BTreeSet::new();
         for host in &s.inventory.hosts {
+            let has_pool = host.seen().is_some_and(|seen| seen.pool_unseen.is_none());
             for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
                 if instance.meta.store != s.record.store {
                     others.insert(instance.meta.store);
@@ -131,6 +134,7 @@ impl<'a> Fleet<'a> {
                         instance,
                         state,
                         serves: state == State::Healthy && !down.contains(&instance.id),
+                        has_pool,
                     };
                     if s.record.written_off.contains_key(&instance.id) {
                         strays.push(member);

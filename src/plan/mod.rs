@@ -14,6 +14,7 @@ mod moving;
 mod odd;
 pub mod operate;
 pub mod placement;
+mod pool;
 pub mod repair;
 pub mod report;
 mod scale_in;
@@ -27,6 +28,8 @@ mod wait;
 mod limit_properties;
 #[cfg(test)]
 mod membership_tests;
+#[cfg(test)]
+mod pool_tests;
 #[cfg(test)]
 mod repair_tests;
 #[cfg(test)]
@@ -44,6 +47,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::health::State;
 use crate::inventory::Inventory;
 use crate::membership::Membership;
 use crate::model::ImageDigest;
@@ -208,6 +212,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     let fleet = Fleet::of(s);
     let mut steps = Vec::new();
     let mut waits = fleet.unseen_waits(s);
+    waits.append(&mut pool::waits(s));
     waits.append(&mut fleet.given_up(s));
     if !fleet.others.is_empty() {
         // Two stores that act on one set would fight over it: nothing at all is done, not even sweeping.
@@ -274,6 +279,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     sweep::volumes(s, &mut steps, &mut waits);
     moving::settle(s, &mut steps, &mut waits);
     odd::spare(s, &mut steps);
+    pool::spare(s, &mut steps);
     sort(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     let mut gate = membership::gate(s, &fleet, steps, &mending.leaving);
@@ -336,7 +342,10 @@ fn meet_capacity(
     steps.extend(fleet.condemned(s).map(|member| member.delete(s, Cause::Operator)));
     // Those that go by an operator's word count as there until they are gone: then there is room where they were, and
     // the balance leads whatever takes their place to it. And nobody else goes in their stead.
-    let seen = there.saturating_sub(going);
+    // Those whose disks nobody can get at stay. The well ones among them count; nobody well goes for the sake of the others.
+    let kept = (fleet.members.iter())
+        .filter(|m| !m.has_pool && m.state != State::Healthy && !s.record.condemned.contains(&m.id));
+    let seen = there.saturating_sub(going + kept.count());
     if counted < wanted {
         let order = placement::Order {
             revision: s.record.current(),

@@ -42,7 +42,10 @@ pub(super) fn settle(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wa
             let seen = s.inventory.host(host)?.seen()?;
             seen.instances.iter().find(|i| i.id == *id)
         };
-        let is_seen = |host: &Label| s.inventory.host(host).is_some_and(|h| h.seen().is_some());
+        let is_seen = |host: &Label| {
+            let view = s.inventory.host(host).and_then(|h| h.seen());
+            view.is_some_and(|seen| seen.pool_unseen.is_none())
+        };
         if !is_seen(&moved.from) || !is_seen(&moved.to) {
             waits.push(Wait::Moving {
                 instance: *id,

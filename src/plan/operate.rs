@@ -95,6 +95,8 @@ pub enum Why {
     NotThere,
     /// It is on a host that can't be seen.
     Unseen(Option<Label>),
+    /// It is on a host whose pool can't be seen, and its disks would be needed.
+    PoolUnseen(Label),
     /// It is protected.
     Protected(Protection),
     /// The rollout under way is changing it.
@@ -131,6 +133,7 @@ impl fmt::Display for Why {
         match self {
             Self::NotThere => f.write_str("not there"),
             Self::Unseen(Some(host)) => write!(f, "host {host} was not seen"),
+            Self::PoolUnseen(host) => write!(f, "the pool on host {host} can't be seen"),
             Self::Unseen(None) => f.write_str("on a host that was not seen"),
             Self::Protected(Protection::ScaleIn) => f.write_str("protected from scale-in"),
             Self::Protected(_) => f.write_str("protected from all actions"),
@@ -227,6 +230,13 @@ fn allow<'f, 'a>(
     }
     if s.record.condemned.contains(&member.id) {
         return Err(Why::Going);
+    }
+    let needs_disks = matches!(
+        operation,
+        Operation::Reimage | Operation::Replace | Operation::Delete
+    );
+    if needs_disks && !member.has_pool {
+        return Err(Why::PoolUnseen(member.host.clone()));
     }
     if operation.is_refused_by(meta.protection) {
         return Err(Why::Protected(meta.protection));

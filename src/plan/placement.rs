@@ -158,6 +158,10 @@ pub(crate) fn choose<'a>(
                 reasons.push((host.name.clone(), "not seen".to_owned()));
                 continue;
             };
+            if seen.pool_unseen.is_some() {
+                reasons.push((host.name.clone(), "its pool can't be seen".to_owned()));
+                continue;
+            }
             if let Some(cordon) = s.record.cordons.get(&host.name) {
                 reasons.push((host.name.clone(), format!("cordoned by {}", cordon.by)));
                 continue;

@@ -16,6 +16,8 @@
 //!   host that does not answer is not a dead host. Others take their place; if the host comes back, they are deleted
 //!   ([`super::Fleet::fence`]).
 //!
+//! - Of a host whose pool can't be seen nothing is given up, replaced or reimaged; a restart takes no disk away.
+//!
 //! What is off is started by every run, long before any repair ([`super::Fleet::start_the_idle`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -181,19 +183,17 @@ impl<'a> Stage<'_, 'a> {
                 self.next.under_way.remove(&old);
                 return None;
             }
+            if !member.has_pool {
+                // As one that is out of sight.
+                return self.leave_for_now(old, fresh);
+            }
             self.in_flight += 1;
             let why = self.why(member);
             self.delete(member, why);
             return None;
         }
         if self.fleet.is_absent(old) {
-            if fresh.is_some() {
-                // There is one too many until its host is back, or given up.
-                self.in_flight += 1;
-            } else {
-                self.next.under_way.remove(&old);
-            }
-            return None;
+            return self.leave_for_now(old, fresh);
         }
         if fresh.is_some() {
             return fresh;
@@ -211,6 +211,17 @@ impl<'a> Stage<'_, 'a> {
                 self.next.under_way.remove(&old);
                 self.look_again_at(self.s.now);
             }
+        }
+        None
+    }
+
+    /// Nothing can be done about `old` just now.
+    fn leave_for_now(&mut self, old: InstanceId, fresh: Option<InstanceId>) -> Option<InstanceId> {
+        if fresh.is_some() {
+            // There is one too many until its host is back, or given up.
+            self.in_flight += 1;
+        } else {
+            self.next.under_way.remove(&old);
         }
         None
     }
@@ -384,7 +395,7 @@ impl<'a> Stage<'_, 'a> {
         let rules = &self.s.set.repair;
         let mut candidates: Vec<(Timestamp, &Member<'a>)> = (self.fleet.members.iter())
             .filter(|m| self.is_broken(m) && !victims.contains(&m.id) && !self.is_rollouts(m))
-            .filter(|m| !self.turn.concerned.contains(&m.id))
+            .filter(|m| !self.turn.concerned.contains(&m.id) && self.may_mend(m))
             .map(|m| (self.broken_since(m), m))
             .collect();
         candidates.sort_by_key(|(since, m)| (*since, m.id));
@@ -446,6 +457,11 @@ impl<'a> Stage<'_, 'a> {
                 instances: queue,
             });
         }
+    }
+
+    /// Whether its disks can be got at, if that is what it takes: if not, its pool is what it waits on.
+    fn may_mend(&self, member: &Member<'_>) -> bool {
+        member.has_pool || self.s.set.repair.action == RepairAction::Restart
     }
 
     /// Whether somebody may still be served by a broken member: its repair is not noted as begun before they had their time.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::health::State;
+use crate::inventory::HostView;
 use crate::names::InstanceId;
 use crate::plan::{Member, Situation};
 use crate::record::Life;
@@ -30,6 +31,9 @@ pub struct Report {
     pub unseen: usize,
     /// Whether not one host could be seen.
     pub blind: bool,
+    /// Whether of not one host the pool could be seen: nothing can be made anywhere.
+    #[serde(skip)]
+    pub poolless: bool,
     /// What could not be done, and what it waits on.
     pub waits: Vec<Wait>,
 }
@@ -84,7 +88,7 @@ impl Ailing {
 pub enum Verdict {
     /// The set is as it should be.
     Converged,
-    /// It can't be shown to be, because a host can't be seen.
+    /// It can't be shown to be, because a host or its pool can't be seen.
     Unseen,
     /// No room, or a rule forbids it.
     Blocked,
@@ -100,8 +104,10 @@ impl Report {
             s.record.capacity as usize
         };
         let blind = s.inventory.hosts.iter().all(|h| h.seen().is_none());
+        let has_pool = |h: &HostView| h.seen().is_some_and(|seen| seen.pool_unseen.is_none());
         Self {
             blind,
+            poolless: !s.inventory.hosts.iter().any(has_pool),
             wanted,
             running: counts.running,
             stopped: counts.stopped,
@@ -142,10 +148,12 @@ impl Report {
             Verdict::Unseen
         } else if has(|w| matches!(w, Wait::NotTakenAway { .. } | Wait::BeyondLimits { .. })) {
             Verdict::Blocked
+        } else if met && has(|w| matches!(w, Wait::RolloutUnseen { .. } | Wait::BatchUnseen { .. })) {
+            Verdict::Unseen
         } else if met {
             // A host out of sight without known instances takes nothing from a capacity that was seen to be met.
             Verdict::Converged
-        } else if self.blind {
+        } else if self.blind || self.poolless {
             Verdict::Unseen
         } else if has(|w| matches!(w, Wait::HostShunned { .. })) {
             Verdict::Failed
@@ -160,7 +168,7 @@ impl Report {
             )
         }) {
             Verdict::Blocked
-        } else if self.unseen > 0 {
+        } else if self.unseen > 0 || has(|w| matches!(w, Wait::PoolUnseen { .. })) {
             Verdict::Unseen
         } else {
             Verdict::Failed

@@ -51,7 +51,7 @@ pub fn protected(s: Situation<'_>) -> Vec<InstanceId> {
     protected
 }
 
-/// `count` instances to delete, in the order in which they are chosen.
+/// `count` instances to delete, in the order in which they are chosen; fewer if only those whose pool can't be seen are left.
 ///
 /// # Errors
 /// Too few are left that are not protected: then none is taken.
@@ -72,10 +72,11 @@ pub(super) fn victims<'f, 'a>(
             instances: protected,
         });
     }
+    // Whose disks nobody can get at just now goes when its pool can be seen again: until then there may be too many.
     let (mut leaving, rest): (Vec<_>, Vec<_>) = (fleet
         .members
         .iter()
-        .filter(|m| !is_protected(m) && !is_condemned(m)))
+        .filter(|m| !is_protected(m) && !is_condemned(m) && m.has_pool))
     .partition(|m| drain::is_leaving(s, m));
     leaving.sort_unstable_by_key(|m| key(s, m));
     leaving.truncate(count);

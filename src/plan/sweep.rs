@@ -121,6 +121,8 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
         (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
+        // Deleted through another host of the same folder: this one has not looked since.
+        _ if was_deleted_elsewhere(s, host, volume) => Fate::Used,
         _ => Fate::Unclaimed,
     }
 }
@@ -146,6 +148,14 @@ fn is_kept_elsewhere(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &V
             && shares(s, seen, &other.name)
             && (other.seen()).is_some_and(|view| view.instances.iter().any(|i| volume.is_of(i.id, i.uuid)))
     })
+}
+
+/// Whether the volume's instance goes, or has gone just now, from another host.
+fn was_deleted_elsewhere(s: Situation<'_>, host: &Label, volume: &VolumeName) -> bool {
+    (s.record.warrants.instances.iter())
+        .filter(|(other, _)| *other != host)
+        .filter_map(|(_, of_host)| of_host.get(&volume.id))
+        .any(|warrant| volume.is_of(volume.id, warrant.uuid))
 }
 
 /// Whether the pool that was seen lies in the same folder as that of the host called `other`.
@@ -182,9 +192,15 @@ fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps
             .filter(|i| !leaving.contains(&i.id))
             .map(|i| i.meta.revision),
     );
-    // Whatever the note says of its revision: a stranger's disks may read any seed, and one that is half changed may still be
+    // Whatever the note says of its revision: the disks of a stranger, or of one that is there twice, may read any seed, and one that is half changed may still be
     // defined as it was.
-    let may_read_any = s.inventory.odd.strangers.iter().any(|other| other.host == *host)
+    let odd = &s.inventory.odd;
+    let may_read_any = odd.strangers.iter().any(|other| other.host == *host)
+        || odd
+            .doubles
+            .iter()
+            .flat_map(|d| &d.places)
+            .any(|place| place.host == *host)
         || seen.instances.iter().any(|i| i.meta.phase == Phase::Changing);
     for (revision, volume) in &seen.seeds {
         if !read.contains(revision) && !may_read_any {

@@ -44,6 +44,17 @@ pub enum Wait {
         /// Instances last seen there.
         instances: Vec<InstanceId>,
     },
+    /// A host was seen, and its pool could not be: the instances there live on, and nothing is done to their disks.
+    PoolUnseen {
+        /// The host.
+        host: Label,
+        /// The pool's name.
+        pool: String,
+        /// Why.
+        reason: String,
+        /// Instances there.
+        instances: Vec<InstanceId>,
+    },
     /// Instances of this set are managed from another store.
     OtherStore {
         /// Which.
@@ -116,14 +127,14 @@ pub enum Wait {
         /// Those that are waited for.
         instances: Vec<Ailing>,
     },
-    /// Instances of the batch under way are on hosts that can't be seen.
+    /// Instances of the batch under way are on hosts that can't be seen, or whose pool can't be.
     BatchUnseen {
         /// The batch.
         batch: u32,
         /// Which.
         instances: Vec<InstanceId>,
     },
-    /// Outdated instances are on hosts that can't be seen: the rollout goes on when they are back.
+    /// Outdated instances are on hosts that can't be seen, or whose pool can't be: the rollout goes on when they are back.
     RolloutUnseen {
         /// Which.
         instances: Vec<InstanceId>,
@@ -559,6 +570,28 @@ impl fmt::Display for Wait {
                     ),
                 }
             }
+            Self::PoolUnseen {
+                host,
+                pool,
+                reason,
+                instances,
+            } => {
+                write!(f, "pool {pool} on {host} can't be seen: {reason}; ")?;
+                if !instances.is_empty() {
+                    let are = if instances.len() == 1 {
+                        "is left as it is"
+                    } else {
+                        "are left as they are"
+                    };
+                    write!(
+                        f,
+                        "{} {} there {are}; ",
+                        instances_noun(instances),
+                        list(instances)
+                    )?;
+                }
+                write!(f, "virsh pool-start {pool} there may mend it")
+            }
             Self::OtherStore { stores } => write!(
                 f,
                 "instances of this set are managed from another store ({}): nothing is done from here",
@@ -620,12 +653,14 @@ impl fmt::Display for Wait {
             }
             Self::BatchUnseen { batch, instances } => write!(
                 f,
-                "rollout batch {batch} waits for instances {} on hosts that can't be seen",
+                "rollout batch {batch} waits for {} {} on hosts that can't be seen, or whose pool can't be",
+                instances_noun(instances),
                 list(instances)
             ),
             Self::RolloutUnseen { instances } => write!(
                 f,
-                "the rollout waits for instances {} on hosts that can't be seen",
+                "the rollout waits for {} {} on hosts that can't be seen, or whose pool can't be",
+                instances_noun(instances),
                 list(instances)
             ),
             Self::HealthBudget { healthy, needed } => write!(

@@ -170,10 +170,14 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
         Verdict::Blocked if has(|w| matches!(w, Wait::OtherStore { .. })) => {
             "run the command where that store is, or take the set over with vmss state adopt"
         }
-        Verdict::Blocked
-            if has(|w| matches!(w, Wait::RecordOld { .. } | Wait::OneHost(_) | Wait::Double(_))) =>
-        {
-            "nothing is changed until that is settled: vmss show tells what to type"
+        Verdict::Blocked if has(|w| matches!(w, Wait::RecordOld { .. })) => {
+            "vmss show tells what is newer; vmss state catch-up brings the record level"
+        }
+        Verdict::Blocked if has(|w| matches!(w, Wait::Double(_))) => {
+            "vmss instance settle ID --keep HOST says which of the two it is"
+        }
+        Verdict::Blocked if has(|w| matches!(w, Wait::OneHost(_))) => {
+            "nothing is changed as long as one host is there twice"
         }
         Verdict::Blocked if has(|w| matches!(w, Wait::StrictSpread { .. })) => {
             "mend the fault domain, or set placement.spread = \"best-effort\" and vmss apply"

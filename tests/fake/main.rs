@@ -11,6 +11,7 @@ mod faults;
 mod health;
 mod killed;
 mod migrate;
+mod pools;
 mod properties;
 mod stats;
 mod support;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmss::hypervisor::FaultKind;
 use vmss::hypervisor::fake::{Agent, Failure, FakeHost, Fault, Fleet, Load};
-use vmss::inventory::Power;
+use vmss::inventory::{Power, Protection};
 use vmss::names::{InstanceId, Label};
 use vmss::units::Bytes;
 
@@ -26,6 +26,14 @@ deaf HOST [ID]               guests don't hear that they are to shut down
 slow HOST SECONDS            each step takes that long
 foreign HOST NAME            somebody else's domain appears
 undefine HOST NAME           somebody takes a domain away
+rename HOST NAME NEWNAME     somebody undefines a domain and defines it under another name
+copy HOST NAME TO-HOST [off]  somebody has a domain on another host too, running or off
+forge HOST NAME FROM-NAME [protected]  somebody makes a domain with the note of another, and the id in NAME
+attach HOST NAME VOLUME      a domain uses a volume from now on: of-NAME stands for the OS disk of the domain NAME
+pool-off HOST                its pool is inactive; its guests run on
+pool-on HOST                 its pool is active again
+shares HOST HOST             the second has its pool in the folder of the first from now on
+refresh HOST                 it looks into its pool's folder again
 power-off HOST NAME          somebody switches a domain off
 crash HOST NAME              a domain's guest crashes
 unhealthy HOST NAME          a domain's guest fails its probes until it is started anew
@@ -217,10 +225,61 @@ impl Stage {
                 there(name)?;
                 fleet.say(host, name, &words.join(" "));
             }
+            ("rename", [name, new]) => {
+                there(name)?;
+                fleet.rename_domain(host, name, new);
+            }
+            ("copy", [name, to]) => {
+                there(name)?;
+                fleet.copy_domain(host, name, to, Power::Running);
+            }
+            ("copy", [name, to, "off"]) => {
+                there(name)?;
+                fleet.copy_domain(host, name, to, Power::Off);
+            }
+            ("forge", [name, of]) => fleet.forge_domain(host, name, of, id_in(name)?, Protection::None),
+            ("forge", [name, of, "protected"]) => {
+                fleet.forge_domain(host, name, of, id_in(name)?, Protection::All);
+            }
+            ("attach", [name, volume]) => {
+                there(name)?;
+                fleet.attach_volume(host, name, &self.volume(volume)?);
+            }
+            ("pool-off", []) => fleet.lose_pool(host),
+            ("pool-on", []) => fleet.find_pool(host),
+            ("shares", [guest]) => fleet.share_pool(host, guest),
+            ("refresh", []) => fleet.refresh(host),
             ("boots", [seconds]) => fleet.set_boot_takes(host, Duration::from_secs(number(seconds)?)),
             _ => return Err(usage(verb)),
         }
         Ok(())
+    }
+
+    /// The volume of that name; `of-NAME` is the OS disk of the domain called NAME.
+    fn volume(&self, name: &str) -> Result<String, String> {
+        let Some(of) = name.strip_prefix("of-") else {
+            return Ok(name.to_owned());
+        };
+        let domains = self
+            .hosts
+            .iter()
+            .flat_map(|(_, h)| self.fleet.domains(h.as_str()));
+        let mut disks = domains.filter(|d| d.name == of).flat_map(|d| d.disks);
+        disks
+            .find(|v| v.ends_with("-os.qcow2"))
+            .ok_or_else(|| format!("there is no domain {of} with an OS disk"))
+    }
+
+    /// What is on a host: its domains, and the volumes that lie in its pool, images and what is shared aside.
+    pub fn on(&self, host: &str) -> String {
+        let domains = self.fleet.domains(host);
+        let mut lines: Vec<String> = (domains.iter())
+            .map(|d| format!("{} {}", d.name, if d.is_active() { "runs" } else { "is off" }))
+            .collect();
+        let volumes = self.fleet.files(host);
+        let own = volumes.iter().filter(|v| !v.name.starts_with("vmss-"));
+        lines.extend(own.map(|v| v.name.clone()));
+        lines.into_iter().map(|line| line + "\n").collect()
     }
 
     fn add_host(&mut self, domain: &str, name: &str, mut words: &[&str]) -> Result<(), String> {
@@ -262,6 +321,12 @@ impl Stage {
 /// The set of every scenario.
 fn web() -> Label {
     Label::new("web").unwrap()
+}
+
+/// The id in an instance's name.
+fn id_in(name: &str) -> Result<InstanceId, String> {
+    let (_, id) = name.rsplit_once('-').ok_or(format!("{name} has no id"))?;
+    Ok(InstanceId(number(id)?))
 }
 
 fn usage(verb: &str) -> String {

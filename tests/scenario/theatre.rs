@@ -397,6 +397,29 @@ impl Theatre {
                 store.execute("VACUUM INTO ?1", [to]).unwrap();
                 return (0, String::new(), String::new());
             }
+            // What is on a host, whatever vmss says.
+            Some((verb, [host])) if verb == "on" => return (0, self.stage.on(host), String::new()),
+            // The store's file is copied, and put back.
+            Some((verb, [])) if verb == "backup-store" || verb == "restore-store" => {
+                let (store, copy) = (self.store.clone(), format!("backup-of-{}", self.store));
+                let (from, to) = if verb == "backup-store" {
+                    (store, copy)
+                } else {
+                    (copy, store)
+                };
+                for end in ["", "-wal", "-shm"] {
+                    let path = |name: &str| self.folder.path().join(format!("{name}{end}"));
+                    let _ = std::fs::remove_file(path(&to));
+                    // The last two are there only while somebody has the store open.
+                    match std::fs::copy(path(&from), path(&to)) {
+                        Err(e) if e.kind() != std::io::ErrorKind::NotFound || end.is_empty() => {
+                            return (99, String::new(), format!("{}: {e}", path(&from).display()));
+                        }
+                        _ => {}
+                    }
+                }
+                return (0, String::new(), String::new());
+            }
             Some((verb, [name])) if verb == "store" => {
                 self.store.clone_from(name);
                 return (0, String::new(), String::new());

@@ -179,10 +179,13 @@ fn refused(name: &Label, operation: Operation, refusals: &[Refusal]) -> Error {
         .collect();
     let exit = if refusals
         .iter()
-        .any(|r| !matches!(r.why, Why::Unseen(_) | Why::NotThere))
+        .any(|r| !matches!(r.why, Why::Unseen(_) | Why::PoolUnseen(_) | Why::NotThere))
     {
         Exit::Blocked
-    } else if refusals.iter().any(|r| matches!(r.why, Why::Unseen(_))) {
+    } else if refusals
+        .iter()
+        .any(|r| matches!(r.why, Why::Unseen(_) | Why::PoolUnseen(_)))
+    {
         Exit::Unreachable
     } else {
         Exit::Failed
@@ -206,7 +209,7 @@ fn refused(name: &Label, operation: Operation, refusals: &[Refusal]) -> Error {
 fn hint(refusal: &Refusal, ids: &str) -> String {
     match &refusal.why {
         Why::NotThere => "vmss instances lists those there are".to_owned(),
-        Why::Unseen(_) => {
+        Why::Unseen(_) | Why::PoolUnseen(_) => {
             "vmss check tells what is wrong with the host; name the others to go on without".to_owned()
         }
         Why::Protected(_) => format!("vmss instance unprotect {ids} takes that back"),

@@ -37,25 +37,37 @@ impl Fleet {
         let whose = Whose { set, stores };
         let state = self.shared.lock();
         let mut wrong = Vec::new();
-        for (host, machine) in &state.machines {
+        let machines = state.as_it_is();
+        for (host, machine) in &machines {
             let of_host = [
                 instances(&whose, machine),
-                orphans(&whose, machine),
+                orphans(&whose, machine, &machines),
                 foreign(machine),
+                robbed(machine),
             ];
             wrong.extend(of_host.concat().iter().map(|what| format!("{host}: {what}")));
         }
-        wrong.extend(duplicates(&whose, &state.machines));
+        wrong.extend(duplicates(&whose, &machines));
         wrong
+    }
+
+    /// Domains, whosever they are, that run and have lost a disk.
+    pub fn robbed(&self) -> Vec<String> {
+        let machines = self.shared.lock().as_it_is();
+        let each = machines.iter().flat_map(|(host, machine)| {
+            let robbed = robbed(machine).into_iter();
+            robbed.map(move |what| format!("{host}: {what}"))
+        });
+        each.collect()
     }
 
     /// Everything there is of the set: domains, volumes, images that `stores` have sent, remains of pushes among them.
     /// Empty when the set was deleted without a trace.
     pub fn traces(&self, set: &Label, stores: &[StoreId]) -> Vec<String> {
         let whose = Whose { set, stores };
-        let state = self.shared.lock();
+        let machines = self.shared.lock().as_it_is();
         let mut found = Vec::new();
-        for (host, machine) in &state.machines {
+        for (host, machine) in &machines {
             let domains = machine.domains.values().filter(|d| whose.meta(d).is_some());
             let volumes = machine.volumes.values().filter(|v| whose.owns(v));
             let copies = machine.copies.iter().filter(|(_, c)| stores.contains(&c.store));
@@ -124,9 +136,26 @@ fn shared_seed(machine: &Machine, name: &str, meta: &Metadata) -> Option<String>
     is_half.then(|| format!("{name} has a shared seed that was not written to the end"))
 }
 
-/// Volumes and seeds of ours that nothing needs.
-fn orphans(whose: &Whose<'_>, machine: &Machine) -> Vec<String> {
-    let notes: Vec<&Metadata> = machine.domains.values().filter_map(|d| whose.meta(d)).collect();
+/// Domains that run, and have lost a disk.
+fn robbed(machine: &Machine) -> Vec<String> {
+    let running = machine.domains.values().filter(|d| d.is_active());
+    let lost = running.flat_map(|domain| {
+        let lost = domain.disks.iter().filter(|v| !machine.volumes.contains_key(*v));
+        lost.map(|volume| format!("{} runs and has lost its disk {volume}", domain.name))
+    });
+    lost.collect()
+}
+
+/// Volumes and seeds of ours that nothing needs, on any host that has its pool in the same folder.
+fn orphans(whose: &Whose<'_>, machine: &Machine, all: &BTreeMap<String, Machine>) -> Vec<String> {
+    let sharing = all
+        .values()
+        .filter(|m| m.folder.is_some() && m.folder == machine.folder);
+    let domains = machine
+        .domains
+        .values()
+        .chain(sharing.flat_map(|m| m.domains.values()));
+    let notes: Vec<&Metadata> = domains.filter_map(|d| whose.meta(d)).collect();
     let is_orphan = |volume: &Volume| match &volume.content {
         Content::SharedSeed { revision, .. } => !notes.iter().any(|m| m.revision == *revision),
         _ => !notes.iter().any(|m| m.volumes.contains(&volume.name)),

@@ -104,6 +104,21 @@ impl<'a> Call<'a> {
         look(&state, machine)
     }
 
+    /// Fails if the host's pool is inactive.
+    pub fn pool(&self, doing: &str) -> Result<()> {
+        self.look(doing, |m| match m.pool_fault() {
+            Some(why) => Err(HypervisorError::new(FaultKind::Missing, doing, why)),
+            None => Ok(()),
+        })
+    }
+
+    /// Has the host look into its pool's folder again.
+    pub fn refresh(&self, doing: &str) -> Result<()> {
+        self.pool(doing)?;
+        self.reach(doing)?.refresh(self.host);
+        Ok(())
+    }
+
     /// The call's virtual time.
     pub fn now(&self) -> Timestamp {
         self.time.get()
@@ -146,8 +161,8 @@ impl<'a> Call<'a> {
         if let Some(kind) = machine.faults.strike(stage, self.instance) {
             return Err(HypervisorError::new(kind, doing, "injected fault"));
         }
-        let done = change(machine)?;
         let took = machine.faults.slow;
+        let done = state.alter(self.host, change).ok_or_else(|| gone(doing))??;
         state.note(self.host, doing);
         let was_killed = state.is_killed;
         drop(state);

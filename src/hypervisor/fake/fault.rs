@@ -21,6 +21,8 @@ pub enum Fault {
     Hangs,
     /// It is [`Fault::Down`] after so many more steps.
     DiesAfter(u64),
+    /// Its pool is inactive: whatever needs it fails, its guests run on.
+    NoPool,
     /// Steps of one kind fail.
     Fails(Failure),
     /// The guest of that instance (of every instance: `None`) does nothing when it is asked to shut down.
@@ -100,6 +102,7 @@ pub(super) struct Faults {
     pub dead: bool,
     pub cut: bool,
     pub hangs: bool,
+    pub no_pool: bool,
     pub steps_left: Option<u64>,
     pub failures: Vec<Failure>,
     pub deaf: BTreeSet<Option<InstanceId>>,
@@ -116,6 +119,7 @@ impl Faults {
             Fault::Dead => self.dead = true,
             Fault::CutGuests => self.cut = true,
             Fault::Hangs => self.hangs = true,
+            Fault::NoPool => self.no_pool = true,
             Fault::DiesAfter(0) => self.down = true,
             Fault::DiesAfter(steps) => self.steps_left = Some(steps),
             Fault::Fails(failure) => self.failures.push(failure),

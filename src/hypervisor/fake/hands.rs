@@ -13,7 +13,7 @@ use crate::inventory::Power;
 use crate::names::Label;
 use crate::units::Bytes;
 
-const ADDED: &str = "a test names only hosts, domains and volumes that are there";
+pub(super) const ADDED: &str = "a test names only hosts, domains and volumes that are there";
 
 impl Machine {
     /// Guests that were asked to go off have gone.
@@ -45,8 +45,7 @@ impl Fleet {
     }
 
     pub(super) fn machine<T>(&self, host: &str, change: impl FnOnce(&mut Machine) -> T) -> T {
-        self.shared
-            .change(|s| change(s.machines.get_mut(host).expect(ADDED)))
+        self.shared.change(|s| s.alter(host, change).expect(ADDED))
     }
 
     /// Brings a fault about.
@@ -70,6 +69,29 @@ impl Fleet {
     /// The host has lost power and come back: healed, with every domain off.
     pub fn reboot(&self, host: &str) {
         self.machine(host, Machine::comes_back_from_a_power_failure);
+        self.refresh(host);
+    }
+
+    /// The host's pool is inactive; its guests run on.
+    pub fn lose_pool(&self, host: &str) {
+        self.inject(host, Fault::NoPool);
+    }
+
+    /// The host's pool is active again.
+    pub fn find_pool(&self, host: &str) {
+        self.machine(host, |m| m.faults.no_pool = false);
+        self.refresh(host);
+    }
+
+    /// From now on `guest` has its pool in the folder of `host`'s. Each knows what it made there itself, and what it found when
+    /// it looked last.
+    pub fn share_pool(&self, host: &str, guest: &str) {
+        self.shared.change(|s| s.share(host, guest));
+    }
+
+    /// Somebody has the host look into its pool's folder again.
+    pub fn refresh(&self, host: &str) {
+        self.shared.change(|s| s.refresh(host));
     }
 
     /// Domains of a host by name.
@@ -80,6 +102,17 @@ impl Fleet {
     /// Volumes of a host by name, images aside.
     pub fn volumes(&self, host: &str) -> Vec<Volume> {
         self.machine(host, |m| m.volumes.values().cloned().collect())
+    }
+
+    /// Volumes that lie where a host has its pool, whatever it knows of them: by name, images aside.
+    pub fn files(&self, host: &str) -> Vec<Volume> {
+        let mut machines = self.shared.lock().as_it_is();
+        machines
+            .remove(host)
+            .expect(ADDED)
+            .volumes
+            .into_values()
+            .collect()
     }
 
     /// Copies of images on a host, by the name of their volumes.

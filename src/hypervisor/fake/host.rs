@@ -57,31 +57,29 @@ impl Hypervisor for FakeHypervisor {
 
     // A mark holds nothing, and a process that dies before or after one has changed nothing: it is no step.
     fn mark_pool(&self, mark: &PoolMark) -> Result<()> {
-        self.call("mark the pool", |c| c.look("marking the pool", |_| Ok(())))?;
-        self.shared.change(|s| {
-            if let Some(machine) = s.machines.get_mut(&self.name) {
-                machine.marks.insert(mark.clone());
-            }
-        });
+        self.call("mark the pool", |c| c.pool("marking the pool"))?;
+        self.shared
+            .change(|s| s.alter(&self.name, |m| m.marks.insert(mark.clone())));
         Ok(())
     }
 
     fn unmark_pool(&self, mark: &PoolMark) -> Result<()> {
-        self.call("unmark the pool", |c| c.look("unmarking the pool", |_| Ok(())))?;
-        self.shared.change(|s| {
-            if let Some(machine) = s.machines.get_mut(&self.name) {
-                machine.marks.remove(mark);
-            }
-        });
+        self.call("unmark the pool", |c| c.pool("unmarking the pool"))?;
+        self.shared
+            .change(|s| s.alter(&self.name, |m| m.marks.remove(mark)));
         Ok(())
     }
 
     fn marks(&self, _: &str) -> Result<BTreeSet<PoolMark>> {
-        self.call("list marks", |c| c.look("listing marks", |m| Ok(m.marks.clone())))
+        self.call("list marks", |c| {
+            c.pool("listing marks")?;
+            c.look("listing marks", |m| Ok(m.marks.clone()))
+        })
     }
 
     fn uses(&self, _: &Pulse) -> Result<Uses> {
         self.call("read who uses what", |c| {
+            c.refresh("reading who uses what")?;
             c.look("reading who uses what", |m| Ok(observe::uses(m)))
         })
     }
@@ -93,21 +91,33 @@ impl Hypervisor for FakeHypervisor {
 
     fn push_image(&self, image: &LocalImage, store: StoreId, pulse: &Pulse) -> Result<Pushed> {
         let what = format!("push image {}", image.image.digest.short());
-        self.action(&what, pulse, None, |c| images::push(c, image, store))
+        self.action(&what, pulse, None, |c| {
+            c.pool(&what)?;
+            images::push(c, image, store)
+        })
     }
 
     fn images(&self) -> Result<Vec<StoredImage>> {
-        self.call("images", |c| c.look("images", |m| Ok(images::list(m))))
+        self.call("images", |c| {
+            c.pool("images")?;
+            c.look("images", |m| Ok(images::list(m)))
+        })
     }
 
     fn delete_image(&self, digest: &ImageDigest, stores: &[StoreId]) -> Result<bool> {
         let what = format!("delete image {}", digest.short());
-        self.call(&what, |c| images::delete(c, digest, stores))
+        self.call(&what, |c| {
+            c.pool(&what)?;
+            images::delete(c, digest, stores)
+        })
     }
 
     fn create(&self, spec: &InstanceSpec, model: &Model, pulse: &Pulse) -> Result<()> {
         let what = format!("create {}", spec.name());
-        self.action(&what, pulse, Some(spec.id), |c| create::create(c, spec, model))
+        self.action(&what, pulse, Some(spec.id), |c| {
+            c.pool(&what)?;
+            create::create(c, spec, model)
+        })
     }
 
     fn start(&self, instance: &InstanceRef) -> Result<()> {
@@ -131,6 +141,7 @@ impl Hypervisor for FakeHypervisor {
             Rework::Reimage => format!("reimage {}", spec.name()),
         };
         self.action(&what, pulse, Some(spec.id), |c| {
+            c.pool(&what)?;
             rework::rework(c, (spec, model), (how, shutdown), uses)
         })
     }
@@ -196,12 +207,15 @@ impl Hypervisor for FakeHypervisor {
     fn delete(&self, instance: &InstanceRef, shutdown: Duration, uses: &Uses, pulse: &Pulse) -> Result<()> {
         let what = format!("delete {}", instance.name);
         self.action(&what, pulse, Some(instance.id), |c| {
+            c.pool(&what)?;
             delete::delete(c, instance, shutdown, uses)
         })
     }
 
     fn delete_volume(&self, name: &str, uses: &Uses) -> Result<()> {
-        self.call(&format!("delete volume {name}"), |c| {
+        let what = format!("delete volume {name}");
+        self.call(&what, |c| {
+            c.pool(&what)?;
             delete::delete_volume(c, name, uses)
         })
     }

@@ -199,6 +199,9 @@ pub(super) struct Machine {
     pub copies: BTreeMap<String, ImageCopy>,
     /// Marks in the pool.
     pub marks: BTreeSet<PoolMark>,
+    /// The folder that its pool shares with others', if it does: volumes, copies and marks are then what the host knew of it
+    /// when it looked last.
+    pub folder: Option<usize>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
     /// How many volumes were made here so far.
@@ -217,11 +220,19 @@ impl Machine {
             volumes: BTreeMap::new(),
             copies: BTreeMap::new(),
             marks: BTreeSet::new(),
+            folder: None,
             foreign: Default::default(),
             made: 0,
             in_flight: 0,
             most_in_flight: 0,
         }
+    }
+
+    /// What its daemon says of its pool if that is inactive.
+    pub fn pool_fault(&self) -> Option<&'static str> {
+        self.faults
+            .no_pool
+            .then_some("storage pool 'default' is not active")
     }
 
     pub fn pool_free(&self) -> Bytes {

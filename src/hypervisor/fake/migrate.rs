@@ -61,6 +61,15 @@ pub(super) fn migrate(way: &Way<'_>, spec: &InstanceSpec, model: &Model) -> Resu
         let own = before.volumes.iter().filter_map(|v| m.volumes.get(v));
         Ok(own.filter(|v| v.content == Content::Disk).cloned().collect())
     })?;
+    let folder = |on: &Call<'_>| on.look(&doing, |m| Ok(m.folder));
+    if let (Some(one), Some(other)) = (folder(here)?, folder(there)?)
+        && one == other
+    {
+        return Err(way.refuse(
+            FaultKind::Unsupported,
+            "both hosts have their disks in one folder",
+        ));
+    }
     there.look(&doing, |m| {
         if m.domains.contains_key(name) {
             return Err(not_ours(&doing, "a domain of that name is there"));

@@ -12,6 +12,7 @@ mod clock;
 mod create;
 mod delete;
 mod fault;
+mod folder;
 mod guest;
 mod hands;
 mod health;
@@ -22,6 +23,7 @@ mod machine;
 mod measure;
 mod migrate;
 mod observe;
+mod odd;
 mod owned;
 mod power;
 mod rework;
@@ -117,6 +119,8 @@ impl Fleet {
         Call::run(shared, (source, process), &leaving, who(), |here| {
             let arriving = format!("{what} from {source}");
             Call::run(shared, (target, process), &arriving, who(), |there| {
+                here.pool(what)?;
+                there.pool(what)?;
                 body(&Way {
                     here,
                     there,

@@ -77,6 +77,13 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
             _ => seen.volumes.extend(VolumeName::parse(set, &volume.name)),
         }
     }
+    if let Some(why) = machine.pool_fault() {
+        // Of a pool that was not seen nothing is told.
+        seen.pool_unseen = Some(why.to_owned());
+        seen.pool_free = Bytes(0);
+        (seen.marks, seen.bases, seen.remains) = Default::default();
+        (seen.volumes, seen.seeds) = Default::default();
+    }
     seen.instances
         .sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
     seen.volumes.sort();
@@ -104,6 +111,7 @@ pub(super) fn uses(machine: &Machine) -> Uses {
 
 pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {
     let running = || machine.domains.values().filter(|d| d.is_active());
+    let pool_seen = machine.pool_fault().is_none();
     HostFacts {
         hostname: name.to_owned(),
         libvirt: "9.0.0".to_owned(),
@@ -114,8 +122,9 @@ pub(super) fn facts(machine: &Machine, name: &str) -> HostFacts {
         used_vcpus: running().map(|d| d.vcpus).sum(),
         used_memory: running().map(|d| d.memory).sum(),
         running: u32::try_from(running().count()).unwrap_or(u32::MAX),
-        pool_size: machine.made_of.pool_size,
-        pool_free: machine.pool_free(),
+        pool_size: pool_seen.then_some(machine.made_of.pool_size),
+        pool_free: pool_seen.then(|| machine.pool_free()),
+        pool_unseen: machine.pool_fault().map(str::to_owned),
     }
 }
 
@@ -173,7 +182,11 @@ pub(super) fn adopt(call: &Call<'_>, set: &Label, from: StoreId, to: StoreId) ->
 pub(super) fn check(machine: &Machine, model: &Model, pool: &str) -> Vec<Finding> {
     let mut findings = vec![Finding {
         what: format!("pool {pool}"),
-        result: if machine.pool_free() > model.image.file_size {
+        result: if machine.pool_fault().is_some() {
+            let remedy =
+                format!("`virsh pool-start {pool}`, and `virsh pool-autostart {pool}` for the next boot");
+            problem("it is not active", &remedy)
+        } else if machine.pool_free() > model.image.file_size {
             Ok(format!("{} free", machine.pool_free()))
         } else {
             problem("it is full", "make room, or use another pool")

@@ -106,15 +106,19 @@ fn boot(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
         return Ok(());
     }
     let now = call.now();
-    call.step(Stage::Start, &doing, |m| {
+    // QEMU opens the files, whatever the daemon knows of their pool.
+    call.look_at_fleet(&doing, |state, m| {
         let (domain, _) = owned(m, instance, &doing)?.ok_or_else(|| missing(&doing))?;
-        if let Some(volume) = domain.disks.iter().find(|v| !m.volumes.contains_key(*v)) {
-            return Err(HypervisorError::new(
-                FaultKind::Missing,
-                &doing,
-                format!("volume {volume} is not there"),
-            ));
+        match domain.disks.iter().find(|v| !state.is_file(m, v)) {
+            None => Ok(()),
+            Some(volume) => {
+                let text = format!("volume {volume} is not there");
+                Err(HypervisorError::new(FaultKind::Missing, &doing, text))
+            }
         }
+    })?;
+    call.step(Stage::Start, &doing, |m| {
+        owned(m, instance, &doing)?.ok_or_else(|| missing(&doing))?;
         if let Some(domain) = m.by_uuid_mut(instance.uuid) {
             domain.power = Power::Running;
             domain.started_at = now;

@@ -22,6 +22,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// By name.
     pub machines: BTreeMap<String, Machine>,
+    /// Folders that several hosts share.
+    pub folders: Vec<super::folder::Folder>,
     /// Load balancers, by name.
     pub balancers: BTreeMap<String, super::balancers::Machine>,
     /// Images whose guests never get healthy.

@@ -29,6 +29,7 @@ pub fn delete(
     let doing = format!("deleting {name}");
     let pool = Pool::open(session, &host.pool)?;
     let proof = Proof::of_instance(uses, instance);
+    pool.active()?;
     // Before anything is done: an instance without its disk would be of no use to anybody.
     for volume in own_volumes(instance, &owned.meta) {
         proof.clears(volume, &doing)?;

@@ -141,6 +141,8 @@ pub fn migrate(
         Pool::open(&here, &way.from.host.pool)?,
         Pool::open(&there, &way.to.host.pool)?,
     );
+    source.active()?;
+    target.active()?;
     let parts = &Parts {
         host: way.to.host,
         pool: &target,

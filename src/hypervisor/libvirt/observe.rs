@@ -15,7 +15,7 @@ use super::spread::spread;
 use super::traits::version;
 use super::volumes::Pool;
 use crate::hypervisor::seed::parse_shared_name;
-use crate::hypervisor::{HostFacts, HypervisorError, Pulse, Watch};
+use crate::hypervisor::{FaultKind, HostFacts, HypervisorError, Pulse, Watch};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::names::{InstanceId, PoolMark, VolumeName, parse_instance_name};
 use crate::units::Bytes;
@@ -61,7 +61,7 @@ pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, Hyper
     };
     // The pool before the domains: an instance that another process is making has its domain before its volumes, so a
     // volume in this list without a domain in the next has none.
-    look_at_pool(&Pool::open(session, pool)?, watch, &mut seen)?;
+    seen.pool_unseen = its_own_fault(look_at_pool(session, pool, watch, &mut seen))?.err();
     let mut promised = Promised::default();
     let domains = all(session)?;
     for sight in spread(line, session, &domains, |session, domain| {
@@ -86,9 +86,28 @@ pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, Hyper
     Ok(seen)
 }
 
-fn look_at_pool(pool: &Pool<'_, '_>, watch: &Watch, seen: &mut HostSeen) -> Result<(), HypervisorError> {
+/// Why the pool could not be looked at, if that is a matter of the pool alone: missing, inactive, refused or busy. A connection
+/// that broke, or an answer that did not come, says nothing of the pool: the whole host is out of sight then.
+fn its_own_fault<T>(looked: Result<T, HypervisorError>) -> Result<Result<T, String>, HypervisorError> {
+    match looked {
+        Ok(seen) => Ok(Ok(seen)),
+        Err(error) => match error.kind {
+            FaultKind::Unreachable | FaultKind::TimedOut | FaultKind::Cancelled => Err(error),
+            _ => Ok(Err(error.message)),
+        },
+    }
+}
+
+fn look_at_pool(
+    session: &Session<'_>,
+    pool: &str,
+    watch: &Watch,
+    seen: &mut HostSeen,
+) -> Result<(), HypervisorError> {
     let (set, stores) = (&watch.set, &watch.stores);
+    let pool = &Pool::open(session, pool)?;
     let names = pool.names()?;
+    // The last that can fail: of a pool that was not seen whole nothing is told.
     seen.pool_free = room(pool)?.1;
     for (copy, whole) in images::copies(&names) {
         if whole {
@@ -217,11 +236,7 @@ fn node(session: &Session<'_>) -> Result<(u32, Bytes), HypervisorError> {
 
 /// Size and free space of the pool, as of its last change or refresh.
 fn room(pool: &Pool<'_, '_>) -> Result<(Bytes, Bytes), HypervisorError> {
-    let info = pool
-        .session()
-        .call(format_args!("looking at pool {}", pool.name), |_| {
-            pool.handle.info()
-        })?;
+    let info = pool.active()?;
     Ok((Bytes(info.capacity), Bytes(info.available)))
 }
 
@@ -229,11 +244,13 @@ fn room(pool: &Pool<'_, '_>) -> Result<(Bytes, Bytes), HypervisorError> {
 pub fn facts(line: &Line, pool: &str) -> Result<HostFacts, HypervisorError> {
     let pulse = Pulse::silent();
     let session = &line.session(&pulse)?;
-    let pool = Pool::open(session, pool)?;
     let traits = session.traits()?;
     let hostname = session.call("asking for the host's name", |c| c.hostname())?;
     let (cpus, memory) = node(session)?;
-    let (pool_size, pool_free) = room(&pool)?;
+    let (room, pool_unseen) = match its_own_fault(Pool::open(session, pool).and_then(|pool| room(&pool)))? {
+        Ok(room) => (Some(room), None),
+        Err(reason) => (None, Some(reason)),
+    };
     let mut running = all(session)?;
     running.retain(|d| d.id().is_some());
     let mut promised = Promised::default();
@@ -252,7 +269,8 @@ pub fn facts(line: &Line, pool: &str) -> Result<HostFacts, HypervisorError> {
         used_vcpus: promised.vcpus,
         used_memory: promised.memory,
         running: promised.running,
-        pool_size,
-        pool_free,
+        pool_size: room.map(|(size, _)| size),
+        pool_free: room.map(|(_, free)| free),
+        pool_unseen,
     })
 }

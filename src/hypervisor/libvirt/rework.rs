@@ -29,6 +29,7 @@ pub fn rework(
     let name = spec.name();
     let doing = format!("changing {name}");
     let pool = &Pool::open(session, &host.pool)?;
+    pool.active()?;
     session.pulse().stage(Stage::Define);
     session.safe_point(&doing)?;
     let mut owned = domains::changeable(session, &spec.reference(), &doing)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use uuid::Uuid;
-use virt::storage_pool::StoragePool;
+use virt::storage_pool::{StoragePool, StoragePoolInfo};
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
@@ -82,6 +82,20 @@ impl<'s, 'p> Pool<'s, 'p> {
     /// The session it lives in.
     pub fn session(&self) -> &'s Session<'p> {
         self.session
+    }
+
+    /// Size and room of the pool, which must be active: libvirt finds one that is not all the same, and tells what it was.
+    ///
+    /// # Errors
+    /// `Missing` if it is not active. Asked before something is begun that would need it in the end.
+    pub fn active(&self) -> Result<StoragePoolInfo, HypervisorError> {
+        let doing = format!("looking at pool {}", self.name);
+        let info = self.session.call(&doing, |_| self.handle.info())?;
+        if info.state == sys::VIR_STORAGE_POOL_INACTIVE {
+            let text = format!("storage pool '{}' is not active", self.name);
+            return Err(HypervisorError::new(FaultKind::Missing, doing, text));
+        }
+        Ok(info)
     }
 
     /// Type of the pool ("dir") and the folder its volumes lie in.

@@ -45,16 +45,20 @@ impl<'a> Stage<'_, 'a> {
         }
         let (old, withheld): (Vec<&Member<'a>>, Vec<&Member<'a>>) = (batch.instances.iter())
             .filter_map(|id| self.fleet.member(*id))
-            .filter(|m| !self.is_done(m))
+            .filter(|m| m.has_pool && !self.is_done(m))
             .partition(|m| self.forbidden(&batch, m).is_none() || m.instance.meta.phase == Phase::Changing);
         let forbidden = withheld
             .iter()
             .filter_map(|m| self.forbidden(&batch, m).map(|(need, limit)| (*m, need, limit)));
         let told = self.told(forbidden);
         self.turn.waits.extend(told);
+        let is_out_of_reach = |id: InstanceId| {
+            let member = self.fleet.member(id);
+            self.fleet.is_absent(id) || member.is_some_and(|m| !m.has_pool && !self.is_done(m))
+        };
         let unseen: Vec<InstanceId> = (batch.instances.iter().chain(&batch.fresh))
             .copied()
-            .filter(|id| self.fleet.is_absent(*id))
+            .filter(|id| is_out_of_reach(*id))
             .collect();
         let is_busy = !old.is_empty() || !withheld.is_empty();
         if batch.replaces {

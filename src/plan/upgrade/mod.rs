@@ -142,10 +142,10 @@ impl<'a> Stage<'_, 'a> {
         }
     }
 
-    /// Instances that are to be changed, in order of their ids; the unwilling left out.
+    /// Instances that are to be changed, in order of their ids; the unwilling left out, and those whose pool can't be seen.
     fn due(&self) -> Vec<&Member<'a>> {
         (self.fleet.members.iter())
-            .filter(|m| self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
+            .filter(|m| m.has_pool && self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
             .collect()
     }
 
@@ -200,6 +200,13 @@ impl<'a> Stage<'_, 'a> {
         alike.into_iter().map(wait).collect()
     }
 
+    /// Instances that are to be changed as soon as their pool can be seen.
+    fn out_of_reach(&self) -> impl Iterator<Item = InstanceId> {
+        (self.fleet.members.iter())
+            .filter(|m| !m.has_pool && self.is_concerned(m.id) && !self.is_done(m) && self.is_willing(m))
+            .map(|m| m.id)
+    }
+
     fn is_concerned(&self, id: InstanceId) -> bool {
         self.rollout.only.as_ref().is_none_or(|only| only.contains(&id))
     }
@@ -217,6 +224,7 @@ impl<'a> Stage<'_, 'a> {
         let unseen: Vec<InstanceId> = (self.fleet.absent.iter())
             .filter(|a| self.is_concerned(a.id) && a.revision != Some(self.target.number))
             .map(|a| a.id)
+            .chain(self.out_of_reach())
             .collect();
         let told = self.tell_beyond();
         self.turn.waits.extend(told);
