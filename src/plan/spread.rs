@@ -58,6 +58,10 @@ fn skew(counts: &[usize]) -> usize {
 
 /// That the spread is less even than it could be, by more than placement itself lets it be.
 pub(crate) fn uneven(s: Situation<'_>, fleet: &Fleet<'_>) -> Option<Wait> {
+    if !s.inventory.odd.doubles.is_empty() {
+        // Where the one of two counts is not known yet.
+        return None;
+    }
     let spread = Spread::of(s, fleet);
     let best = spread.best();
     let allowed = skew(&best).max(s.set.placement.max_skew.max(1) as usize);
