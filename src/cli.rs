@@ -167,7 +167,7 @@ pub enum Command {
     Show,
     /// List the set's instances
     Instances,
-    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh
+    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh, settle, adopt, disown
     #[command(subcommand)]
     Instance(InstanceCommand),
     /// Look at the load balancer, and tend it
@@ -439,6 +439,25 @@ pub enum InstanceCommand {
         /// The command and its arguments
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
+    },
+    /// End a double: one instance on two hosts. One copy is kept; the others are switched off and undefined. No disk that the
+    /// kept one uses is deleted
+    Settle {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// The host whose copy is kept
+        #[arg(long, value_name = "HOST")]
+        keep: Label,
+    },
+    /// Take in a domain that says it is an instance and that the record does not have
+    Adopt {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// The host it is on, if several have such a domain
+        #[arg(long, value_name = "HOST")]
+        host: Option<Label>,
     },
     /// Open the serial console (Ctrl-] leaves it); without a terminal, print what it says until it ends
     Console {

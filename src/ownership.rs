@@ -168,6 +168,9 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         Some(known) if known.uuid == uuid && has_its_name => Judged::IsIt,
         Some(known) if known.uuid == uuid => Judged::Stranger(Strangeness::Renamed),
         Some(_) => Judged::Stranger(Strangeness::Copied),
+        // What has gone though nobody asked for it may be back, or is kept under another name.
+        None if record.id_of(uuid) == Some(id) && has_its_name => Judged::Stranger(Strangeness::Forgotten),
+        None if record.id_of(uuid) == Some(id) => Judged::Stranger(Strangeness::Renamed),
         None if record.is_known_uuid(uuid) => Judged::Stranger(Strangeness::Copied),
         None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
         None => Judged::Stranger(Strangeness::Forgotten),
@@ -218,12 +221,10 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
         let known = record.known.get(&id);
         match (&*places, known) {
-            ([(host, _)], Some(known))
-                if *host != known.host && !record.warrants.covers(host, id, known.uuid) =>
-            {
+            ([(host, _)], Some(known)) if *host != known.host => {
                 if names.contains(&known.host) && !seen.contains(&known.host) {
                     odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
-                } else {
+                } else if !record.warrants.covers(host, id, known.uuid) {
                     odd.moved.push(Moved {
                         id,
                         from: known.host.clone(),

@@ -454,7 +454,7 @@ impl Record {
                     let (from, to) = (host.clone(), spec.host.clone());
                     self.moves.insert(instance.id, Move { from, to });
                 }
-                Action::Delete { instance, cause, .. } => {
+                Action::Delete { instance, cause, .. } | Action::DropCopy { instance, cause } => {
                     self.warrants
                         .issue(host, instance.id, instance.uuid, cause.clone(), now);
                 }

@@ -5,6 +5,7 @@
 
 pub mod action;
 mod change;
+pub mod claim;
 mod drain;
 mod fleet;
 pub mod forecast;

@@ -11,7 +11,7 @@ use crate::plan::fleet::is_half;
 use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
 use crate::record::Life;
-use crate::warrants::Cause;
+use crate::warrants::{Cause, Warrant};
 
 fn seen_hosts<'a>(s: Situation<'a>) -> impl Iterator<Item = (&'a Label, &'a HostSeen)> {
     s.inventory
@@ -104,8 +104,8 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
     {
         return Fate::Used;
     }
-    if s.record.moves.contains_key(&volume.id) {
-        // Which of the two hosts has it, its settling tells.
+    if s.record.moves.contains_key(&volume.id) || s.inventory.odd.is_double(volume.id) {
+        // Which of the two hosts has it, its settling tells; of a double each copy has its own.
         return Fate::Used;
     }
     let is_warranted = (s.record.warrants.of(host, volume.id)).filter(|w| volume.is_of(volume.id, w.uuid));
@@ -118,6 +118,13 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
         // Made just now, or its domain has gone between the two lists of one look.
         (Some(known), _) if known.host == *host => Fate::Used,
         (Some(known), _) if shares(s, seen, &known.host) => Fate::Used,
+        (
+            Some(known),
+            Some(Warrant {
+                cause: Cause::Settled { .. },
+                ..
+            }),
+        ) if !are_apart(s, host, seen, &known.host) => Fate::Used,
         (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
@@ -154,6 +161,20 @@ fn shares(s: Situation<'_>, seen: &HostSeen, other: &Label) -> bool {
         return false;
     };
     seen.marks.contains(&PoolMark::new(s.record.store, &host.uri))
+}
+
+/// Whether it is known that the two hosts have their disks in folders of their own: both have marked theirs, and neither sees
+/// the other's mark. Two copies of one instance have volumes of the same names.
+fn are_apart(s: Situation<'_>, host: &Label, seen: &HostSeen, other: &Label) -> bool {
+    let mark = |name: &Label| Some(PoolMark::new(s.record.store, &s.set.host(name)?.uri));
+    let theirs = s.inventory.host(other).and_then(|h| h.seen());
+    let (Some(own), Some(its), Some(theirs)) = (mark(host), mark(other), theirs) else {
+        return false;
+    };
+    let has_marked = |seen: &HostSeen, own: &PoolMark, other: &PoolMark| {
+        seen.marks.contains(own) && !seen.marks.contains(other)
+    };
+    has_marked(seen, &own, &its) && has_marked(theirs, &its, &own)
 }
 
 /// Whether anybody beside this host, as far as marks tell, has disks in its pool.

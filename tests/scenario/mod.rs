@@ -20,6 +20,7 @@
 )]
 
 pub mod compare;
+pub mod odd;
 pub mod parse;
 pub mod readme;
 pub mod stage;

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::{create, delete, guest, health, images, measure, observe, owned, power, rework};
 use crate::hypervisor::{
     ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
-    StoredImage, Uses, Viewer, Watch,
+    StoredImage, Uses, Viewer, VolumeFacts, Watch,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -202,6 +202,19 @@ impl Hypervisor for FakeHypervisor {
         let what = format!("delete {}", instance.name);
         self.action(&what, pulse, Some(instance.id), |c| {
             delete::delete(c, instance, shutdown, uses)
+        })
+    }
+
+    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<()> {
+        let what = format!("drop the copy of {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            delete::drop_copy(c, instance)
+        })
+    }
+
+    fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>> {
+        self.call("volume facts", |c| {
+            c.look("looking at volumes", |m| Ok(observe::volume_facts(m, names)))
         })
     }
 

@@ -22,6 +22,7 @@ mod machine;
 mod measure;
 mod migrate;
 mod observe;
+mod odd_hands;
 mod owned;
 mod power;
 mod rework;

@@ -1,0 +1,182 @@
+//! What an operator says of whose a domain, a volume or a record is, as whole commands on the fake fleet.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on should panic where it stands"
+)]
+#![allow(dead_code, reason = "it uses a part of what scenarios are told with")]
+
+mod scenario;
+
+use scenario::odd::{ids, made, mark_pools, record, said};
+use vmss::inventory::Power;
+use vmss::names::InstanceId;
+
+fn is_there(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "it does not say {word:?}:\n{text}");
+    }
+}
+
+/// How many volumes of its own an instance has on a host.
+fn disks(theatre: &scenario::theatre::Theatre, host: &str, id: InstanceId) -> usize {
+    let volumes = theatre.stage.fleet.volumes(host);
+    let its = format!("web-{id}-");
+    volumes.iter().filter(|v| v.name.starts_with(&its)).count()
+}
+
+#[test]
+fn a_double_is_ended_and_its_volumes_go_once_the_folders_are_known_to_be_two() {
+    let theatre = made(2);
+    let fleet = &theatre.stage.fleet;
+    let first = ids(&theatre, "kvm1")[0];
+    let name = format!("web-{first}");
+    fleet.duplicate_domain("kvm1", &name, "kvm2", true);
+    let shown = said(&theatre, "show", 0);
+    is_there(
+        &shown,
+        &[&format!(
+            "instance {first} is there twice, on kvm1 (runs) and kvm2 (runs)"
+        )],
+    );
+    let asked = said(&theatre, &format!("instance settle {first} --keep kvm2"), 2);
+    is_there(
+        &asked,
+        &[
+            "Keep the copy of",
+            "on kvm2, which runs",
+            "the one on kvm1, which runs",
+            "--yes",
+        ],
+    );
+    assert_eq!(ids(&theatre, "kvm1"), [first], "nobody has answered");
+    let volumes = disks(&theatre, "kvm1", first);
+    let done = said(&theatre, &format!("instance settle {first} --keep kvm2 --yes"), 0);
+    is_there(&done, &["ok web: 2 of 2 running"]);
+    assert_eq!(ids(&theatre, "kvm1"), []);
+    assert_eq!(ids(&theatre, "kvm2").len(), 2);
+    assert_eq!(record(&theatre).known[&first].host.as_str(), "kvm2");
+    let note = fleet
+        .domains("kvm2")
+        .into_iter()
+        .find(|d| d.name == name)
+        .unwrap();
+    assert_eq!(
+        note.meta.unwrap().host.as_str(),
+        "kvm2",
+        "its note is written anew"
+    );
+    assert_eq!(
+        disks(&theatre, "kvm1", first),
+        volumes,
+        "the folder may be one and the same"
+    );
+    mark_pools(&theatre);
+    said(&theatre, "scale +0", 0);
+    assert_eq!(disks(&theatre, "kvm1", first), 0);
+    assert_eq!(
+        disks(&theatre, "kvm2", first),
+        volumes,
+        "the kept one has lost nothing"
+    );
+    let again = said(&theatre, &format!("instance settle {first} --keep kvm2 --yes"), 1);
+    is_there(&again, &["is not there twice"]);
+}
+
+#[test]
+fn a_copy_that_is_off_is_kept_only_by_somebody_who_was_told_that_the_other_runs() {
+    let theatre = made(1);
+    let fleet = &theatre.stage.fleet;
+    let host = ["kvm1", "kvm2"]
+        .into_iter()
+        .find(|h| !ids(&theatre, h).is_empty())
+        .unwrap();
+    let other = if host == "kvm1" { "kvm2" } else { "kvm1" };
+    fleet.duplicate_domain(host, "web-1", other, false);
+    let asked = said(&theatre, &format!("instance settle 1 --keep {other}"), 2);
+    is_there(&asked, &["is the one that RUNS", "is lost with it"]);
+    let nowhere = said(&theatre, "instance settle 1 --keep kvm9 --yes", 2);
+    is_there(&nowhere, &["web has no host kvm9", "it has kvm1, kvm2"]);
+    said(&theatre, &format!("instance settle 1 --keep {other} --yes"), 0);
+    let kept = fleet.domains(other);
+    assert_eq!(
+        kept[0].power,
+        Power::Running,
+        "it is started like any other that is off"
+    );
+    assert_eq!(ids(&theatre, host), []);
+}
+
+/// A `kill -9` at any step leaves something that the same command, or the next plan, finishes; never is nothing left.
+#[test]
+fn killed_at_every_step_a_double_keeps_the_copy_that_was_asked_for() {
+    for step in 0.. {
+        let theatre = made(1);
+        let fleet = std::sync::Arc::clone(&theatre.stage.fleet);
+        let host = ["kvm1", "kvm2"]
+            .into_iter()
+            .find(|h| !ids(&theatre, h).is_empty())
+            .unwrap();
+        let other = if host == "kvm1" { "kvm2" } else { "kvm1" };
+        fleet.duplicate_domain(host, "web-1", other, true);
+        mark_pools(&theatre);
+        let there = disks(&theatre, other, InstanceId(1));
+        fleet.kill_after(step);
+        let line = format!("instance settle 1 --keep {other} --yes");
+        theatre.vmss(&scenario::parse::words(&line).unwrap());
+        let killed = fleet.is_killed();
+        fleet.revive();
+        if !ids(&theatre, host).is_empty() {
+            said(&theatre, &line, 0);
+        }
+        said(&theatre, "scale +0", 0);
+        assert_eq!(ids(&theatre, other), [InstanceId(1)], "killed after step {step}");
+        assert_eq!(ids(&theatre, host), [], "killed after step {step}");
+        assert_eq!(
+            disks(&theatre, host, InstanceId(1)),
+            0,
+            "killed after step {step}"
+        );
+        assert_eq!(
+            disks(&theatre, other, InstanceId(1)),
+            there,
+            "killed after step {step}"
+        );
+        if !killed {
+            assert!(step > 3, "it has only {step} steps to be killed at");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_forgotten_instance_is_taken_in_with_its_note_and_an_id_that_is_taken_is_not() {
+    let theatre = made(2);
+    let fleet = &theatre.stage.fleet;
+    let second = ids(&theatre, "kvm2")[0];
+    let mut forgetful = record(&theatre);
+    forgetful.known.remove(&second);
+    forgetful.capacity = 1;
+    scenario::odd::put(&theatre, &forgetful);
+    is_there(
+        &said(&theatre, "show", 0),
+        &[
+            "the record no longer has",
+            &format!("vmss instance adopt {second}"),
+        ],
+    );
+    let asked = said(&theatre, &format!("instance adopt {second}"), 2);
+    is_there(&asked, &["the capacity goes from 1 to 2"]);
+    said(&theatre, &format!("instance adopt {second} --yes"), 0);
+    let known = record(&theatre);
+    assert_eq!((known.capacity, known.known.len()), (2, 2));
+    let domain = fleet.domains("kvm2").into_iter().next().unwrap();
+    assert_eq!(
+        domain.meta.unwrap().epoch,
+        Some(known.epoch),
+        "its note is written anew"
+    );
+    is_there(&said(&theatre, "plan", 0), &["nothing to do"]);
+    let first = ids(&theatre, "kvm1")[0];
+    let taken = said(&theatre, &format!("instance adopt {first} --yes"), 1);
+    is_there(&taken, &["no domain that the set does not have"]);
+}
