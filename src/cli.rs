@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
+use crate::plan::claim::Named;
 use crate::scaleset::Amount;
 
 /// Scale sets for plain libvirt/KVM hosts: one declared group of identical VMs, spread over fault domains.
@@ -459,6 +460,18 @@ pub enum InstanceCommand {
         #[arg(long, value_name = "HOST")]
         host: Option<Label>,
     },
+    /// Say that a domain's note lies: it is a stranger from then on and holds nothing up; neither it nor its note is touched
+    Disown {
+        /// The id of the instance that it says it is, or its UUID
+        #[arg(value_name = "ID|UUID", value_parser = named)]
+        what: Named,
+        /// The host it is on, if several have such a domain
+        #[arg(long, value_name = "HOST")]
+        host: Option<Label>,
+        /// Take that back
+        #[arg(long)]
+        undo: bool,
+    },
     /// Open the serial console (Ctrl-] leaves it); without a terminal, print what it says until it ends
     Console {
         /// The instance's id
@@ -575,6 +588,15 @@ fn instance_id(text: &str) -> Result<InstanceId, String> {
         .ok_or_else(|| format!("{text:?} is no id: write a number such as 3"))
 }
 
+fn named(text: &str) -> Result<Named, String> {
+    match text.parse() {
+        Ok(uuid) => Ok(Named::Uuid(uuid)),
+        Err(_) => instance_id(text)
+            .map(Named::Id)
+            .map_err(|_| format!("{text:?} is neither an id such as 3 nor a UUID")),
+    }
+}
+
 fn lines(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| *n > 0);
     number.ok_or_else(|| "give a number of lines, such as 50".to_owned())
@@ -662,6 +684,21 @@ pub enum StateCommand {
     },
     /// Take over a set whose instances another store manages
     Adopt,
+    /// Delete volumes that have an instance's name and are no instance's, as vmss show tells them, once nothing uses them
+    Sweep {
+        /// Their names
+        #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+        names: Vec<String>,
+        /// Every one that vmss show tells
+        #[arg(long)]
+        all: bool,
+    },
+    /// Bring the record level with the hosts, after the store was restored from a backup
+    CatchUp {
+        /// Capacity from then on [default: as many instances as live]
+        #[arg(long, value_name = "N")]
+        capacity: Option<u32>,
+    },
     /// Say where the store is and what it knows
     Show,
 }

@@ -129,6 +129,18 @@ impl Odd {
             && self.older.is_empty()
     }
 
+    /// Keeps of what is told only what `other` tells as well. What was set aside stays so.
+    pub fn keep_what_is_in(&mut self, other: &Self) {
+        self.doubles.retain(|d| other.is_double(d.id));
+        self.strangers.retain(|s| {
+            let is_it = |o: &Stranger| (&o.host, o.uuid) == (&s.host, s.uuid);
+            other.strangers.iter().any(is_it)
+        });
+        self.moved.retain(|m| other.moved.contains(m));
+        self.newer.retain(|n| other.newer.contains(n));
+        self.older.retain(|o| other.older.contains(o));
+    }
+
     /// Instances that were set aside, with their hosts: what an operator may have taken in.
     pub fn aside(&self) -> impl Iterator<Item = (&Label, &Instance)> {
         self.aside.iter().map(|(host, instance)| (host, instance))

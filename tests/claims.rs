@@ -180,3 +180,172 @@ fn a_forgotten_instance_is_taken_in_with_its_note_and_an_id_that_is_taken_is_not
     let taken = said(&theatre, &format!("instance adopt {first} --yes"), 1);
     is_there(&taken, &["no domain that the set does not have"]);
 }
+
+#[test]
+fn a_note_that_lies_is_disowned_and_owned_again() {
+    let theatre = made(2);
+    let fleet = &theatre.stage.fleet;
+    let (first, second) = (ids(&theatre, "kvm1")[0], ids(&theatre, "kvm2")[0]);
+    let mut forgetful = record(&theatre);
+    // Its note names an id that nobody has given out.
+    forgetful.known.remove(&second);
+    (forgetful.next_id, forgetful.capacity) = (second, 1);
+    assert!(first < second, "the last one is on kvm2");
+    scenario::odd::put(&theatre, &forgetful);
+    let shown = said(&theatre, "plan", 5);
+    is_there(
+        &shown,
+        &[
+            "newer than the record",
+            "vmss state catch-up",
+            "vmss instance disown",
+        ],
+    );
+    let held = said(&theatre, "scale 1", 5);
+    is_there(&held, &["nothing is changed"]);
+    let note = fleet.domains("kvm2")[0].meta.clone();
+    is_there(
+        &said(&theatre, &format!("instance disown {second}"), 2),
+        &["lies?", "--yes"],
+    );
+    said(&theatre, &format!("instance disown {second} --yes"), 0);
+    let uuid = fleet.domains("kvm2")[0].uuid;
+    assert!(record(&theatre).disowned.contains(&uuid));
+    is_there(
+        &said(&theatre, "show", 0),
+        &["was disowned", &format!("vmss instance disown {uuid} --undo")],
+    );
+    is_there(&said(&theatre, "plan", 0), &["nothing to do"]);
+    said(&theatre, "scale +0", 0);
+    assert_eq!(fleet.domains("kvm2")[0].meta, note, "its note is not touched");
+    is_there(
+        &said(&theatre, &format!("instance adopt {second} --yes"), 5),
+        &["has disowned it"],
+    );
+    said(&theatre, &format!("instance disown {uuid} --undo"), 0);
+    assert!(record(&theatre).disowned.is_empty());
+    is_there(&said(&theatre, "plan", 5), &["newer than the record"]);
+    is_there(&said(&theatre, "instance disown 77 --yes", 1), &["no domain"]);
+    is_there(&said(&theatre, "instance disown nonsense", 2), &["neither an id"]);
+}
+
+#[test]
+fn volumes_of_nobody_are_swept_by_name_and_nothing_else_is() {
+    let theatre = made(3);
+    let fleet = &theatre.stage.fleet;
+    let gone = ids(&theatre, "kvm1")[0];
+    let lives = ids(&theatre, "kvm2")[0];
+    fleet.take_domain("kvm1", &format!("web-{gone}"));
+    said(&theatre, "scale +0", 0);
+    let of = |host: &str, id: InstanceId| {
+        let its = format!("web-{id}-");
+        let volumes = fleet.volumes(host);
+        let found = volumes.iter().find(|v| v.name.starts_with(&its));
+        found.map(|v| v.name.clone())
+    };
+    let left = of("kvm1", gone).unwrap();
+    is_there(&said(&theatre, "show", 0), &[&format!("vmss state sweep {left}")]);
+    let asked = said(&theatre, &format!("state sweep {left}"), 2);
+    is_there(
+        &asked,
+        &[
+            "VOLUME",
+            &left,
+            "kvm1",
+            "which has gone from kvm1 by nobody's word",
+            "Delete 1 volume of web",
+        ],
+    );
+    let used = of("kvm2", lives).unwrap();
+    is_there(
+        &said(&theatre, &format!("state sweep {used} --yes"), 5),
+        &["is an instance's"],
+    );
+    is_there(
+        &said(&theatre, "state sweep precious.qcow2 --yes", 2),
+        &["no name that vmss gives"],
+    );
+    let other = left.replace(&format!("web-{gone}-"), "web-77-");
+    is_there(
+        &said(&theatre, &format!("state sweep {other} --yes"), 1),
+        &["no host has a volume"],
+    );
+    assert!(of("kvm1", gone).is_some(), "nothing was swept yet");
+    let swept = said(&theatre, "state sweep --all --yes", 0);
+    is_there(
+        &swept,
+        &[&format!("delete volume {left}"), "an operator asked for it"],
+    );
+    assert_eq!((of("kvm1", gone), of("kvm2", lives)), (None, Some(used)));
+    is_there(
+        &said(&theatre, "state sweep --all --yes", 0),
+        &["nothing to sweep"],
+    );
+    is_there(&said(&theatre, "show", 0), &["web"]);
+}
+
+#[test]
+fn a_volume_that_somebodys_domain_uses_is_not_swept() {
+    let theatre = made(1);
+    let fleet = &theatre.stage.fleet;
+    let host = ["kvm1", "kvm2"]
+        .into_iter()
+        .find(|h| !ids(&theatre, h).is_empty())
+        .unwrap();
+    // An operator keeps the disk under a domain of his own.
+    fleet.rename_domain(host, "web-1", "forensic", true);
+    said(&theatre, "scale +0", 0);
+    let volume = fleet
+        .volumes(host)
+        .into_iter()
+        .find(|v| v.name.starts_with("web-1-"))
+        .unwrap()
+        .name;
+    let used = said(&theatre, &format!("state sweep {volume} --yes"), 5);
+    assert!(
+        used.contains("is used by domain forensic") || used.contains("is an instance's"),
+        "{used}"
+    );
+    assert!(fleet.volumes(host).iter().any(|v| v.name == volume));
+}
+
+#[test]
+fn a_store_that_was_restored_is_brought_level_and_then_nothing_is_to_do() {
+    let theatre = made(2);
+    let backup = record(&theatre);
+    said(&theatre, "scale 4", 0);
+    said(&theatre, "instance protect --from all 1", 0);
+    said(&theatre, "instance delete 2 --yes", 0);
+    scenario::odd::put(&theatre, &backup);
+    is_there(
+        &said(&theatre, "plan", 5),
+        &["newer than the record", "vmss state catch-up"],
+    );
+    let asked = said(&theatre, "state catch-up", 2);
+    is_there(
+        &asked,
+        &[
+            "web-3",
+            "web-4",
+            "made since",
+            "web-1",
+            "protected from all actions",
+            "gone since: 2",
+        ],
+    );
+    is_there(&asked, &["the capacity goes from 2 to 3", "the next id is 5"]);
+    assert_eq!(record(&theatre).known, backup.known, "nobody has answered");
+    let done = said(&theatre, "state catch-up --yes", 0);
+    is_there(&done, &["level with the hosts", "capacity 3", "next id 5"]);
+    is_there(&said(&theatre, "plan", 0), &["nothing to do"]);
+    is_there(&said(&theatre, "show", 0), &["3 of 3 running"]);
+    is_there(&said(&theatre, "state catch-up --yes", 0), &["nothing to do"]);
+    said(&theatre, "scale 4", 0);
+    let hidden = &theatre.stage.fleet;
+    scenario::odd::put(&theatre, &backup);
+    hidden.inject("kvm1", vmss::hypervisor::fake::Fault::Down);
+    is_there(
+        &said(&theatre, "state catch-up --yes", 4),
+        &["host kvm1 was not seen"],
+    );
+}

@@ -17,6 +17,7 @@ use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::record::Record;
 use crate::scaleset::Probe;
+use crate::store::Store;
 use crate::ui::table::Table;
 use crate::ui::words::ago;
 use crate::world::World;
@@ -55,7 +56,7 @@ pub struct Line {
 /// Lists the instances.
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
-    let (lines, unseen) = lines(ctx.world, &mut target.record);
+    let (lines, unseen) = lines(ctx.world, &*target.store, &mut target.record);
     for (host, reason) in &unseen {
         ctx.world.stderr.line(format!(
             "{} host {host} was not seen: {reason}",
@@ -122,9 +123,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 }
 
 /// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and those hosts.
-pub fn lines(world: &World, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
+pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line>, Vec<(Label, String)>) {
     let set = record.applied.clone();
-    let inventory = look_closely(world, &set, record);
+    let inventory = look_closely(world, store, &set, record);
     let addresses = addresses(world, record, &inventory, None);
     let hash = &record.current().hash;
     let mut lines: Vec<Line> = Vec::new();

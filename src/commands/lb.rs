@@ -142,7 +142,7 @@ pub fn show(ctx: &Context<'_>) -> Result<Exit> {
     let Some(rules) = &set.load_balancer else {
         return Err(none(&set.name));
     };
-    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
     let wanted = wanted(ctx, &set, &target.record, &inventory);
     let lines: Vec<BalancerLine> = (inventory.balancers.iter())
         .map(|view| balancer_line(&set, &target.record, &wanted, view))
@@ -412,7 +412,7 @@ pub fn config(ctx: &Context<'_>) -> Result<Exit> {
     let wanted = match record {
         None => Membership::default(),
         Some(mut record) => {
-            let inventory = look_closely(ctx.world, &set, &mut record);
+            let inventory = look_closely(ctx.world, &*store, &set, &mut record);
             wanted(ctx, &set, &record, &inventory)
         }
     };

@@ -21,8 +21,21 @@ struct Document<'a> {
 
 /// Prints the plan.
 pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
+    attempt(ctx, args, Turn::First)
+}
+
+/// Whether something odd is looked at again, should somebody have changed the record meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
+}
+
+fn attempt(ctx: &Context<'_>, args: &PlanArgs, turn: Turn) -> Result<Exit> {
     let (name, store, definition) = ctx.meant()?;
-    let mut record = match (store.get(&name)?, &definition) {
+    let stored = store.get(&name)?;
+    let version = stored.as_ref().map(|(_, version)| *version);
+    let mut record = match (stored, &definition) {
         (Some((record, _)), Some(set)) => {
             let keys = apply::changed_keys(&record.applied, set);
             let model = ctx.model(set)?;
@@ -69,6 +82,9 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     }
     let set = record.applied.clone();
     let inventory = look(ctx.world, &set, &record);
+    if turn == Turn::First && !inventory.odd.is_empty() && store.get(&name)?.map(|(_, v)| v) != version {
+        return attempt(ctx, args, Turn::Second);
+    }
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());
     if let Some(protected) = delete::protected(&record, &inventory).filter(|_| args.delete) {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::autoscale::Decision;
 use crate::commands::{Context, autoscale};
-use crate::converge::{self, Ending, Joining, amend, look, wait_for_change};
+use crate::converge::{self, Ending, Joining, amend, look, look_and_heed, wait_for_change};
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
 use crate::exporter::server::{Patience, Server};
@@ -393,19 +393,15 @@ fn scale_meanwhile(
         if !is_late(last, interval, ctx.world.clock.now()) || pace.over.load(Ordering::SeqCst) {
             continue;
         }
-        let Ok(Some((record, _))) = store.get(name) else {
+        let Ok(Some((mut record, _))) = store.get(name) else {
             continue;
         };
         if record.life == Life::Deleting || !scaling::is_scaled(&record) {
             continue;
         }
-        let inventory = look(ctx.world, &record.applied, &record);
+        let looked = look_and_heed(ctx.world, &**store, &mut record);
         let now = ctx.world.clock.now();
-        let evaluated = amend(&**store, name, |record| {
-            let rules = record.applied.health.clone();
-            record.absorb(&inventory) | record.heed(&inventory, &rules, now)
-        })
-        .and_then(|(record, _)| {
+        let evaluated = looked.and_then(|inventory| {
             let from = evaluate(ctx, store, name, &record, &inventory, exporter, pace)?;
             from.map_or(Ok(()), |from| remember(ctx, store, name, from))
         });

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use crate::commands::Context;
 use crate::commands::delete::are_protected;
-use crate::converge::{amend, look};
+use crate::converge::{amend, look_aside};
 use crate::error::{Error, Exit, Result};
 use crate::health::later;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::{Experience, Situation, protected};
 use crate::record::Record;
+use crate::store::Store;
 use crate::timed::Timed;
 
 pub mod timed;
 
 /// Instances that scale in may not take. Looked at before the capacity is recorded: one that can't be reached would make
 /// every later run end as blocked (AWS lowers it all the same, and never converges).
-fn kept_by_protection(ctx: &Context<'_>, record: &Record) -> Vec<InstanceId> {
+fn kept_by_protection(ctx: &Context<'_>, store: &dyn Store, record: &Record) -> Vec<InstanceId> {
     let mut record = record.clone();
     let set = record.applied.clone();
-    let inventory = look(ctx.world, &set, &record);
-    record.absorb(&inventory);
+    let inventory = look_aside(ctx.world, store, &set, &mut record);
     protected(Situation {
         set: &set,
         record: &record,
@@ -65,7 +65,7 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
     let now = target.record.capacity;
     let wanted = change.of(now).map_err(|e| Error::message(Exit::Usage, e))?;
     let protected = if wanted < now {
-        kept_by_protection(ctx, &target.record)
+        kept_by_protection(ctx, &*target.store, &target.record)
     } else {
         Vec::new()
     };

@@ -123,7 +123,7 @@ fn scaled(ctx: &Context<'_>, target: &Target) -> Result<Option<String>> {
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let set = target.record.applied.clone();
-    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
     let now = ctx.world.clock.now();
     let record = &target.record;
     let experience = Experience::default();

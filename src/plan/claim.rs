@@ -336,5 +336,69 @@ impl Adoption {
     }
 }
 
+/// How a domain is named whose note lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By the instance that it says it is.
+    Id(InstanceId),
+    /// By its UUID.
+    Uuid(Uuid),
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "instance {id}"),
+            Self::Uuid(uuid) => write!(f, "UUID {uuid}"),
+        }
+    }
+}
+
+/// A domain whose note may be a lie, or was said to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub host: Label,
+    /// Whether it counts so far: the record has it, and its note was written under a later record.
+    pub is_member: bool,
+}
+
+/// Domains that `named` may mean, on `host` if that is given: those that an operator has disowned already, or else those that
+/// he may.
+pub fn suspects(s: Situation<'_>, named: Named, host: Option<&Label>, disowned: bool) -> Vec<Suspect> {
+    let odd = &s.inventory.odd;
+    let is_meant = |id: Option<InstanceId>, uuid: Uuid, on: &Label| {
+        let is_named = match named {
+            Named::Id(meant) => id == Some(meant),
+            Named::Uuid(meant) => uuid == meant,
+        };
+        is_named && host.is_none_or(|h| h == on)
+    };
+    let strangers = (odd.strangers.iter())
+        .filter(|other| (other.why == Strangeness::Disowned) == disowned)
+        .filter(|other| other.why != Strangeness::NoNote && is_meant(other.id, other.uuid, &other.host))
+        .map(|other| Suspect {
+            uuid: other.uuid,
+            name: other.name.clone(),
+            host: other.host.clone(),
+            is_member: false,
+        });
+    let newer = odd.newer.iter().filter(|_| !disowned).filter_map(|sight| {
+        let seen = s.inventory.host(&sight.host)?.seen()?;
+        let instance = seen.instances.iter().find(|i| i.id == sight.id)?;
+        is_meant(Some(sight.id), instance.uuid, &sight.host).then(|| Suspect {
+            uuid: instance.uuid,
+            name: instance.name.clone(),
+            host: sight.host.clone(),
+            is_member: true,
+        })
+    });
+    strangers.chain(newer).collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! batch; the next comes from the next observation, so a `kill -9` at any moment needs no recovery code.
 
 pub mod action;
+pub mod catch_up;
 mod change;
 pub mod claim;
 mod drain;
@@ -17,7 +18,7 @@ pub mod placement;
 pub mod repair;
 pub mod report;
 mod scale_in;
-mod sweep;
+pub mod sweep;
 mod upgrade;
 mod wait;
 

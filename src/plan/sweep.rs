@@ -54,6 +54,37 @@ enum Fate {
     Unclaimed,
 }
 
+/// Whose a volume is that has an instance's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// An instance's, or a stranger's, as far as record and hosts show.
+    Used,
+    /// Our own acts have left it: the next plan deletes it.
+    Going,
+    /// The record says nothing of it.
+    Nobody,
+}
+
+/// Every volume that has the name of one of an instance's of the set, with its host and whose it is.
+pub fn claims(s: Situation<'_>) -> Vec<(Label, VolumeName, Claim)> {
+    let all = seen_hosts(s).flat_map(|(host, seen)| {
+        seen.volumes.iter().map(move |volume| {
+            let claim = match fate(s, host, seen, volume) {
+                Fate::Used => Claim::Used,
+                Fate::Goes(_) => Claim::Going,
+                Fate::Unclaimed => Claim::Nobody,
+            };
+            (host.clone(), volume.clone(), claim)
+        })
+    });
+    all.collect()
+}
+
+/// The step by which an operator has a volume deleted.
+pub fn by_hand(host: &Label, volume: &str) -> Step {
+    sweep(host, volume, Cause::Operator)
+}
+
 /// Volumes that our own acts have left, and shared seeds that no instance reads once `steps` are done.
 pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
     let mut sweeps = Vec::new();

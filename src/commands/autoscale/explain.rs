@@ -67,7 +67,7 @@ pub fn run(ctx: &Context<'_>, now: bool, limit: Option<usize>) -> Result<Exit> {
 /// Explains what an evaluation would come to now.
 fn consider(ctx: &Context<'_>, target: &mut Target) -> Result<Exit> {
     let set = target.record.applied.clone();
-    let inventory = look_closely(ctx.world, &set, &mut target.record);
+    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
     let (store, name) = (&*target.store, &target.name);
     let considered = scaling::consider(ctx.world, store, name, &target.record, &inventory)?;
     let Some(decision) = &considered.decision else {

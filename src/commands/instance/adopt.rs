@@ -19,7 +19,7 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, host: Option<&Label>) -> Result<Ex
     if let Some(host) = host {
         refuse_unknown_host(&target.record, host)?;
     }
-    let inventory = look_for(ctx, &mut target.record, &one(id));
+    let inventory = look_for(ctx, &mut target, &one(id));
     let meant = decide(ctx, &target.record, &inventory, id, host)?;
     if !ctx.confirm(&question(&target.record, &meant))? {
         ctx.say("nothing was changed");

@@ -1,8 +1,9 @@
 //! `vmss instance ...`: single instances. Something must be selected: a command that is given nothing does nothing.
 
 mod adopt;
-mod claim;
+pub mod claim;
 mod console;
+mod disown;
 mod each;
 mod exec;
 mod log;
@@ -41,6 +42,9 @@ pub fn run(ctx: &Context<'_>, command: &InstanceCommand) -> Result<Exit> {
         } => return exec::run(ctx, selection, *timeout, command),
         InstanceCommand::Settle { id, keep } => return settle::run(ctx, *id, keep),
         InstanceCommand::Adopt { id, host } => return adopt::run(ctx, *id, host.as_ref()),
+        InstanceCommand::Disown { what, host, undo } => {
+            return disown::run(ctx, *what, host.as_ref(), *undo);
+        }
         InstanceCommand::Console { id, force } => return console::run(ctx, *id, *force),
         InstanceCommand::Log {
             selection,

@@ -18,7 +18,7 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     let mut target = ctx.target()?;
     let name = target.name.clone();
     refuse_unknown_host(&target.record, keep)?;
-    let inventory = look_for(ctx, &mut target.record, &one(id));
+    let inventory = look_for(ctx, &mut target, &one(id));
     let meant = decide(ctx, &target.record, &inventory, id, keep)?;
     if !ctx.confirm(&question(&name, id, &meant))? {
         ctx.say("nothing was changed");

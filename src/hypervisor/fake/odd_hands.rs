@@ -26,6 +26,19 @@ impl Fleet {
         });
     }
 
+    /// Somebody gives a domain another name; with `anew` it is another domain to libvirt, with no note.
+    pub fn rename_domain(&self, host: &str, name: &str, to: &str, anew: bool) {
+        self.machine(host, |m| {
+            let mut domain = m.domains.remove(name).expect(ADDED);
+            to.clone_into(&mut domain.name);
+            if anew {
+                domain.uuid = uuid::Uuid::new_v5(&domain.uuid, to.as_bytes());
+                domain.meta = None;
+            }
+            m.domains.insert(to.to_owned(), domain);
+        });
+    }
+
     /// Somebody writes a domain's note anew.
     pub fn forge_note(&self, host: &str, name: &str, change: impl FnOnce(&mut Metadata)) {
         self.machine(host, |m| change(m.domain(name).meta.as_mut().expect(ADDED)));
