@@ -38,6 +38,8 @@ fn a_double_is_ended_and_its_volumes_go_once_the_folders_are_known_to_be_two() {
             "instance {first} is there twice, on kvm1 (runs) and kvm2 (runs)"
         )],
     );
+    let blocked = said(&theatre, "scale +0", 5);
+    is_there(&blocked, &["hint: look which of the copies is the right one"]);
     let asked = said(&theatre, &format!("instance settle {first} --keep kvm2"), 2);
     is_there(
         &asked,
@@ -202,7 +204,7 @@ fn a_note_that_lies_is_disowned_and_owned_again() {
         ],
     );
     let held = said(&theatre, "scale 1", 5);
-    is_there(&held, &["nothing is changed"]);
+    is_there(&held, &["nothing is changed", "hint: vmss state catch-up"]);
     let note = fleet.domains("kvm2")[0].meta.clone();
     is_there(
         &said(&theatre, &format!("instance disown {second}"), 2),
@@ -348,4 +350,30 @@ fn a_store_that_was_restored_is_brought_level_and_then_nothing_is_to_do() {
         &said(&theatre, "state catch-up --yes", 4),
         &["host kvm1 was not seen"],
     );
+}
+
+/// What somebody has reserved since the look would be taken for abandoned, and deleted as soon as it is made.
+#[test]
+fn who_waits_takes_nothing_back_that_another_reserves_meanwhile() {
+    let theatre = made(2);
+    let fleet = &theatre.stage.fleet;
+    fleet.inject("kvm1", vmss::hypervisor::fake::Fault::Hangs);
+    let three = InstanceId(3);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| said(&theatre, "wait --for capacity", 0));
+        while fleet.in_flight("kvm1") == 0 {
+            std::thread::yield_now();
+        }
+        let mut later = record(&theatre);
+        let mut reserved = later.known.values().next().unwrap().clone();
+        (reserved.uuid, reserved.confirmed) = (uuid::Uuid::from_u128(7), false);
+        later.known.insert(three, reserved);
+        later.next_id = InstanceId(4);
+        scenario::odd::put(&theatre, &later);
+        fleet.heal("kvm1");
+        waiting.join().unwrap();
+    });
+    let now = record(&theatre);
+    assert!(now.known.contains_key(&three), "{:?}", now.known.keys());
+    assert!(now.warrants.instances.is_empty(), "{:?}", now.warrants);
 }

@@ -192,7 +192,9 @@ pub fn look_and_heed(world: &World, store: &dyn Store, record: &mut Record) -> R
     let (later, _) = amend(store, &set.name, |record| {
         record.heed(&inventory, &record.applied.health.clone(), now)
     })?;
+    let earlier = inventory.odd.clone();
     sort_out(&later, &mut inventory);
+    inventory.odd.keep_what_is_in(&earlier);
     *record = later;
     record.absorb(&inventory);
     Ok(inventory)

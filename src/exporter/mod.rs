@@ -12,6 +12,7 @@ mod dashboard_tests;
 mod family;
 mod hosts;
 mod instances;
+mod odd;
 mod repair;
 mod rollout;
 mod run;
@@ -31,7 +32,7 @@ use crate::event::{Event, Listener, Sight};
 use crate::hypervisor::meter::Hears;
 use crate::inventory::Inventory;
 use crate::names::Label;
-use crate::plan::{Experience, Fleet, Situation};
+use crate::plan::{Experience, Fleet, Situation, sweep};
 use crate::record::Record;
 use family::{Families, Labels};
 pub use run::Tick;
@@ -42,6 +43,8 @@ pub struct View<'a> {
     record: &'a Record,
     inventory: &'a Inventory,
     fleet: Fleet<'a>,
+    /// The host of each volume that has an instance's name and is no instance's.
+    unclaimed: Vec<Label>,
     now: Timestamp,
 }
 
@@ -61,6 +64,7 @@ pub struct Exporter {
     rollout: rollout::Rollouts,
     balancers: balancers::Balancers,
     repair: repair::Repair,
+    odd: odd::Odd,
     scaling: autoscale::Scaling,
     run: run::Run,
     calls: calls::Calls,
@@ -90,6 +94,7 @@ impl Exporter {
             rollout: Area::register(&mut families),
             balancers: Area::register(&mut families),
             repair: Area::register(&mut families),
+            odd: Area::register(&mut families),
             scaling: Area::register(&mut families),
             run: Area::register(&mut families),
             calls: calls::Calls::register(&mut families),
@@ -101,19 +106,25 @@ impl Exporter {
     pub fn take(&self, sight: Sight<'_>) {
         let experience = Experience::default();
         let set = &sight.record.applied;
+        let situation = Situation {
+            set,
+            record: sight.record,
+            inventory: sight.inventory,
+            experience: &experience,
+            now: sight.now,
+            // Of what is there nothing is made.
+            drawn: uuid::Uuid::nil(),
+        };
+        let claims = sweep::claims(situation).into_iter();
         let view = View {
             set: &set.name,
             record: sight.record,
             inventory: sight.inventory,
-            fleet: Fleet::of(Situation {
-                set,
-                record: sight.record,
-                inventory: sight.inventory,
-                experience: &experience,
-                now: sight.now,
-                // Of what is there nothing is made.
-                drawn: uuid::Uuid::nil(),
-            }),
+            fleet: Fleet::of(situation),
+            unclaimed: claims
+                .filter(|(_, _, claim)| *claim == sweep::Claim::Nobody)
+                .map(|(host, _, _)| host)
+                .collect(),
             now: sight.now,
         };
         self.instances.take(&view);
@@ -121,6 +132,7 @@ impl Exporter {
         self.rollout.take(&view);
         self.balancers.take(&view);
         self.repair.take(&view);
+        self.odd.take(&view);
         self.scaling.take(&view);
         self.run.take(&view);
     }

@@ -748,7 +748,7 @@ fn record_old(
     write!(
         f,
         "{noun} {} {are} newer than the record, whose next id is {next}: nothing is changed; vmss state catch-up brings it \
-         level, vmss instance disown ID says that a note lies",
+         level, or vmss instance disown ID if its note lies",
         crate::names::list(&named, 4)
     )
 }

@@ -170,6 +170,12 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
         Verdict::Blocked if has(|w| matches!(w, Wait::OtherStore { .. })) => {
             "run the command where that store is, or take the set over with vmss state adopt"
         }
+        Verdict::Blocked if has(|w| matches!(w, Wait::RecordOld { .. })) => {
+            "vmss state catch-up shows what it would take over, and asks"
+        }
+        Verdict::Blocked if has(|w| matches!(w, Wait::Double(_))) => {
+            "look which of the copies is the right one, then vmss instance settle ID --keep HOST"
+        }
         Verdict::Blocked if has(|w| matches!(w, Wait::StrictSpread { .. })) => {
             "mend the fault domain, or set placement.spread = \"best-effort\" and vmss apply"
         }

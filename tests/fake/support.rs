@@ -172,7 +172,7 @@ pub fn rework(host: &dyn Hypervisor, id: u64, model: &Model, how: Rework) -> Res
         model,
         how,
         patience,
-        &uses(&*host),
+        &uses(host),
         &Pulse::silent(),
     )
 }
@@ -196,7 +196,7 @@ pub fn create_of(host: &dyn Hypervisor, id: u64, model: &Model) -> Result<(), Hy
 }
 
 pub fn delete(host: &dyn Hypervisor, id: u64) -> Result<(), HypervisorError> {
-    host.delete(&reference(id), Duration::ZERO, &uses(&*host), &Pulse::silent())
+    host.delete(&reference(id), Duration::ZERO, &uses(host), &Pulse::silent())
 }
 
 pub fn seen(host: &dyn Hypervisor) -> HostSeen {

@@ -39,6 +39,11 @@ impl Fleet {
         });
     }
 
+    /// How many calls are in flight on a host just now: of a host that hangs, those that wait.
+    pub fn in_flight(&self, host: &str) -> usize {
+        self.machine(host, |m| m.in_flight)
+    }
+
     /// Somebody writes a domain's note anew.
     pub fn forge_note(&self, host: &str, name: &str, change: impl FnOnce(&mut Metadata)) {
         self.machine(host, |m| change(m.domain(name).meta.as_mut().expect(ADDED)));
