@@ -308,6 +308,15 @@ fn a_volume_that_somebodys_domain_uses_is_not_swept() {
         used.contains("is used by domain forensic") || used.contains("is an instance's"),
         "{used}"
     );
+    let all = said(&theatre, "state sweep --all --yes", 0);
+    is_there(
+        &all,
+        &[
+            "left where they are",
+            "is used by domain forensic",
+            "nothing to sweep",
+        ],
+    );
     assert!(fleet.volumes(host).iter().any(|v| v.name == volume));
 }
 

@@ -27,9 +27,12 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
     let name = target.name.clone();
     let set = target.record.applied.clone();
     let inventory = glance_aside(ctx.world, &*target.store, &set, &mut target.record);
-    let meant = decide(ctx, &target.record, &inventory, names, all)?;
+    let (meant, spared) = decide(ctx, &target.record, &inventory, names, all)?;
+    if !spared.is_empty() {
+        ctx.say(format!("note: left where they are: {}", list(&spared, 3)));
+    }
     if meant.is_empty() {
-        ctx.say(format!("{name}: every volume is somebody's: nothing to sweep"));
+        ctx.say(format!("{name}: no volume is nobody's: nothing to sweep"));
         if ctx.is_json() {
             ctx.json(
                 &serde_json::json!({ "set": name, "command": "state sweep", "done": [], "exit_code": 0 }),
@@ -53,7 +56,7 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
     }
     let held = ctx.hold(&target.store, &name, &format!("state sweep {name}"))?;
     let (record, inventory) = look_again(ctx, &*target.store, &name)?;
-    if decide(ctx, &record, &inventory, names, all)? != meant {
+    if decide(ctx, &record, &inventory, names, all)?.0 != meant {
         return Err(changed(&name));
     }
     let capacity = Some(record.capacity);
@@ -71,14 +74,15 @@ fn steps(meant: &Meant) -> Vec<Step> {
         .collect()
 }
 
-/// Which volumes are meant; all of them may go, as far as record, hosts and proofs show.
+/// Which volumes are meant; all of them may go, as far as record, hosts and proofs show. Where every one is asked for, also those
+/// that may not, each with the reason.
 fn decide(
     ctx: &Context<'_>,
     record: &Record,
     inventory: &Inventory,
     names: &[String],
     all: bool,
-) -> Result<Meant> {
+) -> Result<(Meant, Vec<String>)> {
     let experience = Experience::default();
     let situation = situation(ctx, record, inventory, &experience);
     refuse_what_is_barred(situation)?;
@@ -87,7 +91,7 @@ fn decide(
         let free = claims.iter().filter(|(_, _, claim)| *claim == Claim::Nobody);
         free.map(|(host, volume, _)| (host.clone(), volume.clone()))
     };
-    let meant: Meant = match all {
+    let mut meant: Meant = match all {
         true => nobodys().collect(),
         false => nobodys().filter(|(_, v)| names.contains(&v.name)).collect(),
     };
@@ -123,7 +127,8 @@ fn decide(
     }
     // Before anybody is asked: what is in use is not offered.
     let proofs = proof::gather(ctx.world, set, record.store, &steps(&meant));
-    for (host, volume) in &meant {
+    let mut spared = Vec::new();
+    for (host, volume) in &meant.clone() {
         let used = match proofs.0.get(host) {
             Some(Ok((uses, _))) => uses
                 .speaks_against(&volume.name, None)
@@ -132,6 +137,11 @@ fn decide(
             None => Some((Exit::Unreachable, "nobody has looked who uses what".to_owned())),
         };
         if let Some((exit, why)) = used {
+            if all {
+                meant.remove(&(host.clone(), volume.clone()));
+                spared.push(format!("{} on {host} ({why})", volume.name));
+                continue;
+            }
             let text = format!(
                 "{} on {host} can't be deleted: {why}; nothing was done",
                 volume.name
@@ -139,7 +149,7 @@ fn decide(
             return Err(Error::message(exit, text).hint("look who needs it, or name the others"));
         }
     }
-    Ok(meant)
+    Ok((meant, spared))
 }
 
 fn nowhere(inventory: &Inventory, name: &str) -> Error {
