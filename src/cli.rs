@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
+use crate::plan::claim::Named;
 use crate::scaleset::Amount;
 
 /// Scale sets for plain libvirt/KVM hosts: one declared group of identical VMs, spread over fault domains.
@@ -167,7 +168,7 @@ pub enum Command {
     Show,
     /// List the set's instances
     Instances,
-    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh
+    /// Act on single instances: start, stop, restart, reimage, replace, delete, protect, exec, console, log, ssh, settle, adopt, disown
     #[command(subcommand)]
     Instance(InstanceCommand),
     /// Look at the load balancer, and tend it
@@ -447,6 +448,37 @@ pub enum InstanceCommand {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// End a double: one instance on two hosts. One copy is kept; the others are switched off and undefined. No disk that the
+    /// kept one uses is deleted
+    Settle {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// The host whose copy is kept
+        #[arg(long, value_name = "HOST")]
+        keep: Label,
+    },
+    /// Take in a domain that says it is an instance and that the record does not have
+    Adopt {
+        /// The instance's id
+        #[arg(value_name = "ID", value_parser = instance_id)]
+        id: InstanceId,
+        /// The host it is on, if several have such a domain
+        #[arg(long, value_name = "HOST")]
+        host: Option<Label>,
+    },
+    /// Say that a domain's note lies: it is a stranger from then on and holds nothing up; neither it nor its note is touched
+    Disown {
+        /// The id of the instance that it says it is, or its UUID
+        #[arg(value_name = "ID|UUID", value_parser = named)]
+        what: Named,
+        /// The host it is on, if several have such a domain
+        #[arg(long, value_name = "HOST")]
+        host: Option<Label>,
+        /// Take that back
+        #[arg(long)]
+        undo: bool,
+    },
     /// Open the serial console (Ctrl-] leaves it); without a terminal, print what it says until it ends
     Console {
         /// The instance's id
@@ -563,6 +595,15 @@ fn instance_id(text: &str) -> Result<InstanceId, String> {
         .ok_or_else(|| format!("{text:?} is no id: write a number such as 3"))
 }
 
+fn named(text: &str) -> Result<Named, String> {
+    match text.parse() {
+        Ok(uuid) => Ok(Named::Uuid(uuid)),
+        Err(_) => instance_id(text)
+            .map(Named::Id)
+            .map_err(|_| format!("{text:?} is neither an id such as 3 nor a UUID")),
+    }
+}
+
 fn lines(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| *n > 0);
     number.ok_or_else(|| "give a number of lines, such as 50".to_owned())
@@ -650,6 +691,21 @@ pub enum StateCommand {
     },
     /// Take over a set whose instances another store manages
     Adopt,
+    /// Delete volumes that have an instance's name and are no instance's, as vmss show tells them, once nothing uses them
+    Sweep {
+        /// Their names
+        #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+        names: Vec<String>,
+        /// Every one that vmss show tells
+        #[arg(long)]
+        all: bool,
+    },
+    /// Bring the record level with the hosts, after the store was restored from a backup
+    CatchUp {
+        /// Capacity from then on [default: as many instances as live]
+        #[arg(long, value_name = "N")]
+        capacity: Option<u32>,
+    },
     /// Say where the store is and what it knows
     Show,
 }

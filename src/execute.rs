@@ -258,6 +258,7 @@ impl Lane {
             | Action::Protect { .. }
             | Action::Renote { .. }
             | Action::Delete { .. }
+            | Action::DropCopy { .. }
             | Action::DeleteVolume { .. }
             | Action::DeleteImage { .. } => self.means.limits.calls_per_host as usize,
         }
@@ -448,6 +449,12 @@ fn act(
             }
             let uses = &means.uses.of(name)?.0;
             host.delete(instance, *shutdown, uses, pulse).map(|()| End::Done)
+        }
+        Action::DropCopy { instance, .. } => {
+            if !means.warrants.covers(name, instance.id, instance.uuid) {
+                return Err(unwarranted(action));
+            }
+            host.drop_copy(instance, pulse).map(|()| End::Done)
         }
         Action::DeleteVolume { volume, .. } => {
             if !means.warrants.has_part(name, volume) {

@@ -141,6 +141,18 @@ impl Odd {
             && self.older.is_empty()
     }
 
+    /// Keeps of what is told only what `other` tells as well. What was set aside stays so.
+    pub fn keep_what_is_in(&mut self, other: &Self) {
+        self.doubles.retain(|d| other.is_double(d.id));
+        self.strangers.retain(|s| {
+            let is_it = |o: &Stranger| (&o.host, o.uuid) == (&s.host, s.uuid);
+            other.strangers.iter().any(is_it)
+        });
+        self.moved.retain(|m| other.moved.contains(m));
+        self.newer.retain(|n| other.newer.contains(n));
+        self.older.retain(|o| other.older.contains(o));
+    }
+
     /// Instances that were set aside, with their hosts: what an operator may have taken in.
     pub fn aside(&self) -> impl Iterator<Item = (&Label, &Instance)> {
         self.aside.iter().map(|(host, instance)| (host, instance))
@@ -237,12 +249,10 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
         let known = record.known.get(&id);
         match (&*places, known) {
-            ([(host, _)], Some(known))
-                if *host != known.host && !record.warrants.covers(host, id, known.uuid) =>
-            {
+            ([(host, _)], Some(known)) if *host != known.host => {
                 if names.contains(&known.host) && !seen.contains(&known.host) {
                     odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
-                } else {
+                } else if !record.warrants.covers(host, id, known.uuid) {
                     odd.moved.push(Moved {
                         id,
                         from: known.host.clone(),

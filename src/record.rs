@@ -106,6 +106,9 @@ pub struct Record {
     /// UUIDs of domains whose notes lie, as an operator has said.
     #[serde(default)]
     pub disowned: BTreeSet<Uuid>,
+    /// The highest revision that a note had which was taken in, whether or not the record has it: no new one gets its number.
+    #[serde(default)]
+    pub highest_revision: u32,
     /// The scale set as it was last applied.
     pub applied: ScaleSet,
     /// The file it was applied from.
@@ -315,6 +318,7 @@ impl Record {
             warrants: Warrants::default(),
             departed: BTreeMap::new(),
             disowned: BTreeSet::new(),
+            highest_revision: 0,
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,
@@ -344,7 +348,8 @@ impl Record {
         let number = match self.models.iter().find(|r| r.hash == hash) {
             Some(revision) => revision.number,
             None => {
-                let number = self.models.iter().map(|r| r.number).max().unwrap_or(0) + 1;
+                let numbers = self.models.iter().map(|r| r.number);
+                let number = numbers.fold(self.highest_revision, u32::max).saturating_add(1);
                 self.models.push(Revision {
                     number,
                     hash,
@@ -445,7 +450,7 @@ impl Record {
                     let (from, to) = (host.clone(), spec.host.clone());
                     self.moves.insert(instance.id, Move { from, to });
                 }
-                Action::Delete { instance, cause, .. } => {
+                Action::Delete { instance, cause, .. } | Action::DropCopy { instance, cause } => {
                     self.warrants
                         .issue(host, instance.id, instance.uuid, cause.clone(), now);
                 }
@@ -792,7 +797,8 @@ impl Record {
         let known = self.known.values().map(|k| k.uuid);
         let written_off = self.written_off.values().map(|w| w.uuid);
         let departed = self.departed.values().map(|d| d.uuid);
-        known.chain(written_off).chain(departed).collect()
+        let disowned = self.disowned.iter().copied();
+        known.chain(written_off).chain(departed).chain(disowned).collect()
     }
 
     /// Makes an instance that was seen the record's own: where an operator has said so, or the record is made anew. Its id is
@@ -802,6 +808,7 @@ impl Record {
             .insert(instance.id, Known::seen(instance, host, Vec::new(), None));
         self.departed.remove(&instance.id);
         self.next_id = self.next_id.max(instance.id.next().unwrap_or(InstanceId::MAX));
+        self.highest_revision = self.highest_revision.max(instance.meta.revision);
     }
 
     /// Whether an instance may have arrived on a host that is not among `seen`: then that is where it is known to be.

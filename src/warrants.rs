@@ -56,6 +56,11 @@ pub enum Cause {
     UnfinishedDeletion,
     /// It has moved away, or has not arrived.
     EndOfMove,
+    /// It was there twice, and an operator keeps the copy on another host.
+    Settled {
+        /// Which.
+        kept: Label,
+    },
     /// No instance of the host reads the seed.
     SeedNotNeeded {
         /// Of which revision.
@@ -89,6 +94,9 @@ impl fmt::Display for Cause {
             Self::UnfinishedCreation => f.write_str("its creation did not end"),
             Self::UnfinishedDeletion => f.write_str("its deletion did not end"),
             Self::EndOfMove => f.write_str("left by a move that has ended"),
+            Self::Settled { kept } => {
+                write!(f, "the instance was there twice, and the copy on {kept} is kept")
+            }
             Self::SeedNotNeeded { revision, host } => {
                 write!(f, "no instance on {host} reads the seed of revision {revision}")
             }

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod autoscale;
+pub mod catch_up;
 pub mod check;
 pub mod consent;
 pub mod cordon;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod scale;
 pub mod show;
 pub mod state;
+pub mod sweep;
 mod tell;
 pub mod unrecorded;
 pub mod upgrade;
@@ -92,6 +94,8 @@ pub fn dispatch(ctx: &Context<'_>, command: &Command) -> Result<Exit> {
         Command::History { limit, all } => history::run(ctx, *limit, *all),
         Command::State(StateCommand::Rebuild { capacity }) => state::rebuild(ctx, *capacity),
         Command::State(StateCommand::Adopt) => state::adopt(ctx),
+        Command::State(StateCommand::Sweep { names, all }) => sweep::run(ctx, names, *all),
+        Command::State(StateCommand::CatchUp { capacity }) => catch_up::run(ctx, *capacity),
         Command::State(StateCommand::Show) => state::show(ctx),
     }
 }

@@ -21,12 +21,25 @@ struct Document<'a> {
 
 /// Prints the plan.
 pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
+    attempt(ctx, args, Turn::First)
+}
+
+/// Whether something odd is looked at again, should somebody have changed the record meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
+}
+
+fn attempt(ctx: &Context<'_>, args: &PlanArgs, turn: Turn) -> Result<Exit> {
     let (name, store, definition) = ctx.meant()?;
     if let Some(set) = &definition {
         let known = store.get(&name)?.map(|(record, _)| record);
         ranges::check(ctx, &*store, set, known.as_ref())?;
     }
-    let mut record = match (store.get(&name)?, &definition) {
+    let stored = store.get(&name)?;
+    let version = stored.as_ref().map(|(_, version)| *version);
+    let mut record = match (stored, &definition) {
         (Some((record, _)), Some(set)) => {
             let keys = apply::changed_keys(&record.applied, set);
             let model = ctx.model(set)?;
@@ -71,6 +84,9 @@ pub fn run(ctx: &Context<'_>, args: &PlanArgs) -> Result<Exit> {
     }
     let set = record.applied.clone();
     let inventory = look(ctx.world, &*store, &set, &record);
+    if turn == Turn::First && !inventory.odd.is_empty() && store.get(&name)?.map(|(_, v)| v) != version {
+        return attempt(ctx, args, Turn::Second);
+    }
     twins::refuse(ctx.world, &set, &inventory)?;
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, ctx.world.clock.now());

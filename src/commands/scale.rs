@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::commands::delete::are_protected;
 use crate::commands::{Context, consent};
-use crate::converge::{amend, look};
+use crate::converge::{amend, look_aside};
 use crate::error::{Error, Exit, Result};
 use crate::health::later;
 use crate::names::{InstanceId, Label, ranges};
@@ -21,8 +21,7 @@ pub mod timed;
 fn kept_by_protection(ctx: &Context<'_>, store: &dyn Store, record: &Record) -> Vec<InstanceId> {
     let mut record = record.clone();
     let set = record.applied.clone();
-    let inventory = look(ctx.world, store, &set, &record);
-    record.absorb(&inventory);
+    let inventory = look_aside(ctx.world, store, &set, &mut record);
     protected(Situation {
         set: &set,
         record: &record,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::WaitFor;
 use crate::commands::Context;
-use crate::converge::{amend, look};
+use crate::converge::{amend, look_and_heed};
 use crate::error::{Error, Exit, Result};
 use crate::event::Event;
 use crate::health::later;
@@ -19,14 +19,10 @@ pub fn run(ctx: &Context<'_>, what: WaitFor, timeout: Duration) -> Result<Exit> 
     let end = later(ctx.world.clock.now(), timeout);
     let mut told = String::new();
     loop {
-        let (record, _) = amend(&*target.store, &name, |_| false)?;
-        let set = record.applied.clone();
-        let inventory = look(ctx.world, &*target.store, &set, &record);
-        let now = ctx.world.clock.now();
+        let (mut record, _) = amend(&*target.store, &name, |_| false)?;
         // What the answers add up to is kept: two good ones in a row may come from two looks.
-        let (record, _) = amend(&*target.store, &name, |record| {
-            record.absorb(&inventory) | record.heed(&inventory, &set.health, now)
-        })?;
+        let inventory = look_and_heed(ctx.world, &*target.store, &mut record)?;
+        let (set, now) = (record.applied.clone(), ctx.world.clock.now());
         let experience = Experience::default();
         let Plan { report, .. } = plan(Situation {
             set: &set,

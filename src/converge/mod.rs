@@ -141,6 +141,35 @@ pub fn look(world: &World, store: &dyn Store, set: &ScaleSet, record: &Record) -
     inventory
 }
 
+/// For who looks without the lease: another process may have reserved ids and made instances between the reading of `record`
+/// and the look, so that they look like strangers, or the record like an old one. Where something is odd, the record is read
+/// again and what was seen is sorted out by that; told is only what is odd by both. `record` becomes the later one, with what
+/// this process has heard of instances' health. If the store can't be read, what was read before has to do.
+pub fn reconsider(store: &dyn Store, record: &mut Record, inventory: &mut Inventory) {
+    if inventory.odd.is_empty() {
+        return;
+    }
+    let Ok(Some((mut later, _))) = store.get(&record.applied.name) else {
+        return;
+    };
+    let earlier = inventory.odd.clone();
+    sort_out(&later, inventory);
+    inventory.odd.keep_what_is_in(&earlier);
+    (later.vitals, later.unseen) = (
+        std::mem::take(&mut record.vitals),
+        std::mem::take(&mut record.unseen),
+    );
+    *record = later;
+}
+
+/// Looks without the lease: [`glance`], and what is odd is looked at twice ([`reconsider`]). `record` absorbs what was seen.
+pub fn glance_aside(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
+    let mut inventory = glance(world, store, set, record);
+    reconsider(store, record, &mut inventory);
+    record.absorb(&inventory);
+    inventory
+}
+
 /// Whether what is to be done may depend on how instances are: who goes first on scale in, what a rollout or a drain may
 /// take, what is repaired, who takes clients.
 fn depends_on_health(record: &Record) -> bool {
@@ -156,11 +185,32 @@ fn depends_on_health(record: &Record) -> bool {
 /// Most looks in a row of a command that only looks.
 const MOST_LOOKS: u32 = 10;
 
+/// As [`look_aside`], and writes down what was heard of the instances' health. What was seen is absorbed by `record` alone: in
+/// the store it would undo what somebody else has reserved since.
+///
+/// # Errors
+/// The store can't be written to, or the record is gone.
+pub fn look_and_heed(world: &World, store: &dyn Store, record: &mut Record) -> Result<Inventory> {
+    let set = record.applied.clone();
+    let mut inventory = look(world, store, &set, record);
+    reconsider(store, record, &mut inventory);
+    let now = world.clock.now();
+    let (later, _) = amend(store, &set.name, |record| {
+        record.heed(&inventory, &record.applied.health.clone(), now)
+    })?;
+    let earlier = inventory.odd.clone();
+    sort_out(&later, &mut inventory);
+    inventory.odd.keep_what_is_in(&earlier);
+    *record = later;
+    record.absorb(&inventory);
+    Ok(inventory)
+}
+
 /// Looks, and looks again while answers of instances speak against what they have counted as so far: so that a command
 /// that only looks can tell what one answer alone does not. `record` takes in what was seen; it is not written down.
 pub fn look_closely(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
     for look in 0.. {
-        let inventory = look_once(world, store, set, record);
+        let inventory = look_aside(world, store, set, record);
         let now = world.clock.now();
         let undecided = record.vitals.values().any(|v| v.is_undecided(&set.health, now));
         if !undecided || look >= MOST_LOOKS || world.interrupt.is_set() {
@@ -171,8 +221,10 @@ pub fn look_closely(world: &World, store: &dyn Store, set: &ScaleSet, record: &m
     unreachable!("the range of looks has no end")
 }
 
-fn look_once(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
-    let inventory = look(world, store, set, record);
+/// Looks without the lease: [`look`], and what is odd is looked at twice ([`reconsider`]). `record` takes in what was seen.
+pub fn look_aside(world: &World, store: &dyn Store, set: &ScaleSet, record: &mut Record) -> Inventory {
+    let mut inventory = look(world, store, set, record);
+    reconsider(store, record, &mut inventory);
     record.absorb(&inventory);
     record.heed(&inventory, &set.health, world.clock.now());
     inventory
@@ -663,6 +715,43 @@ mod tests {
             *self.shown.lock().unwrap() += i64::try_from(span.as_secs()).unwrap() + set;
             *waited += span;
         }
+    }
+
+    /// Between the reading of the record and the look another process has made one instance and deleted another.
+    #[test]
+    fn what_is_odd_by_an_older_record_alone_is_not_told() {
+        use crate::plan::testing::Scene;
+        let mut scene = Scene::new(&[1]);
+        scene.add("d0h0", 1);
+        scene.add("d0h0", 2);
+        let mut read = scene.record.clone();
+        scene.add("d0h0", 3);
+        scene.record.known.remove(&InstanceId(2));
+        let store = crate::store::memory::Memory::new(crate::plan::testing::STORE);
+        let name = scene.set.name.clone();
+        store.put(&name, &scene.record, None).unwrap();
+        sort_out(&read, &mut scene.inventory);
+        assert!(scene.inventory.odd.is_record_old(), "that is how it looks");
+        reconsider(&store, &mut read, &mut scene.inventory);
+        assert!(scene.inventory.odd.is_empty(), "{:?}", scene.inventory.odd);
+        read.absorb(&scene.inventory);
+        let known: Vec<u64> = read.known.keys().map(|id| id.0).collect();
+        assert_eq!(known, [1, 3]);
+    }
+
+    #[test]
+    fn what_is_odd_by_both_records_is_told() {
+        use crate::plan::testing::Scene;
+        let mut scene = Scene::new(&[1]);
+        scene.add("d0h0", 1);
+        scene.add("d0h0", 2);
+        scene.record.known.remove(&InstanceId(2));
+        let store = crate::store::memory::Memory::new(crate::plan::testing::STORE);
+        store.put(&scene.set.name, &scene.record, None).unwrap();
+        let mut read = scene.record.clone();
+        sort_out(&read, &mut scene.inventory);
+        reconsider(&store, &mut read, &mut scene.inventory);
+        assert_eq!(scene.inventory.odd.strangers.len(), 1);
     }
 
     #[test]

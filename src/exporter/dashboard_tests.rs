@@ -139,7 +139,15 @@ fn every_panel_asks_the_data_source_that_is_chosen() {
     let titles: Vec<&str> = rows.filter_map(|row| row["title"].as_str()).collect();
     assert_eq!(
         titles,
-        ["Set", "Hosts", "Rollout", "Autoscale", "Load balancer", "libvirt"]
+        [
+            "Set",
+            "Hosts",
+            "Rollout",
+            "Autoscale",
+            "Load balancer",
+            "libvirt",
+            "What is odd"
+        ]
     );
 }
 

@@ -12,6 +12,7 @@ mod dashboard_tests;
 mod family;
 mod hosts;
 mod instances;
+mod odd;
 mod repair;
 mod rollout;
 mod run;
@@ -31,7 +32,7 @@ use crate::event::{Event, Listener, Sight};
 use crate::hypervisor::meter::Hears;
 use crate::inventory::Inventory;
 use crate::names::Label;
-use crate::plan::{Experience, Fleet, Situation, spread};
+use crate::plan::{Experience, Fleet, Situation, spread, sweep};
 use crate::record::Record;
 use family::{Families, Labels};
 pub use run::Tick;
@@ -44,6 +45,8 @@ pub struct View<'a> {
     fleet: Fleet<'a>,
     /// See [`spread::excess`].
     spread_excess: usize,
+    /// The host of each volume that has an instance's name and is no instance's.
+    unclaimed: Vec<Label>,
     now: Timestamp,
 }
 
@@ -63,6 +66,7 @@ pub struct Exporter {
     rollout: rollout::Rollouts,
     balancers: balancers::Balancers,
     repair: repair::Repair,
+    odd: odd::Odd,
     scaling: autoscale::Scaling,
     run: run::Run,
     calls: calls::Calls,
@@ -92,6 +96,7 @@ impl Exporter {
             rollout: Area::register(&mut families),
             balancers: Area::register(&mut families),
             repair: Area::register(&mut families),
+            odd: Area::register(&mut families),
             scaling: Area::register(&mut families),
             run: Area::register(&mut families),
             calls: calls::Calls::register(&mut families),
@@ -113,12 +118,17 @@ impl Exporter {
             drawn: uuid::Uuid::nil(),
         };
         let fleet = Fleet::of(situation);
+        let claims = sweep::claims(situation).into_iter();
         let view = View {
             set: &set.name,
             record: sight.record,
             inventory: sight.inventory,
             spread_excess: spread::excess(situation, &fleet),
             fleet,
+            unclaimed: claims
+                .filter(|(_, _, claim)| *claim == sweep::Claim::Nobody)
+                .map(|(host, _, _)| host)
+                .collect(),
             now: sight.now,
         };
         self.instances.take(&view);
@@ -126,6 +136,7 @@ impl Exporter {
         self.rollout.take(&view);
         self.balancers.take(&view);
         self.repair.take(&view);
+        self.odd.take(&view);
         self.scaling.take(&view);
         self.run.take(&view);
     }

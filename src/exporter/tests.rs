@@ -377,3 +377,31 @@ fn numbers_are_written_as_short_as_they_are() {
     assert_eq!(shown, ["-3", "0.25", "1e300", "4503599627370496"], "{text}");
     assert_eq!(samples(&text, "vmss_b_total"), ["{set=\"s\"} 7"]);
 }
+
+#[test]
+fn what_is_odd_is_told_by_its_kind() {
+    let mut scene = Scene::new(&[1, 1]);
+    let copy = scene.add("d0h0", 1).clone();
+    scene.host("d1h0").instances.push(copy);
+    scene.add("d0h0", 2);
+    scene.record.known.remove(&InstanceId(2));
+    scene.volume("d1h0", 3);
+    scene.absorb();
+    let page = page(&scene);
+    let mut odd = samples(&page, "vmss_odd_domains");
+    odd.sort();
+    let there: Vec<&String> = odd.iter().filter(|line| !line.ends_with(" 0")).collect();
+    assert_eq!(
+        there,
+        [
+            "{set=\"web\",kind=\"double\"} 1",
+            "{set=\"web\",kind=\"forgotten\"} 1"
+        ]
+    );
+    assert_eq!(odd.len(), 11, "every kind is told");
+    assert_eq!(
+        samples(&page, "vmss_unclaimed_volumes"),
+        ["{set=\"web\",host=\"d0h0\"} 0", "{set=\"web\",host=\"d1h0\"} 1"]
+    );
+    assert_eq!(samples(&page, "vmss_record_old"), ["{set=\"web\"} 0"]);
+}

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::addresses::Told;
@@ -301,6 +302,16 @@ pub trait Hypervisor: Send + Sync {
         pulse: &Pulse,
     ) -> Result<(), HypervisorError>;
 
+    /// Takes away a copy of an instance that lives on another host: switches it off at once, and deletes its console log and
+    /// its domain. All of its volumes stay, for the other copy may use the very same. One that is gone is fine.
+    ///
+    /// # Errors
+    /// `NotOurs` if another store manages it, or it has another name.
+    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<(), HypervisorError>;
+
+    /// What the pool knows of those of `names` that are volumes in it, in their order. Nothing is looked for anew.
+    fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>, HypervisorError>;
+
     /// Deletes one volume of the pool by name. The caller has proved that it is ours.
     ///
     /// # Errors
@@ -453,6 +464,19 @@ pub struct StoredImage {
     pub changed: bool,
     /// Volumes and domains that depend on it.
     pub users: Vec<String>,
+}
+
+/// What a pool knows of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VolumeFacts {
+    /// Its name.
+    pub name: String,
+    /// Size of the disk that a guest would see.
+    pub size: Bytes,
+    /// Space it takes.
+    pub allocation: Bytes,
+    /// When its content was last changed, if the host tells.
+    pub changed_at: Option<Timestamp>,
 }
 
 /// What went wrong on a host.

@@ -95,6 +95,13 @@ pub enum Action {
         /// Who asked, and why.
         cause: Cause,
     },
+    /// Take away a copy of an instance that is kept on another host: off, and its domain gone. Its volumes stay.
+    DropCopy {
+        /// Which.
+        instance: InstanceRef,
+        /// Whose word it goes by.
+        cause: Cause,
+    },
     /// Bring an instance's note level with the record: it says the host that the instance is on, and that it is whole.
     Renote {
         /// Which.
@@ -121,7 +128,7 @@ impl Action {
     /// first, an image is there before instances are made of it, and images go last.
     pub const fn stage(&self) -> u8 {
         match self {
-            Self::Delete { .. } => 0,
+            Self::Delete { .. } | Self::DropCopy { .. } => 0,
             Self::DeleteVolume { .. } => 1,
             Self::PushImage { .. } => 2,
             Self::Create(_)
@@ -155,6 +162,7 @@ impl Action {
             } => "unprotect",
             Self::Protect { .. } => "protect",
             Self::Delete { .. } => "delete",
+            Self::DropCopy { .. } => "drop copy",
             Self::DeleteVolume { .. } => "delete volume",
             Self::DeleteImage { .. } => "delete image",
         }
@@ -172,6 +180,7 @@ impl Action {
             | Self::Migrate { instance, .. }
             | Self::Settle { instance, .. }
             | Self::Renote { instance, .. }
+            | Self::DropCopy { instance, .. }
             | Self::Delete { instance, .. } => instance.name.clone(),
             Self::DeleteVolume { volume, .. } => volume.clone(),
         }
@@ -221,6 +230,7 @@ impl Action {
             | Self::Migrate { instance: i, .. }
             | Self::Settle { instance: i, .. }
             | Self::Renote { instance: i, .. }
+            | Self::DropCopy { instance: i, .. }
             | Self::Delete { instance: i, .. } => Some(i.id),
             _ => None,
         }
@@ -237,6 +247,7 @@ impl Action {
             | Self::Protect { instance: i, .. }
             | Self::Settle { instance: i, .. }
             | Self::Renote { instance: i, .. }
+            | Self::DropCopy { instance: i, .. }
             | Self::Delete { instance: i, .. } => i.epoch = epoch,
             Self::PushImage { .. } | Self::DeleteVolume { .. } | Self::DeleteImage { .. } => {}
         }

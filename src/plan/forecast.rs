@@ -169,6 +169,10 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                     }
                 }
             }
+            Action::DropCopy { instance, .. } => {
+                // Seen only once it is the only one: of two copies one was set aside.
+                host.instances.retain(|i| i.uuid != instance.uuid);
+            }
             // Brought level, which no plan looks at again.
             Action::Renote {
                 instance,

@@ -110,7 +110,7 @@ impl From<&warrants::Cause> for Cause {
             By::Rollout { .. } => Self::Rollout,
             By::Repair { .. } => Self::Repair,
             By::Drain { .. } => Self::Drain,
-            By::Operator => Self::Operator,
+            By::Operator | By::Settled { .. } => Self::Operator,
             By::SetDeletion => Self::SetDeletion,
             By::Fencing { .. } => Self::Fenced,
             // The others are no instances'.

@@ -4,7 +4,9 @@
 //! batch; the next comes from the next observation, so a `kill -9` at any moment needs no recovery code.
 
 pub mod action;
+pub mod catch_up;
 pub mod change;
+pub mod claim;
 mod drain;
 mod fleet;
 pub mod forecast;
@@ -20,7 +22,7 @@ pub mod report;
 mod scale_in;
 mod sight;
 pub(crate) mod spread;
-mod sweep;
+pub mod sweep;
 mod upgrade;
 mod wait;
 

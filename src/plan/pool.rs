@@ -53,7 +53,8 @@ const fn needs_pool(action: &Action) -> bool {
         | Action::Stop { .. }
         | Action::Restart { .. }
         | Action::Protect { .. }
-        | Action::Renote { .. } => false,
+        | Action::Renote { .. }
+        | Action::DropCopy { .. } => false,
     }
 }
 

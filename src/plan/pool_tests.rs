@@ -301,7 +301,8 @@ fn concerns(step: &Step, host: &str) -> bool {
         | Action::Stop { .. }
         | Action::Restart { .. }
         | Action::Protect { .. }
-        | Action::Renote { .. } => false,
+        | Action::Renote { .. }
+        | Action::DropCopy { .. } => false,
         Action::PushImage { .. }
         | Action::Create(_)
         | Action::Rework { .. }

@@ -11,7 +11,7 @@ use crate::plan::fleet::is_half;
 use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
 use crate::record::Life;
-use crate::warrants::Cause;
+use crate::warrants::{Cause, Warrant};
 
 fn seen_hosts<'a>(s: Situation<'a>) -> impl Iterator<Item = (&'a Label, &'a HostSeen)> {
     s.inventory
@@ -52,6 +52,37 @@ enum Fate {
     Goes(Cause),
     /// The record says nothing of it: it is told.
     Unclaimed,
+}
+
+/// Whose a volume is that has an instance's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// An instance's, or a stranger's, as far as record and hosts show.
+    Used,
+    /// Our own acts have left it: the next plan deletes it.
+    Going,
+    /// The record says nothing of it.
+    Nobody,
+}
+
+/// Every volume that has the name of one of an instance's of the set, with its host and whose it is.
+pub fn claims(s: Situation<'_>) -> Vec<(Label, VolumeName, Claim)> {
+    let all = seen_hosts(s).flat_map(|(host, seen)| {
+        seen.volumes.iter().map(move |volume| {
+            let claim = match fate(s, host, seen, volume) {
+                Fate::Used => Claim::Used,
+                Fate::Goes(_) => Claim::Going,
+                Fate::Unclaimed => Claim::Nobody,
+            };
+            (host.clone(), volume.clone(), claim)
+        })
+    });
+    all.collect()
+}
+
+/// The step by which an operator has a volume deleted.
+pub fn by_hand(host: &Label, volume: &str) -> Step {
+    sweep(host, volume, Cause::Operator)
 }
 
 /// Volumes that our own acts have left, and shared seeds that no instance reads once `steps` are done.
@@ -104,8 +135,8 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
     {
         return Fate::Used;
     }
-    if s.record.moves.contains_key(&volume.id) {
-        // Which of the two hosts has it, its settling tells.
+    if s.record.moves.contains_key(&volume.id) || s.inventory.odd.is_double(volume.id) {
+        // Which of the two hosts has it, its settling tells; of a double each copy has its own.
         return Fate::Used;
     }
     let is_warranted = (s.record.warrants.of(host, volume.id)).filter(|w| volume.is_of(volume.id, w.uuid));
@@ -118,6 +149,13 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
         // Made just now, or its domain has gone between the two lists of one look.
         (Some(known), _) if known.host == *host => Fate::Used,
         (Some(known), _) if shares(s, seen, &known.host) => Fate::Used,
+        (
+            Some(known),
+            Some(Warrant {
+                cause: Cause::Settled { .. },
+                ..
+            }),
+        ) if !are_apart(s, host, seen, &known.host) => Fate::Used,
         (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
@@ -164,6 +202,20 @@ fn shares(s: Situation<'_>, seen: &HostSeen, other: &Label) -> bool {
         return false;
     };
     seen.marks.contains(&PoolMark::new(s.record.store, &host.uri))
+}
+
+/// Whether it is known that the two hosts have their disks in folders of their own: both have marked theirs, and neither sees
+/// the other's mark. Two copies of one instance have volumes of the same names.
+fn are_apart(s: Situation<'_>, host: &Label, seen: &HostSeen, other: &Label) -> bool {
+    let mark = |name: &Label| Some(PoolMark::new(s.record.store, &s.set.host(name)?.uri));
+    let theirs = s.inventory.host(other).and_then(|h| h.seen());
+    let (Some(own), Some(its), Some(theirs)) = (mark(host), mark(other), theirs) else {
+        return false;
+    };
+    let has_marked = |seen: &HostSeen, own: &PoolMark, other: &PoolMark| {
+        seen.marks.contains(own) && !seen.marks.contains(other)
+    };
+    has_marked(seen, &own, &its) && has_marked(theirs, &its, &own)
 }
 
 /// Whether anybody beside this host, as far as marks tell, has disks in its pool.

@@ -538,18 +538,19 @@ impl fmt::Display for Wait {
                 "instance {} on {} was restored or reverted: its note is older than the record, which counts",
                 sight.id, sight.host
             ),
-            Self::Unclaimed { host, volumes } => {
-                let (noun, are, them) = match volumes.len() {
-                    1 => ("volume", "is", "it"),
-                    _ => ("volumes", "are", "them"),
-                };
-                write!(
+            Self::Unclaimed { host, volumes } => match volumes.as_slice() {
+                [one] => write!(
                     f,
-                    "{noun} {} on {host} {are} no living instance's and nothing of vmss's own doing: left alone; vmss state \
-                     sweep NAME deletes {them}",
-                    crate::names::list(volumes, 3)
-                )
-            }
+                    "volume {one} on {host} is no living instance's: left alone; vmss state sweep {one} deletes it"
+                ),
+                several => write!(
+                    f,
+                    "{} volumes on {host} are no living instance's: left alone; vmss state sweep --all, or NAME, deletes \
+                         them ({})",
+                    several.len(),
+                    crate::names::list(several, 2)
+                ),
+            },
             Self::HostUnseen {
                 host,
                 reason,
@@ -985,12 +986,16 @@ fn record_old(
         .iter()
         .map(|(id, host)| format!("{id} on {host}"))
         .collect();
-    let noun = if named.len() == 1 { "instance" } else { "instances" };
+    let (noun, are) = if named.len() == 1 {
+        ("instance", "is")
+    } else {
+        ("instances", "are")
+    };
     write!(
         f,
-        "the record is older than what is on the hosts: {noun} {} (the record's next id is {next}); nothing is changed; if \
-         the store was restored from a backup, vmss state catch-up brings it level; if that note lies, vmss instance disown",
-        list(&named)
+        "{noun} {} {are} newer than the record, whose next id is {next}: nothing is changed; vmss state catch-up brings it \
+         level, or vmss instance disown ID if its note lies",
+        crate::names::list(&named, 4)
     )
 }
 
@@ -999,14 +1004,32 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
     let id = stranger
         .id
         .map_or_else(|| "an instance".to_owned(), |id| format!("instance {id}"));
+    let adopt = stranger
+        .id
+        .map_or_else(String::new, |id| format!("vmss instance adopt {id}"));
     match stranger.why {
-        Strangeness::Copied => write!(f, "has the note of {id}, which is another domain"),
-        Strangeness::Renamed => write!(f, "is what {id} was, under another name"),
-        Strangeness::NoNote => write!(f, "has the UUID of {id}, and no note of vmss"),
-        Strangeness::Forgotten => write!(f, "says that it is {id}, which the record no longer has"),
-        Strangeness::Beyond => write!(f, "says that it is {id}, which the record has not made"),
-        Strangeness::Disowned => write!(f, "says that it is {id}, and was disowned"),
-        Strangeness::Elsewhere => write!(f, "is {id}, which the record has on a host that can't be seen"),
-    }?;
-    f.write_str(": it counts for nothing and is left alone, its disks with it")
+        Strangeness::Copied => write!(f, "has the note of {id}, which is another domain: left alone"),
+        Strangeness::Renamed => write!(
+            f,
+            "is what {id} was, under another name: left alone; under its own name again, {adopt} takes it in"
+        ),
+        Strangeness::NoNote => write!(f, "has the UUID of {id}, and no note of vmss: left alone"),
+        Strangeness::Forgotten => write!(
+            f,
+            "says that it is {id}, which the record no longer has: left alone; {adopt} takes it in"
+        ),
+        Strangeness::Beyond => write!(
+            f,
+            "says that it is {id}, which the record has not made: left alone"
+        ),
+        Strangeness::Disowned => write!(
+            f,
+            "was disowned: left alone; vmss instance disown {} --undo takes that back",
+            stranger.uuid
+        ),
+        Strangeness::Elsewhere => write!(
+            f,
+            "is {id}, which the record has on a host that can't be seen: left alone; if it is only here, {adopt} takes it in"
+        ),
+    }
 }

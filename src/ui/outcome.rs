@@ -171,10 +171,10 @@ fn hint(waits: &[Wait], verdict: Verdict, deleting: bool) -> &'static str {
             "run the command where that store is, or take the set over with vmss state adopt"
         }
         Verdict::Blocked if has(|w| matches!(w, Wait::RecordOld { .. })) => {
-            "vmss show tells what is newer; vmss state catch-up brings the record level"
+            "vmss state catch-up shows what it would take over, and asks"
         }
         Verdict::Blocked if has(|w| matches!(w, Wait::Double(_))) => {
-            "vmss instance settle ID --keep HOST says which of the two it is"
+            "look which of the copies is the right one, then vmss instance settle ID --keep HOST"
         }
         Verdict::Blocked if has(|w| matches!(w, Wait::OneHost(_))) => {
             "nothing is changed as long as one host is there twice"

@@ -262,6 +262,7 @@ situations![
     changes::a_full_clone_is_reimaged_too,
     changes::what_is_gone_can_not_be_changed,
     power::stopping_is_noted_and_starting_takes_the_note_back,
+    power::a_copy_goes_without_its_volumes,
     power::a_stopped_instance_is_changed_and_stays_off,
     power::a_restarted_instance_is_as_it_was,
     power::protection_is_noted_and_kept_through_a_reimage,

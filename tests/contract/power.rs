@@ -215,3 +215,24 @@ fn says_something(
     f.create(host, 1);
     assert!(!whole().text.starts_with(&by_now));
 }
+
+pub fn a_copy_goes_without_its_volumes(host: &dyn Hypervisor, f: &Fixture) {
+    let instance = f.create(host, 1);
+    let meta = f.instance(host, 1).expect("it is there").meta;
+    let silent = Pulse::silent();
+    let facts = host.volume_facts(&meta.volumes).expect("the pool is there");
+    let names: Vec<&String> = facts.iter().map(|v| &v.name).collect();
+    assert_eq!(names, meta.volumes.iter().collect::<Vec<_>>());
+    let claimed = vmss::plan::action::InstanceRef {
+        store: vmss::names::StoreId(uuid::Uuid::from_u128(7)),
+        ..instance.clone()
+    };
+    assert_eq!(kind(host.drop_copy(&claimed, &silent)), FaultKind::NotOurs);
+    for _ in 0..2 {
+        host.drop_copy(&instance, &silent)
+            .expect("it goes, and may be gone");
+        assert_eq!(f.instance(host, 1), None);
+        assert_eq!(host.volume_facts(&meta.volumes).expect("they stay"), facts);
+    }
+    assert_eq!(host.volume_facts(&["gone".to_owned()]).expect("none"), []);
+}

@@ -8,7 +8,7 @@ mod status;
 use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
 use crate::commands::{Context, Target};
-use crate::converge::{Consent, amend, look};
+use crate::converge::{Consent, amend, look_and_heed};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::plan::{Experience, Situation, plan};
@@ -41,12 +41,8 @@ fn no_policy(target: &Target) -> Error {
 
 /// Looks at the set, and takes in what was seen. What is known of its health counts at once.
 fn seen(ctx: &Context<'_>, target: &Target) -> Result<(Record, Inventory)> {
-    let inventory = look(ctx.world, &*target.store, &target.record.applied, &target.record);
-    let now = ctx.world.clock.now();
-    let (record, _) = amend(&*target.store, &target.name, |record| {
-        let rules = record.applied.health.clone();
-        record.absorb(&inventory) | record.heed(&inventory, &rules, now)
-    })?;
+    let mut record = target.record.clone();
+    let inventory = look_and_heed(ctx.world, &*target.store, &mut record)?;
     Ok((record, inventory))
 }
 

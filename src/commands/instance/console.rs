@@ -52,7 +52,7 @@ impl Viewer for Here {
 pub fn run(ctx: &Context<'_>, id: InstanceId, force: bool) -> Result<Exit> {
     let mut target = ctx.target()?;
     let selection = one(id);
-    let inventory = look_for(ctx, &*target.store, &mut target.record, &selection);
+    let inventory = look_for(ctx, &mut target, &selection);
     select(&target.record, &inventory, &selection)?;
     let set = &target.record.applied;
     let name = instance_name(&set.name, id);

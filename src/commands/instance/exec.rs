@@ -32,7 +32,7 @@ struct Line {
 /// Runs `command` in what is selected.
 pub fn run(ctx: &Context<'_>, selection: &Selection, timeout: Duration, command: &[String]) -> Result<Exit> {
     let mut target = ctx.target()?;
-    let inventory = look_for(ctx, &*target.store, &mut target.record, selection);
+    let inventory = look_for(ctx, &mut target, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {
         ctx.say(format!(

@@ -40,7 +40,7 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, lines: Option<usize>, follo
         ));
     }
     let mut target = ctx.target()?;
-    let inventory = look_for(ctx, &*target.store, &mut target.record, selection);
+    let inventory = look_for(ctx, &mut target, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {
         ctx.say(format!(

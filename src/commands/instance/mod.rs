@@ -1,11 +1,15 @@
 //! `vmss instance ...`: single instances. Something must be selected: a command that is given nothing does nothing.
 
+mod adopt;
+pub mod claim;
 mod console;
+mod disown;
 mod each;
 mod exec;
 mod log;
 mod operate;
 mod select;
+mod settle;
 mod ssh;
 
 use crate::cli::{InstanceCommand, ProtectFrom};
@@ -36,6 +40,11 @@ pub fn run(ctx: &Context<'_>, command: &InstanceCommand) -> Result<Exit> {
             timeout,
             command,
         } => return exec::run(ctx, selection, *timeout, command),
+        InstanceCommand::Settle { id, keep } => return settle::run(ctx, *id, keep),
+        InstanceCommand::Adopt { id, host } => return adopt::run(ctx, *id, host.as_ref()),
+        InstanceCommand::Disown { what, host, undo } => {
+            return disown::run(ctx, *what, host.as_ref(), *undo);
+        }
         InstanceCommand::Console { id, force } => return console::run(ctx, *id, *force),
         InstanceCommand::Log {
             selection,

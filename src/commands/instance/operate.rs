@@ -19,7 +19,7 @@ use crate::ui::words::count;
 pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Result<Exit> {
     let mut target = ctx.wanted()?;
     let name = target.name.clone();
-    let inventory = look_for(ctx, &*target.store, &mut target.record, selection);
+    let inventory = look_for(ctx, &mut target, selection);
     let ids = select(&target.record, &inventory, selection)?;
     if ids.is_empty() {
         ctx.say(format!(

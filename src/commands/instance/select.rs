@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::cli::{IdRange, Selection};
-use crate::commands::Context;
-use crate::converge::{glance, look_closely};
+use crate::commands::{Context, Target};
+use crate::converge::{glance_aside, look_closely};
 use crate::error::{Error, Exit, Result};
 use crate::health::State;
 use crate::inventory::{Instance, Inventory, Phase, View};
 use crate::names::{InstanceId, Label, ranges};
 use crate::record::Record;
 use crate::scaleset::ScaleSet;
-use crate::store::Store;
 
 /// What a selector may ask of an instance.
 struct Candidate {
@@ -21,20 +20,14 @@ struct Candidate {
     is_unhealthy: bool,
 }
 
-/// Looks at the set as closely as `selection` needs; `record` absorbs what was seen.
-pub fn look_for(
-    ctx: &Context<'_>,
-    store: &dyn Store,
-    record: &mut Record,
-    selection: &Selection,
-) -> Inventory {
+/// Looks at the set as closely as `selection` needs; the record absorbs what was seen.
+pub fn look_for(ctx: &Context<'_>, target: &mut Target, selection: &Selection) -> Inventory {
+    let (store, record) = (&*target.store, &mut target.record);
     let set = record.applied.clone();
     if selection.unhealthy {
         return look_closely(ctx.world, store, &set, record);
     }
-    let inventory = glance(ctx.world, store, &set, record);
-    record.absorb(&inventory);
-    inventory
+    glance_aside(ctx.world, store, &set, record)
 }
 
 /// The ids that `selection` means, in order. `record` has absorbed and heeded the inventory.

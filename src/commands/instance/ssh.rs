@@ -11,7 +11,7 @@ use crate::record::Record;
 pub fn run(ctx: &Context<'_>, id: InstanceId, login: Option<&str>, args: &[String]) -> Result<Exit> {
     let mut target = ctx.target()?;
     let selection = one(id);
-    let inventory = look_for(ctx, &*target.store, &mut target.record, &selection);
+    let inventory = look_for(ctx, &mut target, &selection);
     select(&target.record, &inventory, &selection)?;
     let name = instance_name(&target.name, id);
     let address = match instances::address_of(ctx.world, &target.record, &inventory, id) {

@@ -10,7 +10,7 @@ use super::tend::Tending;
 use super::{HEED, lock, note};
 use crate::autoscale::Decision;
 use crate::commands::autoscale;
-use crate::converge::{amend, look};
+use crate::converge::look_and_heed;
 use crate::error::Result;
 use crate::health::later;
 use crate::inventory::Inventory;
@@ -82,19 +82,15 @@ impl Tending<'_> {
             if !is_late(last, self.interval, world.clock.now()) || self.is_over() {
                 continue;
             }
-            let Ok(Some((record, _))) = self.store.get(name) else {
+            let Ok(Some((mut record, _))) = self.store.get(name) else {
                 continue;
             };
             if record.life == Life::Deleting || !scaling::is_scaled(&record) {
                 continue;
             }
-            let inventory = look(world, &**self.store, &record.applied, &record);
+            let looked = look_and_heed(world, &**self.store, &mut record);
             let now = world.clock.now();
-            let evaluated = amend(&**self.store, name, |record| {
-                let rules = record.applied.health.clone();
-                record.absorb(&inventory) | record.heed(&inventory, &rules, now)
-            })
-            .and_then(|(record, _)| {
+            let evaluated = looked.and_then(|inventory| {
                 let from = self.evaluate(&record, &inventory)?;
                 from.map_or(Ok(()), |from| self.remember(from))
             });

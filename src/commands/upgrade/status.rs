@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::commands::Context;
-use crate::converge::look;
+use crate::converge::look_aside;
 use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Instance, Inventory};
@@ -47,10 +47,8 @@ pub fn run(ctx: &Context<'_>, watch: bool) -> Result<Exit> {
     loop {
         let mut target = ctx.target()?;
         let set = target.record.applied.clone();
-        let inventory = look(ctx.world, &*target.store, &set, &target.record);
+        let inventory = look_aside(ctx.world, &*target.store, &set, &mut target.record);
         let now = ctx.world.clock.now();
-        target.record.absorb(&inventory);
-        target.record.heed(&inventory, &set.health, now);
         let record = &target.record;
         let mut lines: Vec<Line> = (inventory.hosts.iter())
             .flat_map(|h| {

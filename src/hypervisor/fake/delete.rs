@@ -50,6 +50,27 @@ pub(super) fn delete(call: &Call<'_>, instance: &InstanceRef, patience: Duration
     })
 }
 
+pub(super) fn drop_copy(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
+    let name = &instance.name;
+    let looking = format!("looking for domain {name}");
+    let is_there = |m: &_| Ok(owned(m, instance, &looking)?.is_some());
+    if !call.look(&looking, is_there)? {
+        return Ok(());
+    }
+    power::off(
+        call,
+        instance,
+        Duration::ZERO,
+        &format!("dropping the copy of {name}"),
+    )?;
+    call.stage(Stage::Undefine);
+    call.step(Stage::Undefine, &format!("undefine {name}"), |m| {
+        owned(m, instance, &looking)?;
+        m.domains.retain(|_, d| d.uuid != instance.uuid);
+        Ok(())
+    })
+}
+
 pub(super) fn remove(call: &Call<'_>, volume: &str) -> Result<()> {
     let doing = format!("delete volume {volume}");
     if call.look(&doing, |m| Ok(!m.volumes.contains_key(volume)))? {

@@ -11,7 +11,7 @@ use super::{create, delete, guest, health, images, measure, observe, owned, powe
 use crate::addresses::Told;
 use crate::hypervisor::{
     ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
-    StoredImage, Uses, Viewer, Watch,
+    StoredImage, Uses, Viewer, VolumeFacts, Watch,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -209,6 +209,19 @@ impl Hypervisor for FakeHypervisor {
         self.action(&what, pulse, Some(instance.id), |c| {
             c.pool(&what)?;
             delete::delete(c, instance, shutdown, uses)
+        })
+    }
+
+    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<()> {
+        let what = format!("drop the copy of {}", instance.name);
+        self.action(&what, pulse, Some(instance.id), |c| {
+            delete::drop_copy(c, instance)
+        })
+    }
+
+    fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>> {
+        self.call("volume facts", |c| {
+            c.look("looking at volumes", |m| Ok(observe::volume_facts(m, names)))
         })
     }
 

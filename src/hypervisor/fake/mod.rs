@@ -24,6 +24,7 @@ mod measure;
 mod migrate;
 mod observe;
 mod odd;
+mod odd_hands;
 mod owned;
 mod power;
 mod rework;

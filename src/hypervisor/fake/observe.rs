@@ -6,7 +6,7 @@ use super::call::{Call, Result};
 use super::machine::{Agent, Content, Machine};
 use super::owned::owned;
 use crate::addresses::{Source, Told};
-use crate::hypervisor::{Finding, HostFacts, Problem, Stage, Uses, Watch};
+use crate::hypervisor::{Finding, HostFacts, Problem, Stage, Uses, VolumeFacts, Watch};
 use crate::inventory::{HostSeen, Instance, Power};
 use crate::model::{Model, NicSource, Virtualization};
 use crate::names::{Label, StoreId, VolumeName, parse_instance_name};
@@ -88,6 +88,19 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
         .sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
     seen.volumes.sort();
     seen
+}
+
+/// What its pool knows of some volumes.
+pub(super) fn volume_facts(machine: &Machine, names: &[String]) -> Vec<VolumeFacts> {
+    let there = names.iter().filter_map(|name| machine.volumes.get(name));
+    there
+        .map(|volume| VolumeFacts {
+            name: volume.name.clone(),
+            size: volume.size,
+            allocation: volume.allocation,
+            changed_at: None,
+        })
+        .collect()
 }
 
 /// Which files its domains need.

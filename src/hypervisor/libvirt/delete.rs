@@ -47,6 +47,23 @@ pub fn delete(
     undefine(session, name, &owned.domain)
 }
 
+/// See [`crate::hypervisor::Hypervisor::drop_copy`].
+pub fn drop_copy(
+    host: &Libvirt,
+    session: &Session<'_>,
+    instance: &InstanceRef,
+) -> Result<(), HypervisorError> {
+    let Some(owned) = domains::find(session, instance)? else {
+        return Ok(());
+    };
+    let name = &instance.name;
+    let doing = format!("switching off the copy of {name}");
+    power::off(session, name, &owned.domain, Duration::ZERO, &doing)?;
+    logs::delete(&host.logs, session, name);
+    session.pulse().stage(Stage::Undefine);
+    undefine(session, name, &owned.domain)
+}
+
 /// Takes the domain's definition away; none there is fine.
 pub fn undefine(session: &Session<'_>, name: &str, domain: &Domain) -> Result<(), HypervisorError> {
     let doing = format!("undefining domain {name}");

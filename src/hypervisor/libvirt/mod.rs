@@ -43,7 +43,7 @@ use std::time::Duration;
 use super::meter::Meter;
 use super::{
     ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hosts, Hypervisor, HypervisorError, InstanceStats,
-    LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Uses, Viewer, Watch,
+    LocalImage, Pulse, Pushed, Ran, Settled, StoredImage, Uses, Viewer, VolumeFacts, Watch,
 };
 use crate::addresses::Told;
 use crate::inventory::{HostSeen, Protection, Rework};
@@ -318,6 +318,16 @@ impl Hypervisor for Libvirt {
         pulse: &Pulse,
     ) -> Result<(), HypervisorError> {
         delete::delete(self, &self.work.session(pulse)?, instance, shutdown, uses)
+    }
+
+    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<(), HypervisorError> {
+        delete::drop_copy(self, &self.work.session(pulse)?, instance)
+    }
+
+    fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>, HypervisorError> {
+        let pulse = Pulse::silent();
+        let session = self.look.session(&pulse)?;
+        volumes::facts(&Pool::open(&session, &self.pool)?, names)
     }
 
     fn delete_volume(&self, name: &str, uses: &Uses) -> Result<(), HypervisorError> {

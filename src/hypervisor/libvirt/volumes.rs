@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 use virt::storage_pool::{StoragePool, StoragePoolInfo};
 use virt::storage_vol::StorageVol;
@@ -11,8 +12,9 @@ use virt::sys;
 use super::connection::Session;
 use super::fault::optional;
 use crate::hypervisor::domain_xml::element::{Element, XmlError};
-use crate::hypervisor::{FaultKind, HypervisorError, Uses};
+use crate::hypervisor::{FaultKind, HypervisorError, Uses, VolumeFacts};
 use crate::plan::action::InstanceRef;
+use crate::units::Bytes;
 
 /// How long a pool that is busy is left alone before it is asked to look again.
 const BUSY: Duration = Duration::from_millis(250);
@@ -252,5 +254,50 @@ impl<'s, 'p> Pool<'s, 'p> {
                 e.to_string(),
             )
         })
+    }
+}
+
+/// See [`crate::hypervisor::Hypervisor::volume_facts`].
+pub fn facts(pool: &Pool<'_, '_>, names: &[String]) -> Result<Vec<VolumeFacts>, HypervisorError> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(volume) = pool.find(name)? else { continue };
+        let looked = pool
+            .session()
+            .call(pool.doing("looking at volume", name), |_| volume.info());
+        // Somebody has deleted it meanwhile.
+        let Some(info) = optional(looked, sys::VIR_ERR_NO_STORAGE_VOL)? else {
+            continue;
+        };
+        let xml = pool.describe(&volume)?;
+        let changed = xml.path(["target", "timestamps", "mtime"]);
+        found.push(VolumeFacts {
+            name: name.clone(),
+            size: Bytes(info.capacity),
+            allocation: Bytes(info.allocation),
+            changed_at: changed.and_then(|time| moment(&time.text)),
+        });
+    }
+    Ok(found)
+}
+
+/// The moment that libvirt writes as seconds and a fraction: "1732500000.123456789".
+fn moment(text: &str) -> Option<Timestamp> {
+    let seconds = text.trim().split('.').next()?.parse().ok()?;
+    Timestamp::from_second(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_change_is_read_to_the_second() {
+        let at = |second| Timestamp::from_second(second).ok();
+        assert_eq!(moment("1732500000.123456789"), at(1_732_500_000));
+        assert_eq!(moment("1732500000\n"), at(1_732_500_000));
+        for other in ["", "soon", ".5", "99999999999999999999"] {
+            assert_eq!(moment(other), None, "{other}");
+        }
     }
 }

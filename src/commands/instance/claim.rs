@@ -1,0 +1,62 @@
+//! What the commands share by which an operator says whose a domain is: they look without the lease, ask, take the lease, look
+//! again, and do what was asked only if it is still the same.
+
+use crate::commands::Context;
+use crate::converge::{amend, glance};
+use crate::error::{Error, Exit, Result};
+use crate::inventory::Inventory;
+use crate::names::Label;
+use crate::plan::claim::bar;
+use crate::plan::{Experience, Situation};
+use crate::record::Record;
+use crate::store::Store;
+
+/// Looks at the set; the record absorbs what was seen. Under the lease alone.
+pub fn look_again(ctx: &Context<'_>, store: &dyn Store, name: &Label) -> Result<(Record, Inventory)> {
+    let (record, _) = amend(store, name, |_| false)?;
+    let inventory = glance(ctx.world, store, &record.applied, &record);
+    let (record, _) = amend(store, name, |record| record.absorb(&inventory))?;
+    Ok((record, inventory))
+}
+
+/// What was seen, as plans take it. The experience is that of a run that has just begun.
+pub fn situation<'a>(
+    ctx: &Context<'_>,
+    record: &'a Record,
+    inventory: &'a Inventory,
+    experience: &'a Experience,
+) -> Situation<'a> {
+    Situation {
+        set: &record.applied,
+        record,
+        inventory,
+        experience,
+        now: ctx.world.clock.now(),
+        drawn: (ctx.world.draw)(),
+    }
+}
+
+/// Refuses where nothing may be said of domains at all.
+pub fn refuse_what_is_barred(s: Situation<'_>) -> Result<()> {
+    match bar(s) {
+        None => Ok(()),
+        Some(bar) => Err(Error::message(Exit::Blocked, format!("{}: {bar}", s.set.name)).hint(bar.hint())),
+    }
+}
+
+/// Refuses a host that the set does not have.
+pub fn refuse_unknown_host(record: &Record, host: &Label) -> Result<()> {
+    let set = &record.applied;
+    if set.host(host).is_some() {
+        return Ok(());
+    }
+    let there: Vec<&str> = set.hosts().map(|(_, h)| h.name.as_str()).collect();
+    let text = format!("{} has no host {host}: nothing was done", set.name);
+    Err(Error::message(Exit::Usage, text).hint(format!("it has {}", there.join(", "))))
+}
+
+/// Between the question and the lease something has changed.
+pub fn changed(name: &Label) -> Error {
+    let text = format!("what was asked about {name} is not as it was any more: nothing was done");
+    Error::message(Exit::Blocked, text).hint("run the command again")
+}
