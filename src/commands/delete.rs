@@ -1,11 +1,13 @@
 //! `vmss delete`: everything of the set, then its record.
 
 use crate::cli::DeleteArgs;
+use crate::commands::instance::claim::{refuse_what_is_barred, situation};
 use crate::commands::{Context, lb, unrecorded};
 use crate::converge::{Consent, Ending, amend, glance, marks};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
 use crate::names::{Label, ranges};
+use crate::plan::Experience;
 use crate::plan::loss::{Disks, known_disks};
 use crate::plan::report::Verdict;
 use crate::record::{Known, Life, Record};
@@ -49,9 +51,14 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         return absent(ctx, &name, &*store, definition.as_ref());
     };
     // What has begun to be deleted is half gone: there is nothing left to protect.
-    if record.life == Life::Wanted && !include_protected {
+    if record.life == Life::Wanted {
         let inventory = glance(ctx.world, &*store, &record.applied, &record);
-        if let Some(protected) = protected(&record, &inventory) {
+        // Written down, the deletion would wait, and begin by itself once the record is brought level.
+        refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
+        if let Some(protected) = (!include_protected)
+            .then(|| protected(&record, &inventory))
+            .flatten()
+        {
             let text = format!("{name} can't be deleted: {protected}; nothing was changed");
             return Err(Error::message(Exit::Blocked, text)
                 .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"));

@@ -11,7 +11,8 @@ use crate::inventory::{Instance, Inventory, Phase};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::ownership::{Double, Place, Strangeness, Stranger};
 use crate::plan::action::{Action, Step};
-use crate::plan::{Fleet, Situation, reference};
+use crate::plan::report::Wait;
+use crate::plan::{Fleet, Situation, odd, reference};
 use crate::record::Record;
 use crate::warrants::Cause;
 
@@ -40,9 +41,14 @@ impl Bar {
             Self::OtherStore => {
                 "run the command where that store is, or take the set over with vmss state adopt"
             }
-            Self::RecordOld => "vmss state catch-up brings it level; vmss show tells which notes say so",
+            Self::RecordOld => "vmss state catch-up shows what it would take over, and asks",
         }
     }
+}
+
+/// What [`Bar::RecordOld`] is seen by: the instances that the record is older than.
+pub fn record_old(s: Situation<'_>) -> Option<Wait> {
+    odd::record_old(s)
 }
 
 /// What stands against whatever is said of domains, if anything does.

@@ -4,19 +4,25 @@ use crate::plan::Situation;
 use crate::plan::action::Step;
 use crate::plan::report::Wait;
 
-/// Tells of everything that is odd.
-pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
+/// Which instances the record is older than, if it is.
+pub(super) fn record_old(s: Situation<'_>) -> Option<Wait> {
     let odd = &s.inventory.odd;
-    if odd.is_record_old() {
+    odd.is_record_old().then(|| {
         let beyond = (odd.strangers.iter())
             .filter(|other| other.why == crate::ownership::Strangeness::Beyond)
             .filter_map(|other| Some((other.id?, other.host.clone())));
         let newer = odd.newer.iter().map(|sight| (sight.id, sight.host.clone()));
-        waits.push(Wait::RecordOld {
+        Wait::RecordOld {
             instances: beyond.chain(newer).collect(),
             next: s.record.next_id,
-        });
-    }
+        }
+    })
+}
+
+/// Tells of everything that is odd.
+pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
+    let odd = &s.inventory.odd;
+    waits.extend(record_old(s));
     if !odd.twins.is_empty() {
         // Of one libvirtd every instance is seen twice: that is all there is to say of them.
         waits.extend(odd.twins.iter().cloned().map(Wait::OneHost));

@@ -80,6 +80,12 @@ const TABLE: &[(&str, Rule)] = &[
     ("state show", Rule::Nothing),
     ("state rebuild", Rule::Nothing),
     ("state adopt", Rule::Nothing),
+    // Nothing is odd in this world: whose a domain is, nobody has to say.
+    ("state catch-up", Rule::Nothing),
+    ("state sweep", Rule::Nothing),
+    ("instance adopt 1", Rule::Nothing),
+    ("instance disown 1", Rule::Nothing),
+    ("instance settle 1 --keep kvm1", Rule::Nothing),
     ("run", Rule::Elsewhere),
     ("instance console 1", Rule::Elsewhere),
     ("instance ssh 1", Rule::Elsewhere),

@@ -6,7 +6,7 @@ use crate::converge::{amend, glance};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::Label;
-use crate::plan::claim::bar;
+use crate::plan::claim::{Bar, bar, record_old};
 use crate::plan::{Experience, Situation};
 use crate::record::Record;
 use crate::store::Store;
@@ -38,10 +38,12 @@ pub fn situation<'a>(
 
 /// Refuses where nothing may be said of domains at all.
 pub fn refuse_what_is_barred(s: Situation<'_>) -> Result<()> {
-    match bar(s) {
-        None => Ok(()),
-        Some(bar) => Err(Error::message(Exit::Blocked, format!("{}: {bar}", s.set.name)).hint(bar.hint())),
-    }
+    let Some(bar) = bar(s) else { return Ok(()) };
+    let text = match record_old(s) {
+        Some(old) if bar == Bar::RecordOld => format!("{}: {old}", s.set.name),
+        _ => format!("{}: {bar}", s.set.name),
+    };
+    Err(Error::message(Exit::Blocked, text).hint(bar.hint()))
 }
 
 /// Refuses a host that the set does not have.
