@@ -20,7 +20,7 @@ use crate::names::{Label, StoreId};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::scaleset::{Host, Limits};
 use crate::supervise::caught;
-use crate::warrants::Warrants;
+use crate::warrants::{Cause, Warrants};
 use crate::world::Interrupt;
 
 /// Finds a revision's model.
@@ -456,11 +456,15 @@ fn act(
             }
             host.drop_copy(instance, pulse).map(|()| End::Done)
         }
-        Action::DeleteVolume { volume, .. } => {
+        Action::DeleteVolume { volume, cause } => {
             if !means.warrants.has_part(name, volume) {
                 return Err(unwarranted(action));
             }
             let uses = means.uses.of(name)?.0.without(gone);
+            // A guest that was changed while it runs has the seed it was started with in its drive until it is started anew.
+            if matches!(cause, Cause::SeedNotNeeded { .. }) && uses.speaks_against(volume, None).is_some() {
+                return Ok(End::Kept);
+            }
             host.delete_volume(volume, &uses).map(|()| End::Done)
         }
         Action::DeleteImage { digest } => {

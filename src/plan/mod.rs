@@ -95,6 +95,8 @@ pub struct Experience {
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
+    /// Shared seeds that a domain still has in its drive: kept.
+    pub kept_seeds: BTreeSet<(Label, String)>,
     /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
     /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
@@ -107,7 +109,8 @@ pub struct Experience {
 /// How a step ended that taught the run something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
-    /// An image stays, because something else on the host is backed by it, or what is left of it is another store's.
+    /// An image stays, because something else on the host is backed by it, or what is left of it is another store's; a shared
+    /// seed, because a domain has it in its drive.
     Kept,
     /// The name of a new instance was taken by somebody else's domain.
     NameTaken(String),
@@ -125,6 +128,9 @@ impl Experience {
         match (lesson, &step.action) {
             (Lesson::Kept, Action::DeleteImage { digest }) => {
                 self.kept_images.insert((host, digest.clone()));
+            }
+            (Lesson::Kept, Action::DeleteVolume { volume, .. }) => {
+                self.kept_seeds.insert((host, volume.clone()));
             }
             (Lesson::Kept, _) => {}
             // Somebody else's name shows in the next observation and is passed over; only a host that goes on

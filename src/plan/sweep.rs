@@ -255,7 +255,8 @@ fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps
             .any(|place| place.host == *host)
         || seen.instances.iter().any(|i| i.meta.phase == Phase::Changing);
     for (revision, volume) in &seen.seeds {
-        if !read.contains(revision) && !may_read_any {
+        let kept = s.experience.kept_seeds.contains(&(host.clone(), volume.clone()));
+        if !read.contains(revision) && !may_read_any && !kept {
             let cause = Cause::SeedNotNeeded {
                 revision: *revision,
                 host: host.clone(),

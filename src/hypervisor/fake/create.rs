@@ -135,6 +135,7 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         console: String::new(),
         unhealthy: false,
         agent: Default::default(),
+        held: Vec::new(),
         meter: Default::default(),
     };
     machine.domains.insert(name, domain);
@@ -156,7 +157,11 @@ pub(super) fn redefine(machine: &mut Machine, spec: &InstanceSpec, model: &Model
         .map(|(card, _)| lease(spec.id, card))
         .collect();
     let disks = disks(spec, model).into_iter().map(|(volume, _)| volume);
-    domain.disks = disks.chain([seed.volume.clone()]).collect();
+    let before = std::mem::replace(&mut domain.disks, disks.chain([seed.volume.clone()]).collect());
+    if domain.is_active() {
+        let dropped = before.into_iter().filter(|v| !domain.disks.contains(v));
+        domain.held.extend(dropped);
+    }
 }
 
 /// The address that the network gives to a card: follows from the id, so that no run differs from another.

@@ -142,6 +142,7 @@ impl Fleet {
             console: String::new(),
             unhealthy: false,
             agent: Default::default(),
+            held: Vec::new(),
             meter: Default::default(),
         };
         self.machine(host, |m| {

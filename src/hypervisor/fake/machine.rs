@@ -71,6 +71,9 @@ pub struct Domain {
     pub names: Vec<IpAddr>,
     /// Volumes that its definition names, shared ones too: without one of them it does not start.
     pub disks: Vec<String>,
+    /// Volumes that it was started with, and that its definition names no more: a change of one that runs leaves them in its
+    /// drives.
+    pub held: Vec<String>,
     /// When it was last started, in virtual time.
     pub started_at: Timestamp,
     /// What its guest has said on its console.

@@ -110,7 +110,8 @@ pub(super) fn uses(machine: &Machine) -> Uses {
         ..Uses::default()
     };
     for domain in machine.domains.values() {
-        for disk in &domain.disks {
+        let held = domain.held.iter().filter(|_| domain.is_active());
+        for disk in domain.disks.iter().chain(held) {
             uses.add(disk, &domain.name, Some(domain.uuid));
         }
     }

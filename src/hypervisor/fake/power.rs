@@ -123,6 +123,7 @@ fn boot(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
             domain.power = Power::Running;
             domain.started_at = now;
             domain.unhealthy = false;
+            domain.held.clear();
             domain.agent = Default::default();
             domain.meter = Default::default();
             domain
