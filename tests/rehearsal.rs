@@ -472,11 +472,18 @@ fn what_was_switched_off_behind_our_back_is_started_and_what_was_deleted_is_repl
     gone.undefine().unwrap();
     let ran = stage.expect(0, "scale +0 --yes");
     assert!(ran.stderr.contains("start web-1 (it is off)"), "{}", ran.stderr);
+    let disk = stage.daemons[0]
+        .volumes()
+        .into_iter()
+        .find(|v| v.starts_with("web-3-"))
+        .unwrap();
     assert!(
-        ran.stderr.contains("(no instance owns it)"),
-        "the disk of the deleted one is swept: {}",
+        ran.stderr
+            .contains(&format!("vmss state sweep {disk} deletes it")),
+        "the disk of the deleted one is told, and nobody has asked for it to go: {}",
         ran.stderr
     );
+    stage.expect(0, &format!("state sweep {disk} --yes"));
     assert_eq!(stage.faults(6), Vec::<String>::new());
     assert!(stage.ids().contains(&7) && !stage.ids().contains(&3));
 }

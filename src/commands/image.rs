@@ -113,7 +113,7 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
             let beat = |_, _| pulse.beat();
             crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())
         }),
-        uses: proof::gather(world, set, ctx.store(Some(set))?.id()?, steps),
+        uses: proof::gather(world, set, &stores(ctx, set)?, steps),
         warrants: Arc::new(Warrants::of_batch(steps)),
         hosts: Arc::clone(&world.hosts),
         find_host: Arc::new(|_| None),

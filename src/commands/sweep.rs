@@ -132,7 +132,7 @@ fn decide(
         }
     }
     // Before anybody is asked: what is in use is not offered.
-    let proofs = proof::gather(ctx.world, set, record.store, &steps(&meant));
+    let proofs = proof::gather(ctx.world, set, &record.stores(), &steps(&meant));
     let mut spared = Vec::new();
     for (host, volume) in &meant.clone() {
         let used = match proofs.0.get(host) {

@@ -46,13 +46,15 @@ pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), Store
         .map(|(_, host)| host)
         .filter(|host| !still_used.contains(&(host.uri.clone(), host.pool.clone())))
         .map(|host| {
-            let mark = PoolMark::new(gone.store, &host.uri);
-            (world.hosts.host(host, &set.limits), mark)
+            // Those of a store that had the set before, too: if it lives, it leaves its own again.
+            let marks = gone.stores().into_iter();
+            let marks: Vec<_> = marks.map(|store| PoolMark::new(store, &host.uri)).collect();
+            (world.hosts.host(host, &set.limits), marks)
         })
         .collect();
     // One that stays holds nothing, and only says that somebody has used the pool.
-    let _ = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
-        host.unmark_pool(&mark)
+    let _ = ask_all(open, set.limits.call_timeout, |host, marks: Vec<PoolMark>| {
+        marks.iter().try_for_each(|mark| host.unmark_pool(mark))
     });
     Ok(())
 }

@@ -472,7 +472,7 @@ impl Run<'_> {
             limits: scale_set.limits.clone(),
             models: models(record),
             image: image_source(world, scale_set, &self.images),
-            uses: proof::gather(world, scale_set, record.store, steps),
+            uses: proof::gather(world, scale_set, &record.stores(), steps),
             warrants: Arc::new(record.warrants.clone()),
             hosts: Arc::clone(&world.hosts),
             find_host: {

@@ -22,14 +22,14 @@ fn takes(action: &Action) -> bool {
 }
 
 /// What is known just now of the files in use on each host from which `steps` take something. Nothing is read if they take
-/// nothing.
-pub fn gather(world: &World, set: &ScaleSet, store: StoreId, steps: &[Step]) -> Arc<Proofs> {
+/// nothing. `stores` are those whose marks are the set's: its own, and those that had it before.
+pub fn gather(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step]) -> Arc<Proofs> {
     let mut wanted: BTreeSet<&Label> = (steps.iter())
         .filter(|step| takes(&step.action))
         .map(|step| &step.host)
         .collect();
     let mut found: BTreeMap<Label, Result<Uses, HypervisorError>> = BTreeMap::new();
-    let mark = |host: &Host| PoolMark::new(store, &host.uri);
+    let is_of = |mark: &PoolMark, host: &Host| stores.iter().any(|s| *mark == PoolMark::new(*s, &host.uri));
     // Whose folder a pool is shows only once it was looked at: those that share it are read in a second round.
     while !wanted.is_empty() {
         let hosts: Vec<&Host> = wanted.iter().filter_map(|name| set.host(name)).collect();
@@ -48,14 +48,14 @@ pub fn gather(world: &World, set: &ScaleSet, store: StoreId, steps: &[Step]) -> 
             .flat_map(|uses| &uses.marks)
             .collect();
         wanted = (set.hosts())
-            .filter(|(_, host)| !found.contains_key(&host.name) && marks.contains(&mark(host)))
+            .filter(|(_, host)| !found.contains_key(&host.name) && marks.iter().any(|m| is_of(m, host)))
             .map(|(_, host)| &host.name)
             .collect();
     }
     let joined = |name: &Label| -> Result<Uses, HypervisorError> {
         let mut uses = found[name].clone()?;
         let sharing = (set.hosts())
-            .filter(|(_, host)| host.name != *name && uses.marks.contains(&mark(host)))
+            .filter(|(_, host)| host.name != *name && uses.marks.iter().any(|m| is_of(m, host)))
             .map(|(_, host)| &host.name)
             .collect::<Vec<_>>();
         for other in sharing {
@@ -78,9 +78,9 @@ pub fn gather(world: &World, set: &ScaleSet, store: StoreId, steps: &[Step]) -> 
     };
     let proofs = (found.keys())
         .map(|name| {
-            let own = set.host(name).map(mark);
+            let own = set.host(name);
             let uses = joined(name).map(|uses| {
-                let is_shared = uses.marks.iter().any(|m| Some(m) != own.as_ref());
+                let is_shared = uses.marks.iter().any(|m| !own.is_some_and(|own| is_of(m, own)));
                 (uses, is_shared)
             });
             (name.clone(), uses)

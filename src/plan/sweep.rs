@@ -220,8 +220,10 @@ fn are_apart(s: Situation<'_>, host: &Label, seen: &HostSeen, other: &Label) -> 
 
 /// Whether anybody beside this host, as far as marks tell, has disks in its pool.
 fn is_shared(s: Situation<'_>, host: &Label, seen: &HostSeen) -> bool {
-    let own = s.set.host(host).map(|h| PoolMark::new(s.record.store, &h.uri));
-    seen.marks.iter().any(|mark| Some(mark) != own.as_ref())
+    let own: Vec<PoolMark> = (s.set.host(host).into_iter())
+        .flat_map(|h| (s.record.stores().into_iter()).map(|store| PoolMark::new(store, &h.uri)))
+        .collect();
+    seen.marks.iter().any(|mark| !own.contains(mark))
 }
 
 fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps: &mut Vec<Step>) {

@@ -79,7 +79,8 @@ pub fn command(
 
 /// What a failure is that came after `took`.
 fn tell_apart(fault: Fault, took: Duration) -> Failure {
-    let patience = Duration::from_secs(PATIENCE.unsigned_abs().into());
+    // libvirt counts whole milliseconds of the time of day, and so may give up a little early.
+    let patience = Duration::from_secs(PATIENCE.unsigned_abs().into()).mul_f32(0.75);
     match fault.code {
         sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => Failure::Silent,
         // libvirt says this too where even its own greeting before the command was not answered: then it has waited.
@@ -207,6 +208,7 @@ mod tests {
             FaultKind::AgentBroken,
             "over a long way"
         );
+        assert_eq!(failed(unresponsive, 1999), FaultKind::AgentSilent);
         assert_eq!(failed(unresponsive, 2001), FaultKind::AgentSilent);
         let timeout = sys::VIR_ERR_AGENT_COMMAND_TIMEOUT;
         assert_eq!(failed(timeout, 2001), FaultKind::AgentSilent);
