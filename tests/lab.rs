@@ -623,7 +623,7 @@ impl Lab {
             .collect()
     }
 
-    /// Volumes that no domain of their host names, images left out.
+    /// Volumes that no domain of their host names, images and the marks of pools left out.
     fn orphans(&self) -> Vec<String> {
         let mut orphans = Vec::new();
         for host in &self.hosts {
@@ -636,7 +636,8 @@ impl Lab {
             let volumes = self.virsh(host, &["vol-list", "default"]);
             orphans.extend(
                 (volumes.lines().filter_map(|l| l.split_whitespace().next()))
-                    .filter(|v| !v.starts_with("vmss-base-") && !used.contains(v))
+                    .filter(|v| !v.starts_with("vmss-base-") && !v.starts_with("vmss-pool-"))
+                    .filter(|v| !used.contains(v))
                     .map(|v| format!("{host}: {v}")),
             );
         }
