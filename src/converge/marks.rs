@@ -14,20 +14,29 @@ use crate::world::World;
 pub(super) fn leave(world: &World, record: &Record, inventory: &Inventory) -> bool {
     let set = &record.applied;
     let mark = |host: &Host| PoolMark::new(record.store, &host.uri);
-    let lacking = set.hosts().map(|(_, host)| host).filter(|host| {
-        let seen = inventory.host(&host.name).and_then(|h| h.seen());
-        seen.is_some_and(|seen| seen.pool_unseen.is_none() && !seen.marks.contains(&mark(host)))
-    });
-    let open: Vec<_> = lacking
-        .map(|host| (world.hosts.host(host, &set.limits), mark(host)))
+    let there: Vec<_> = (set.hosts())
+        .filter_map(|(_, host)| Some((host, inventory.host(&host.name)?.seen()?)))
+        .filter(|(_, seen)| seen.pool_unseen.is_none())
         .collect();
-    if open.is_empty() {
+    let lacking: Vec<&Host> = (there.iter())
+        .filter(|(host, seen)| !seen.marks.contains(&mark(host)))
+        .map(|(host, _)| *host)
+        .collect();
+    if lacking.is_empty() {
         return false;
     }
-    let left = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
-        host.mark_pool(&mark)
-    });
-    left.iter().any(Result::is_ok)
+    let leave = |hosts: Vec<&Host>| {
+        let open = hosts
+            .into_iter()
+            .map(|host| (world.hosts.host(host, &set.limits), mark(host)))
+            .collect();
+        let left = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
+            host.mark_pool(&mark)
+        });
+        left.iter().any(Result::is_ok)
+    };
+    // Those that were left at the same time show at a second try, on every host.
+    leave(lacking) && leave(there.into_iter().map(|(host, _)| host).collect())
 }
 
 /// Takes the store's marks away from the hosts of a set that is gone, but for those that another set of the store has.

@@ -121,7 +121,8 @@ pub trait Hypervisor: Send + Sync {
     /// can't be seen hides nothing but itself ([`HostSeen::pool_unseen`]).
     fn observe(&self, watch: &Watch) -> Result<HostSeen, HypervisorError>;
 
-    /// Leaves the mark in the pool; one that is there already is left as it is.
+    /// Leaves the mark in the pool; one that is there already is left as it is. The pool is looked at anew: marks that others have
+    /// left before show from now on.
     fn mark_pool(&self, mark: &PoolMark) -> Result<(), HypervisorError>;
 
     /// Takes the mark out of the pool; none there is fine.

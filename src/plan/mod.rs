@@ -289,6 +289,7 @@ pub fn plan(s: Situation<'_>) -> Plan {
     odd::spare(s, &mut steps);
     pool::spare(s, &mut steps);
     sort(s, &mut steps);
+    pool::send_once(s, &mut steps);
     drop_the_hopeless(s, &mut steps, &mut waits);
     let mut gate = membership::gate(s, &fleet, steps, &mending.leaving);
     let membership = membership::servers(s, &fleet, &gate);

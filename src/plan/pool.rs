@@ -5,7 +5,8 @@
 //! paths, so that libvirt needs no pool for it, and nothing is lost if they are not there.
 
 use crate::inventory::HostSeen;
-use crate::names::Label;
+use crate::model::ImageDigest;
+use crate::names::{Label, PoolMark};
 use crate::plan::Situation;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
@@ -76,4 +77,50 @@ pub(super) fn spare(s: Situation<'_>, steps: &mut Vec<Step>) {
         let hosts = std::iter::once(&step.host).chain(other_host(&step.action));
         !needs_pool(&step.action) || hosts.into_iter().all(|host| !is_unseen(s, host))
     });
+}
+
+/// Takes out what would send an image into one folder through two hosts at once, and what waits for that image: one host sends
+/// it, and the others find it there when they look again.
+pub(super) fn send_once(s: Situation<'_>, steps: &mut Vec<Step>) {
+    let mut senders: Vec<(Label, ImageDigest)> = Vec::new();
+    let mut waiting: Vec<(Label, ImageDigest)> = Vec::new();
+    for step in steps.iter() {
+        let Action::PushImage { digest } = &step.action else {
+            continue;
+        };
+        let same: Vec<&Label> = (s.set.hosts())
+            .map(|(_, other)| &other.name)
+            .filter(|other| **other != step.host && share(s, &step.host, other))
+            .collect();
+        let is_there = same
+            .iter()
+            .any(|other| seen(s, other).is_some_and(|seen| seen.bases.contains(digest)));
+        let is_sent = senders
+            .iter()
+            .any(|(host, d)| d == digest && same.contains(&host));
+        let list = if is_sent && !is_there {
+            &mut waiting
+        } else {
+            &mut senders
+        };
+        list.push((step.host.clone(), digest.clone()));
+    }
+    if waiting.is_empty() {
+        return;
+    }
+    let waits = |host: &Label, image: &ImageDigest| waiting.iter().any(|(h, d)| h == host && d == image);
+    steps.retain(|step| match &step.action {
+        Action::PushImage { digest } => !waits(&step.host, digest),
+        Action::Create(spec) | Action::Rework { spec, .. } => !waits(&step.host, &spec.image),
+        _ => true,
+    });
+}
+
+/// Whether two hosts were seen to have their pools in one folder: one has the other's mark in it.
+fn share(s: Situation<'_>, one: &Label, other: &Label) -> bool {
+    let has = |host: &Label, mark: &Label| {
+        let theirs = s.set.host(mark).map(|h| PoolMark::new(s.record.store, &h.uri));
+        theirs.is_some_and(|theirs| seen(s, host).is_some_and(|seen| seen.marks.contains(&theirs)))
+    };
+    has(one, other) || has(other, one)
 }

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
 use super::support::Runs;
 use super::{Lab, lab, lab_folder};
 
+/// The folder in question: among what outlives a lab, for a lab is not brought up where anything else lies about.
+fn shared() -> PathBuf {
+    lab_folder().join("images/shared")
+}
+
 /// A set whose hosts' pools `shared` all lie in one folder, which each host reaches by a mount of its own.
 fn on_a_shared_folder(capacity: u32) -> Lab {
     let set = Lab::new(capacity, "", "");
-    let folder = lab_folder().join("shared");
+    let folder = shared();
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     for host in &set.hosts {
@@ -39,7 +45,7 @@ fn places(set: &Lab) -> Vec<(u64, String)> {
 }
 
 fn disks() -> BTreeSet<String> {
-    let files = fs::read_dir(lab_folder().join("shared")).unwrap();
+    let files = fs::read_dir(shared()).unwrap();
     let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
     names.filter(|n| n.starts_with("web-")).collect()
 }
@@ -68,13 +74,14 @@ fn on_a_folder_that_hosts_share_no_disk_goes_when_one_of_them_looks_again() {
     set.all_answer(2);
     set.expect(0, "delete --yes");
     assert_eq!(disks(), BTreeSet::new());
-    let files = fs::read_dir(lab_folder().join("shared")).unwrap();
+    let files = fs::read_dir(shared()).unwrap();
     let left: Vec<_> = files.map(|f| f.unwrap().file_name()).collect();
     assert!(
         left.iter()
             .all(|f| !f.to_str().unwrap().starts_with("vmss-pool-")),
         "marks go with the set: {left:?}"
     );
+    fs::remove_dir_all(shared()).unwrap();
 }
 
 #[test]
@@ -137,9 +144,10 @@ fn a_store_from_a_backup_and_a_copied_domain_cost_no_guest() {
     let (id, _) = places(&set).into_iter().find(|(_, host)| host == "kvm1").unwrap();
     let name = format!("web-{id}");
     let xml = set.virsh("kvm1", &["dumpxml", &name, "--inactive"]);
-    let path = lab_folder().join("copy.xml");
+    let path = lab_folder().join("images/copy.xml");
     fs::write(&path, xml).unwrap();
     set.virsh("kvm2", &["define", path.to_str().unwrap()]);
+    fs::remove_file(&path).unwrap();
     let ran = set.expect(5, "scale +0 --yes");
     assert!(ran.stderr.contains("there twice"), "{}", ran.stderr);
     assert_eq!(set.virsh("kvm2", &["domstate", &name]).trim(), "shut off");

@@ -58,8 +58,10 @@ impl Hypervisor for FakeHypervisor {
     // A mark holds nothing, and a process that dies before or after one has changed nothing: it is no step.
     fn mark_pool(&self, mark: &PoolMark) -> Result<()> {
         self.call("mark the pool", |c| c.pool("marking the pool"))?;
-        self.shared
-            .change(|s| s.alter(&self.name, |m| m.marks.insert(mark.clone())));
+        self.shared.change(|s| {
+            s.refresh(&self.name);
+            s.alter(&self.name, |m| m.marks.insert(mark.clone()))
+        });
         Ok(())
     }
 

@@ -19,11 +19,23 @@ const SELDOM: Duration = Duration::from_secs(1);
 /// Runs the words behind it in the guest, and passes on no more than the first bytes of each of the two streams; the rest
 /// goes nowhere, so that the command ends as it would have. What it has kept comes in one answer of the agent's, coded to
 /// base64: one beyond 4 MiB libvirt does not hand on, and at 10 MiB it gives the agent up for good. The words reach `env` as
-/// they are: nothing of them is read by this shell.
+/// they are: nothing of them is read by this shell. The program is looked for as the agent would, by PATH: left to a busybox, its
+/// own program of that name may be run instead.
 const CAPPED: &str = r#"
 command -v head >/dev/null || exec env -- "$@"
 cap() { head -c "$most"; cat >/dev/null; }
 most=$1; shift
+case $1 in
+*/*) ;;
+*)
+    name=$1; IFS=:
+    for folder in $PATH; do
+        if [ -f "$folder/$name" ] && [ -x "$folder/$name" ]; then
+            shift; set -- "$folder/$name" "$@"; break
+        fi
+    done
+    unset IFS ;;
+esac
 exec 3>&1
 code=$({ { { env -- "$@" 3>&- 4>&- 5>&-; echo $? >&5; } 2>&4 | cap >&3; } 4>&1 | cap >&2; } 5>&1)
 exit "$code"

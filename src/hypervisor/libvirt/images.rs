@@ -17,7 +17,7 @@ use crate::hypervisor::domain_xml::metadata::digest;
 use crate::hypervisor::{FaultKind, HypervisorError, LocalImage, Pushed, Stage, StoredImage};
 use crate::intake;
 use crate::model::{ImageDigest, ImageFormat};
-use crate::names::StoreId;
+use crate::names::{PoolMark, StoreId};
 use crate::units::Bytes;
 
 /// Ending of the empty volume that says: this copy is whole. Its presence is what a pool's list shows without a
@@ -134,7 +134,13 @@ pub fn push(
         return Ok(Pushed::Present);
     }
     // On a shared folder another host's daemon may have written the copy: this one doesn't know until it looks.
-    if pool.place()?.0 == "netfs" {
+    let is_shared = pool
+        .names()?
+        .iter()
+        .filter(|n| PoolMark::parse(n).is_some())
+        .count()
+        > 1;
+    if is_shared || pool.place()?.0 == "netfs" {
         pool.refresh();
         if is_there()? {
             return Ok(Pushed::Present);

@@ -166,6 +166,8 @@ impl Hypervisor for Libvirt {
         let pulse = Pulse::silent();
         let session = self.work.session(&pulse)?;
         let (pool, name) = (Pool::open(&session, &self.pool)?, mark.volume());
+        // The marks of others, which came into the folder behind the daemon's back, show from now on.
+        pool.refresh();
         if pool.find(&name)?.is_some() {
             return Ok(());
         }
