@@ -12,7 +12,7 @@ use super::testing::{Scene, at, cases, label, model};
 use super::upgrade_tests::new_image;
 use super::{Plan, Situation, plan};
 use crate::inventory::{Answer, Phase, Power};
-use crate::names::InstanceId;
+use crate::names::{InstanceId, PoolMark};
 use crate::record::{Cordon, Life};
 use crate::rollout::Rollout;
 use crate::scaleset::{Amount, Probe, Repair, RepairAction, Upgrade};
@@ -465,4 +465,37 @@ proptest! {
         let is_told = |w: &Wait| matches!(w, Wait::PoolUnseen { .. });
         prop_assert!(!end.end.waits.iter().any(is_told), "{:?}", end.end.waits);
     }
+}
+
+/// Two of three hosts have their pools in one folder, and none has the image.
+#[test]
+fn an_image_is_sent_into_a_folder_through_one_host_and_the_others_wait_for_it() {
+    let mut scene = Scene::new(&[1, 1, 1]);
+    scene.record.capacity = 3;
+    let mark = |scene: &Scene, host: &str| {
+        let uri = &scene.set.host(&label(host)).expect("it is there").uri;
+        PoolMark::new(scene.record.store, uri)
+    };
+    for (host, others) in [
+        ("d0h0", ["d0h0", "d1h0"]),
+        ("d1h0", ["d0h0", "d1h0"]),
+        ("d2h0", ["d2h0"; 2]),
+    ] {
+        let marks = others.iter().map(|other| mark(&scene, other)).collect();
+        let seen = scene.host(host);
+        seen.marks = marks;
+        seen.bases.clear();
+    }
+    let hosts = |scene: &mut Scene, verb: &str| -> Vec<String> {
+        let steps = scene.plan().steps;
+        let of = steps.iter().filter(|s| s.action.verb() == verb);
+        of.map(|s| s.host.to_string()).collect()
+    };
+    for verb in ["push image", "create"] {
+        assert_eq!(hosts(&mut scene, verb), ["d0h0", "d2h0"], "{verb}");
+    }
+    // Once it is there, every host may look for it.
+    scene.host("d0h0").bases.insert(model().image.digest);
+    assert_eq!(hosts(&mut scene, "push image"), ["d1h0", "d2h0"]);
+    assert_eq!(hosts(&mut scene, "create"), ["d0h0", "d1h0", "d2h0"]);
 }
