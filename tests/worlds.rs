@@ -263,3 +263,14 @@ proptest! {
         }
     }
 }
+
+/// A copy has the UUID of what it is a copy of, and may have its very disk.
+#[test]
+fn a_copy_in_a_shared_folder_does_not_go_with_the_disk_of_the_one_that_is_kept() {
+    let deeds = [
+        Deed::Hand(Hand::Copy(39, 136, false)),
+        Deed::Hand(Hand::Rename(12)),
+        Deed::Vmss("delete --yes".to_owned()),
+    ];
+    play(true, &deeds).unwrap();
+}

@@ -24,6 +24,9 @@ pub struct User {
     pub name: String,
     /// The domain's UUID; `None` for a volume.
     pub uuid: Option<Uuid>,
+    /// Whether it is on another host that shares the folder: then it is not the domain that a file goes with, though it may have
+    /// its UUID, as a copy has.
+    pub is_elsewhere: bool,
 }
 
 /// What was found just now of the files that a host's domains and volumes need, and of who else has its pool's folder.
@@ -50,6 +53,7 @@ impl Uses {
         let user = User {
             name: name.to_owned(),
             uuid,
+            is_elsewhere: false,
         };
         self.files.entry(file.to_owned()).or_default().insert(user);
     }
@@ -58,17 +62,20 @@ impl Uses {
     pub fn join(&mut self, other: &Self) {
         for (file, users) in &other.files {
             let all = self.files.entry(file.clone()).or_default();
-            all.extend(users.iter().cloned());
+            all.extend(users.iter().cloned().map(|user| User {
+                is_elsewhere: true,
+                ..user
+            }));
         }
         self.unread.extend(other.unread.iter().cloned());
     }
 
-    /// What is left of it once these domains are gone.
+    /// What is left of it once these domains of the host are gone.
     #[must_use]
     pub fn without(&self, gone: &HashSet<Uuid>) -> Self {
         let mut left = self.clone();
         for users in left.files.values_mut() {
-            users.retain(|user| user.uuid.is_none_or(|uuid| !gone.contains(&uuid)));
+            users.retain(|user| user.is_elsewhere || user.uuid.is_none_or(|uuid| !gone.contains(&uuid)));
         }
         left
     }
@@ -76,7 +83,7 @@ impl Uses {
     /// Why the volume may not be deleted, if it may not: somebody uses it, or might. `own` is the domain that it goes with.
     pub fn speaks_against(&self, volume: &str, own: Option<Uuid>) -> Option<String> {
         let users = self.files.get(volume).into_iter().flatten();
-        let mut others = users.filter(|u| own.is_none() || u.uuid != own);
+        let mut others = users.filter(|u| u.is_elsewhere || own.is_none() || u.uuid != own);
         if let Some(user) = others.next() {
             let what = if user.uuid.is_some() { "domain" } else { "volume" };
             return Some(format!("{volume} is used by {what} {}", user.name));
@@ -105,6 +112,18 @@ mod tests {
             Some("web-1-os.qcow2 is used by domain forensic-1")
         );
         assert_eq!(uses.speaks_against("web-2-os.qcow2", None), None);
+        let mut copied = Uses::default();
+        copied.add("/images/web-3-os.qcow2", "web-3", Some(own));
+        let mut copy = Uses::default();
+        copy.add("/images/web-3-os.qcow2", "kept", Some(own));
+        copied.join(&copy);
+        for uses in [&copied, &copied.without(&HashSet::from([own]))] {
+            assert_eq!(
+                uses.speaks_against("web-3-os.qcow2", Some(own)).as_deref(),
+                Some("web-3-os.qcow2 is used by domain kept"),
+                "a copy on another host has its UUID"
+            );
+        }
     }
 
     #[test]
