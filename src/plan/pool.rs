@@ -6,10 +6,10 @@
 
 use crate::inventory::HostSeen;
 use crate::model::ImageDigest;
-use crate::names::{Label, PoolMark};
-use crate::plan::Situation;
+use crate::names::Label;
 use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
+use crate::plan::{Situation, sweep};
 
 fn seen<'a>(s: Situation<'a>, host: &Label) -> Option<&'a HostSeen> {
     s.inventory.host(host)?.seen()
@@ -118,9 +118,6 @@ pub(super) fn send_once(s: Situation<'_>, steps: &mut Vec<Step>) {
 
 /// Whether two hosts were seen to have their pools in one folder: one has the other's mark in it.
 fn share(s: Situation<'_>, one: &Label, other: &Label) -> bool {
-    let has = |host: &Label, mark: &Label| {
-        let theirs = s.set.host(mark).map(|h| PoolMark::new(s.record.store, &h.uri));
-        theirs.is_some_and(|theirs| seen(s, host).is_some_and(|seen| seen.marks.contains(&theirs)))
-    };
+    let has = |host: &Label, mark: &Label| seen(s, host).is_some_and(|seen| sweep::shares(s, seen, mark));
     has(one, other) || has(other, one)
 }

@@ -197,7 +197,7 @@ fn was_deleted_elsewhere(s: Situation<'_>, host: &Label, volume: &VolumeName) ->
 }
 
 /// Whether the pool that was seen lies in the same folder as that of the host called `other`.
-fn shares(s: Situation<'_>, seen: &HostSeen, other: &Label) -> bool {
+pub(super) fn shares(s: Situation<'_>, seen: &HostSeen, other: &Label) -> bool {
     let Some(host) = s.set.host(other) else {
         return false;
     };
