@@ -31,6 +31,9 @@ pub type ImageSource = Arc<dyn Fn(&ImageDigest, &Pulse) -> Result<LocalImage, St
 /// Finds a host of the set.
 pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
 
+/// Says why nothing more may be begun, if that is so: the lease was lost.
+pub type Barrier = Arc<dyn Fn() -> Option<&'static str> + Send + Sync>;
+
 /// Who uses what on each host from which something is taken, all that share its folder included, and whether anybody does.
 #[derive(Clone, Debug, Default)]
 pub struct Proofs(pub BTreeMap<Label, Result<(Uses, bool), HypervisorError>>);
@@ -62,6 +65,8 @@ pub struct Means {
     pub uses: Arc<Proofs>,
     /// What the record says may be deleted: nothing else is.
     pub warrants: Arc<Warrants>,
+    /// Asked before each step: whoever was held up may have been followed by another meanwhile.
+    pub barrier: Barrier,
     /// All hosts, for what concerns two of them.
     pub hosts: Arc<dyn Hosts>,
     /// A host of the set by its name.
@@ -199,6 +204,13 @@ impl Lane {
                 }
                 let same_stage = in_flight.iter().all(|f| f.step.action.stage() == stage);
                 if !same_stage || in_flight.len() >= self.width(&next.action) {
+                    break;
+                }
+                if let Some(reason) = (self.means.barrier)() {
+                    ended.extend(queue.drain(..).map(|step| Ended {
+                        step,
+                        end: End::NotBegun(reason),
+                    }));
                     break;
                 }
                 if let Some(step) = queue.pop_front() {
@@ -516,6 +528,11 @@ mod tests {
 
     /// How two images on their way to two hosts end; whoever looks for the local file of the first panics.
     fn ends(panics: bool) -> Vec<End> {
+        ends_behind(panics, Arc::new(|| None))
+    }
+
+    /// As [`ends`], if the steps may begin that `barrier` lets pass.
+    fn ends_behind(panics: bool, barrier: Barrier) -> Vec<End> {
         let fleet = Fleet::new();
         let label = |text: &str| Label::new(text).unwrap();
         for name in ["kvm1", "kvm2"] {
@@ -530,6 +547,7 @@ mod tests {
         let means = Means {
             uses: Arc::default(),
             warrants: Arc::default(),
+            barrier,
             limits: limits.clone(),
             models: Arc::new(|_| None),
             image: Arc::new(move |digest, _| {
@@ -584,6 +602,15 @@ mod tests {
             "{ends:?}"
         );
         assert!(said(&ends[1]).contains("there is none"), "{ends:?}");
+    }
+
+    #[test]
+    fn nothing_begins_once_the_lease_is_lost() {
+        let ends = ends_behind(false, Arc::new(|| Some("another has it")));
+        assert_eq!(
+            ends,
+            [End::NotBegun("another has it"), End::NotBegun("another has it")]
+        );
     }
 
     #[test]

@@ -115,6 +115,8 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
         }),
         uses: proof::gather(world, set, &stores(ctx, set)?, steps),
         warrants: Arc::new(Warrants::of_batch(steps)),
+        // Images are nobody's lease.
+        barrier: Arc::new(|| None),
         hosts: Arc::clone(&world.hosts),
         find_host: Arc::new(|_| None),
         stores: stores(ctx, set)?,

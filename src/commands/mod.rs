@@ -304,7 +304,7 @@ impl Context<'_> {
         let (world, set, lease) = (self.world, &operation.set, &held.lease);
         let ending = converge::converge(
             world,
-            &**store,
+            store,
             lease,
             set,
             &self.listener,

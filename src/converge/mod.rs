@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener, Sight};
-use crate::execute::{End, ImageSource, Means, Models, execute};
+use crate::execute::{Barrier, End, ImageSource, Means, Models, execute};
 use crate::hypervisor::{FaultKind, LocalImage, Watch};
 use crate::inventory::{Inventory, Phase};
 use crate::model::{ImageDigest, Model};
@@ -88,7 +88,31 @@ const MOST_BATCHES: u32 = 200;
 pub fn amend(
     store: &dyn Store,
     set: &Label,
+    change: impl FnMut(&mut Record) -> bool,
+) -> Result<(Record, Version)> {
+    amend_by(store, set, change, |record, version| {
+        store.put(set, record, Some(version))
+    })
+}
+
+/// As [`amend`], by the holder of the set's lease: what precedes an act on hosts is written by nobody else. Whoever was held up
+/// so long that another has followed would carry out a plan that was made before the other's.
+fn amend_under(
+    store: &dyn Store,
+    lease: &Lease,
+    set: &Label,
+    change: impl FnMut(&mut Record) -> bool,
+) -> Result<(Record, Version)> {
+    amend_by(store, set, change, |record, version| {
+        store.put_under(lease, set, record, version)
+    })
+}
+
+fn amend_by(
+    store: &dyn Store,
+    set: &Label,
     mut change: impl FnMut(&mut Record) -> bool,
+    put: impl Fn(&Record, Version) -> std::result::Result<Version, StoreError>,
 ) -> Result<(Record, Version)> {
     loop {
         let Some((mut record, version)) = store.get(set)? else {
@@ -100,7 +124,7 @@ pub fn amend(
         if !change(&mut record) {
             return Ok((record, version));
         }
-        match store.put(set, &record, Some(version)) {
+        match put(&record, version) {
             Ok(version) => return Ok((record, version)),
             Err(StoreError::Changed(_)) => {}
             Err(e) => return Err(e.into()),
@@ -301,15 +325,17 @@ pub enum Joining {
 /// One of them that was not done is a failure of the run, however well the set stands.
 pub fn converge(
     world: &World,
-    store: &dyn Store,
+    shelf: &Arc<dyn Store>,
     lease: &Lease,
     set: &Label,
     listener: &Arc<dyn Listener>,
     asked: Vec<Step>,
     (joining, mut consent): (Joining, Consent),
 ) -> Result<Ending> {
+    let store = &**shelf;
     let mut run = Run {
         world,
+        barrier: barrier(shelf, lease),
         listener,
         images: Arc::default(),
         experience: Experience::default(),
@@ -385,9 +411,9 @@ pub fn converge(
         }
         let seen = record.clone();
         let mut taken = true;
-        let (record, version) = amend(store, set, |record| {
-            // Somebody has paused the rollout, say: what was planned is planned anew.
-            taken = record.rollout == seen.rollout && record.repair == seen.repair;
+        let (record, version) = amend_under(store, lease, set, |record| {
+            // Somebody has paused the rollout, say, or wants more instances: what was planned is planned anew.
+            taken = wants_the_same(record, &seen);
             taken && take(record, &plan, situation.drawn, now)
         })?;
         if !taken {
@@ -433,6 +459,8 @@ pub fn converge(
 /// One run of the loop: what it works with, and what it has done and learnt.
 struct Run<'w> {
     world: &'w World,
+    /// What speaks against beginning anything more.
+    barrier: Barrier,
     listener: &'w Arc<dyn Listener>,
     images: LocalImages,
     experience: Experience,
@@ -474,6 +502,7 @@ impl Run<'_> {
             image: image_source(world, scale_set, &self.images),
             uses: proof::gather(world, scale_set, &record.stores(), steps),
             warrants: Arc::new(record.warrants.clone()),
+            barrier: Arc::clone(&self.barrier),
             hosts: Arc::clone(&world.hosts),
             find_host: {
                 let set = scale_set.clone();
@@ -554,6 +583,16 @@ impl Run<'_> {
     }
 }
 
+/// Lets steps begin only as long as the lease is held.
+fn barrier(store: &Arc<dyn Store>, lease: &Lease) -> Barrier {
+    let (store, lease) = (Arc::clone(store), lease.clone());
+    Arc::new(move || match store.holds(&lease) {
+        Ok(true) => None,
+        Ok(false) => Some("another process has taken over the set"),
+        Err(_) => Some("the store can't be read, and another process may have taken over the set"),
+    })
+}
+
 /// A step that was not done.
 enum Undone {
     /// It failed, or its host was lost before its turn: what was said.
@@ -562,6 +601,15 @@ enum Undone {
     Left(Step),
     /// It may not be done as things are.
     Barred(Wait),
+}
+
+/// Whether nobody has asked for anything else since the record was `planned` by: what was to go may be wanted now.
+fn wants_the_same(record: &Record, planned: &Record) -> bool {
+    fn wishes(r: &Record) -> impl PartialEq + use<'_> {
+        let who = (&r.rollout, &r.repair, &r.condemned, &r.cordons, &r.disowned);
+        (who, r.capacity, r.life, r.keep_images, r.current, &r.applied)
+    }
+    wishes(record) == wishes(planned)
 }
 
 /// Writes down what the plan is about to do, all of it at once: what becomes of the rollout and of repairs, and which ids

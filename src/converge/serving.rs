@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::tell::{self, Told};
-use super::{Run, Undone, amend, look, wait_for_change};
+use super::{Run, Undone, amend, amend_under, look, wait_for_change};
 use crate::balancer::{BalancerError, Trouble};
 use crate::error::Result;
 use crate::inventory::Inventory;
@@ -90,7 +90,7 @@ impl Run<'_> {
                 undone.extend(left.into_iter().map(Undone::Left));
                 break;
             }
-            let (record, _) = amend(store, set, |record| {
+            let (record, _) = amend_under(store, lease, set, |record| {
                 record.note_leaving(&release.leaving, now)
                     | record.reserve(&release.steps, situation.drawn, now)
             })?;

@@ -52,6 +52,19 @@ impl Shelves {
         self.last += 1;
         self.last
     }
+
+    fn put(&mut self, set: &Label, json: String, expected: Option<Version>) -> Result<Version, StoreError> {
+        if self.records.get(set).map(|(_, version)| *version) != expected {
+            return Err(StoreError::Changed(set.clone()));
+        }
+        let version = Version(self.next());
+        self.records.insert(set.clone(), (json, version));
+        Ok(version)
+    }
+
+    fn holds(&self, lease: &Lease) -> bool {
+        (self.leases.get(&lease.key)).is_some_and(|taken| taken.stamp.token == lease.token)
+    }
 }
 
 impl Default for Memory {
@@ -111,13 +124,22 @@ impl Store for Memory {
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
         let json = codec::encode(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
+        self.shelves().put(set, json, expected)
+    }
+
+    fn put_under(
+        &self,
+        lease: &Lease,
+        set: &Label,
+        record: &Record,
+        expected: Version,
+    ) -> Result<Version, StoreError> {
+        let json = codec::encode(record).map_err(|e| broken(format!("writing the record of {set}"), &e))?;
         let mut shelves = self.shelves();
-        if shelves.records.get(set).map(|(_, version)| *version) != expected {
-            return Err(StoreError::Changed(set.clone()));
+        if !shelves.holds(lease) {
+            return Err(StoreError::Lost(lease.key.clone()));
         }
-        let version = Version(shelves.next());
-        shelves.records.insert(set.clone(), (json, version));
-        Ok(version)
+        shelves.put(set, json, Some(expected))
     }
 
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
@@ -171,9 +193,13 @@ impl Store for Memory {
         }
     }
 
+    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.shelves().holds(lease))
+    }
+
     fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut shelves = self.shelves();
-        if shelves.leases.get(&lease.key).map(|taken| taken.stamp.token) == Some(lease.token) {
+        if shelves.holds(lease) {
             shelves.leases.remove(&lease.key);
         }
         Ok(())

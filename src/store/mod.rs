@@ -48,6 +48,19 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Changed`] if someone else was faster.
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError>;
 
+    /// As [`Self::put`], by the holder of a lease: whoever was held up so long that another has taken it over decides nothing
+    /// any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] if the lease was taken meanwhile, whatever the version.
+    fn put_under(
+        &self,
+        lease: &Lease,
+        set: &Label,
+        record: &Record,
+        expected: Version,
+    ) -> Result<Version, StoreError>;
+
     /// Forgets the set with its samples and decisions. Its history stays.
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError>;
 
@@ -74,6 +87,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Lost`] if it was taken meanwhile: stop acting.
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Whether the lease is still that holding's.
+    fn holds(&self, lease: &Lease) -> Result<bool, StoreError>;
 
     /// Gives the lease back. One that was lost meanwhile is not an error.
     fn release(&self, lease: &Lease) -> Result<(), StoreError>;

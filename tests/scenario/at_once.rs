@@ -1,11 +1,14 @@
-//! Two evaluations at once: while one measures, another measures, decides and is carried out.
+//! Two commands at once: what one has planned when the other asks for something else.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
+use vmss::names::Label;
 use vmss::numbers::{Numbers, Range};
+use vmss::store::Store as _;
+use vmss::store::sqlite::Sqlite;
 use vmss::world::World;
 
 use super::theatre::{Capture, Theatre};
@@ -96,4 +99,71 @@ fn a_rule_that_has_fired_by_a_clock_that_is_a_little_ahead_holds_others_back() {
         first.contains("web: stays at 4") && first.contains("cooldown"),
         "{first}"
     );
+}
+
+/// A set of four, and its store.
+fn four() -> (Theatre, std::path::PathBuf) {
+    let mut theatre = Theatre::new();
+    for line in ["host rack-a kvm1", "host rack-b kvm2", "define 4", "vmss create"] {
+        assert_eq!(theatre.command(line).0, 0, "{line}");
+    }
+    let path = theatre.folder().join("state.db");
+    (theatre, path)
+}
+
+fn uuids(theatre: &Theatre) -> Vec<uuid::Uuid> {
+    let hosts = ["kvm1", "kvm2"].iter();
+    let domains = hosts.flat_map(|host| theatre.stage.fleet.domains(host));
+    domains.map(|domain| domain.uuid).collect()
+}
+
+/// Between the plan of a scale in and its being carried out, the capacity is raised.
+#[test]
+fn nobody_goes_by_a_plan_that_was_made_before_more_were_wanted() {
+    let (theatre, path) = four();
+    let before = uuids(&theatre);
+    let said = Capture::default();
+    let mut world = theatre.world(&Capture::default(), &said);
+    // Drawn is for each plan, once the record was read.
+    world.draw = Box::new(move || {
+        let (store, web) = (Sqlite::open(&path).unwrap(), Label::new("web").unwrap());
+        let (mut record, version) = store.get(&web).unwrap().unwrap();
+        if record.capacity == 1 {
+            record.capacity = 5;
+            store.put(&web, &record, Some(version)).unwrap();
+        }
+        uuid::Uuid::new_v4()
+    });
+    assert_eq!(vmss::run(["scale", "1", "--yes"], &world), 0, "{}", said.text());
+    let after = uuids(&theatre);
+    assert_eq!(after.len(), 5, "{}", said.text());
+    let gone: Vec<_> = before.iter().filter(|uuid| !after.contains(uuid)).collect();
+    assert!(gone.is_empty(), "{}", said.text());
+}
+
+/// A machine is suspended between its plan and its carrying out, and another has followed as the holder of the lease.
+#[test]
+fn whoever_has_lost_the_lease_carries_out_nothing() {
+    let (theatre, path) = four();
+    let before = uuids(&theatre);
+    let said = Capture::default();
+    let mut world = theatre.world(&Capture::default(), &said);
+    let (other, has_followed) = (world.env.me.clone(), Mutex::new(false));
+    world.draw = Box::new(move || {
+        let store = Sqlite::open(&path).unwrap().judging(Arc::new(|_| Some(false)));
+        let (record, _) = store.get(&Label::new("web").unwrap()).unwrap().unwrap();
+        let mut has_followed = has_followed.lock().unwrap();
+        if record.capacity == 1 && !std::mem::replace(&mut has_followed, true) {
+            store.acquire("set/web", &other, Timestamp::UNIX_EPOCH, None).unwrap();
+        }
+        uuid::Uuid::new_v4()
+    });
+    let exit = vmss::run(["scale", "1", "--yes"], &world);
+    assert_eq!(exit, 7, "{}", said.text());
+    assert!(
+        said.text().contains("was taken over by another process"),
+        "{}",
+        said.text()
+    );
+    assert_eq!(uuids(&theatre), before, "{}", said.text());
 }

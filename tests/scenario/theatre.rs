@@ -112,6 +112,15 @@ impl Store for Mortal {
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
         self.alive()?.put(set, record, expected)
     }
+    fn put_under(
+        &self,
+        lease: &Lease,
+        set: &Label,
+        record: &Record,
+        expected: Version,
+    ) -> Result<Version, StoreError> {
+        self.alive()?.put_under(lease, set, record, expected)
+    }
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.alive()?.remove(set, expected)
     }
@@ -129,6 +138,9 @@ impl Store for Mortal {
     }
     fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.alive()?.renew(lease, now)
+    }
+    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        self.store.holds(lease)
     }
     fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         self.alive()?.release(lease)

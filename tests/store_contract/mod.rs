@@ -36,6 +36,7 @@ pub fn check(store: &dyn Store) {
     sets_are_sorted(store);
     a_lease_has_one_holder(store);
     a_dead_holder_is_followed_at_once(store);
+    whoever_has_lost_the_lease_writes_nothing_under_it(store);
     a_live_holder_here_is_never_robbed(store);
     a_holder_elsewhere_is_followed_only_by_who_has_watched_its_lease(store);
     one_of_many_gets_the_lease(store);
@@ -179,6 +180,28 @@ fn a_dead_holder_is_followed_at_once(store: &dyn Store) {
     store.release(&lost).unwrap();
     assert_eq!(store.holder("dead", now).unwrap(), Some(holder("ann")));
     store.renew(&taken, now).unwrap();
+}
+
+fn whoever_has_lost_the_lease_writes_nothing_under_it(store: &dyn Store) {
+    let (set, now) = (label("leased"), at(1000));
+    let version = store.put(&set, &record("leased", 3), None).unwrap();
+    let lost = store.acquire("leased", &holder("dead"), now, None).unwrap();
+    assert!(store.holds(&lost).unwrap());
+    let version = (store.put_under(&lost, &set, &record("leased", 4), version)).unwrap();
+    let taken = store.acquire("leased", &holder("ann"), now, None).unwrap();
+    assert!(!store.holds(&lost).unwrap() && store.holds(&taken).unwrap());
+    let late = store.put_under(&lost, &set, &record("leased", 5), version);
+    assert!(
+        matches!(&late, Err(StoreError::Lost(key)) if key == "leased"),
+        "{late:?}"
+    );
+    assert_eq!(store.get(&set).unwrap(), Some((record("leased", 4), version)));
+    let next = (store.put_under(&taken, &set, &record("leased", 6), version)).unwrap();
+    let changed = store.put_under(&taken, &set, &record("leased", 7), version);
+    assert!(matches!(changed, Err(StoreError::Changed(_))), "{changed:?}");
+    assert!(next > version);
+    store.release(&taken).unwrap();
+    assert!(!store.holds(&taken).unwrap());
 }
 
 fn a_live_holder_here_is_never_robbed(store: &dyn Store) {

@@ -227,7 +227,7 @@ impl<'c> Tending<'c> {
         let scaled = self.evaluate(&record, &inventory)?;
         // Nobody is there to be asked: what was asked for stands in the record.
         let (asked, joining) = (Vec::new(), (Joining::Left, Consent::Any));
-        let ending = converge::converge(ctx.world, &***store, &held.lease, name, listener, asked, joining)?;
+        let ending = converge::converge(ctx.world, store, &held.lease, name, listener, asked, joining)?;
         // The last look was before the last plan, which may have changed the record: a rollout ended, say.
         listener.looked(Sight {
             record: &ending.record,

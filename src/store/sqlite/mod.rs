@@ -97,6 +97,39 @@ fn next(t: &Transaction<'_>, floor: u64) -> Result<u64, Trouble> {
     Ok(t.query_row(sql, [floor], |r| r.get(0))?)
 }
 
+/// Whether the lease is still that holding's.
+fn holds(c: &Connection, lease: &Lease) -> Result<bool, Trouble> {
+    let held = self::lease(c, &lease.key)?;
+    Ok(held.is_some_and(|(_, stamp)| stamp.token == lease.token))
+}
+
+/// Writes a record if its version is still `expected`.
+fn put(
+    t: &Transaction<'_>,
+    set: &Label,
+    record: &Record,
+    expected: Option<Version>,
+) -> Result<Version, Trouble> {
+    let json = codec::encode(record)?;
+    // From a counter that outlives the record: were a record that is made again to begin at 1 again, one who
+    // has read the old one would overwrite the new one.
+    let version = next(t, expected.map_or(0, |v| v.0))?;
+    let changed = match expected {
+        None => t.execute(
+            "INSERT OR IGNORE INTO set_records VALUES (?1, ?2, ?3)",
+            params![set.as_str(), version, json],
+        )?,
+        Some(Version(v)) => t.execute(
+            "UPDATE set_records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
+            params![set.as_str(), version, json, v],
+        )?,
+    };
+    if changed == 0 {
+        return Err(Trouble::Store(StoreError::Changed(set.clone())));
+    }
+    Ok(Version(version))
+}
+
 impl Store for Sqlite {
     fn id(&self) -> Result<StoreId, StoreError> {
         Ok(self.id)
@@ -125,24 +158,22 @@ impl Store for Sqlite {
 
     fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
         self.write(&format!("writing the record of {set}"), |t| {
-            let json = codec::encode(record)?;
-            // From a counter that outlives the record: were a record that is made again to begin at 1 again, one who
-            // has read the old one would overwrite the new one.
-            let version = next(t, expected.map_or(0, |v| v.0))?;
-            let changed = match expected {
-                None => t.execute(
-                    "INSERT OR IGNORE INTO set_records VALUES (?1, ?2, ?3)",
-                    params![set.as_str(), version, json],
-                )?,
-                Some(Version(v)) => t.execute(
-                    "UPDATE set_records SET version = ?2, record = ?3 WHERE name = ?1 AND version = ?4",
-                    params![set.as_str(), version, json, v],
-                )?,
-            };
-            if changed == 0 {
-                return Err(Trouble::Store(StoreError::Changed(set.clone())));
+            put(t, set, record, expected)
+        })
+    }
+
+    fn put_under(
+        &self,
+        lease: &Lease,
+        set: &Label,
+        record: &Record,
+        expected: Version,
+    ) -> Result<Version, StoreError> {
+        self.write(&format!("writing the record of {set}"), |t| {
+            if !holds(t, lease)? {
+                return Err(Trouble::Store(StoreError::Lost(lease.key.clone())));
             }
-            Ok(Version(version))
+            put(t, set, record, Some(expected))
         })
     }
 
@@ -206,6 +237,12 @@ impl Store for Sqlite {
                 params![lease.key, renewed(stamp.expires, now)],
             )?;
             Ok(())
+        })
+    }
+
+    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        self.read(&format!("looking at the lease {}", lease.key), |c| {
+            holds(c, lease)
         })
     }
 
