@@ -109,6 +109,9 @@ pub enum Strangeness {
     /// It has the UUID of an instance, and another name: an operator keeps it under that.
     Renamed,
     /// It has the UUID of an instance, and no note of the set.
+    /// Whether the instance lives elsewhere: then nobody can take this one in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lives_elsewhere: bool,
     NoNote,
     /// The record knew such an id once, and knows it no more.
     Forgotten,
@@ -124,6 +127,8 @@ impl Odd {
     /// Whether notes say that the record is old or was forked: then nothing may be changed on any host.
     pub fn is_record_old(&self) -> bool {
         !self.newer.is_empty() || self.strangers.iter().any(|s| s.why == Strangeness::Beyond)
+    /// It has a note of the set, or of nobody knows which, that can't be read: its id has too many digits, say.
+    Garbled,
     }
 
     /// Whether the instance is there twice.
@@ -218,15 +223,20 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         let View::Seen(view) = &mut host.view else {
             continue;
         };
-        for (name, uuid) in &view.nameless {
+        for nameless in &view.nameless {
             odd.strangers.push(Stranger {
                 host: host.name.clone(),
-                name: name.clone(),
-                uuid: *uuid,
-                id: record.id_of(*uuid),
-                runs: true,
+                name: nameless.name.clone(),
+                uuid: nameless.uuid,
+                id: record.id_of(nameless.uuid),
+                runs: nameless.runs,
                 addresses: Vec::new(),
-                why: Strangeness::NoNote,
+                why: match (record.disowned.contains(&nameless.uuid), nameless.is_garbled) {
+                    (true, _) => Strangeness::Disowned,
+                    (_, true) => Strangeness::Garbled,
+                    _ => Strangeness::NoNote,
+                },
+                lives_elsewhere: false,
             });
         }
         let mut kept = Vec::with_capacity(view.instances.len());
@@ -286,6 +296,17 @@ fn moving(record: &Record, inventory: &Inventory) -> BTreeSet<InstanceId> {
     let noted = inventory
         .instances()
         .filter(|i| i.meta.moving_to.is_some() && i.meta.store == record.store)
+    for stranger in odd
+        .strangers
+        .iter_mut()
+        .filter(|s| s.why != Strangeness::Elsewhere)
+    {
+        let known = stranger.id.and_then(|id| record.known.get(&id));
+        stranger.lives_elsewhere = known.is_some_and(|known| known.host != stranger.host)
+            || stranger
+                .id
+                .is_some_and(|id| inventory.instances().any(|i| i.id == id));
+    }
         .filter(|i| record.knows(i.id, i.uuid).is_some());
     record.moves.keys().copied().chain(noted.map(|i| i.id)).collect()
 }
@@ -326,6 +347,7 @@ impl Odd {
         inventory: &mut Inventory,
         id: InstanceId,
         places: &[(Label, Power)],
+            lives_elsewhere: false,
         known: Option<&Known>,
     ) {
         let runs = |power: &Power| !matches!(power, Power::Off | Power::Crashed);

@@ -177,7 +177,7 @@ pub enum Refused {
         /// Its host.
         host: Label,
     },
-    /// It has no note of the set.
+    /// It has no note of the set that can be read.
     NoNote(String),
     /// An operator has said that its note lies.
     Disowned(Uuid),
@@ -210,7 +210,7 @@ impl fmt::Display for Refused {
                 crate::names::list(hosts, 8)
             ),
             Self::Renamed { is, host } => write!(f, "its domain on {host} is called {is}"),
-            Self::NoNote(name) => write!(f, "domain {name} has no note of vmss"),
+            Self::NoNote(name) => write!(f, "domain {name} has no note of vmss that can be read"),
             Self::Disowned(_) => f.write_str("an operator has disowned it"),
             Self::IdTaken(host) => write!(f, "another domain is that instance, on {host}"),
             Self::UuidTaken(id) => write!(f, "its UUID is that of instance {id}"),
@@ -248,7 +248,7 @@ pub fn adoption(s: Situation<'_>, id: InstanceId, host: Option<&Label>) -> Resul
     }
     let name = instance_name(&s.set.name, id);
     match stranger.why {
-        Strangeness::NoNote => return Err(Refused::NoNote(stranger.name.clone())),
+        Strangeness::NoNote | Strangeness::Garbled => return Err(Refused::NoNote(stranger.name.clone())),
         Strangeness::Disowned => return Err(Refused::Disowned(stranger.uuid)),
         Strangeness::Renamed | Strangeness::Copied | Strangeness::Beyond | Strangeness::Forgotten
             if stranger.name != name =>

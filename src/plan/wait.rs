@@ -1033,3 +1033,8 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
         ),
     }
 }
+        Strangeness::Garbled => write!(
+            f,
+            "has a note of vmss that can't be read: left alone; vmss instance disown {} says that it is none of the set's",
+            stranger.uuid
+        ),
