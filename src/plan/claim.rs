@@ -66,6 +66,8 @@ pub struct Settlement {
     pub kept: Place,
     /// Those that go.
     pub dropped: Vec<Place>,
+    /// Those that somebody keeps under another name: strangers, which stay where they are.
+    pub spared: Vec<Place>,
     /// The fault domain of the host where it stays.
     pub fault_domain: Label,
     /// What that takes.
@@ -79,6 +81,11 @@ pub enum Unsettled {
     NoDouble,
     /// It is there twice, but not on that host.
     NotThere(Double),
+    /// It has another name on that host.
+    Renamed {
+        /// The domain's name.
+        is: String,
+    },
     /// Neither copy is one that the record lists.
     Unlisted,
 }
@@ -93,10 +100,16 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
         (double.places.iter().cloned()).partition(|place| place.host == *keep);
     let not_there = || Unsettled::NotThere(double.clone());
     let kept = kept.into_iter().next().ok_or_else(not_there)?;
+    if let Some(is) = kept.called {
+        return Err(Unsettled::Renamed { is });
+    }
+    let (dropped, spared) = dropped.into_iter().partition(Place::has_its_name);
     let known = s.record.known.get(&id).ok_or(Unsettled::Unlisted)?;
     let of_host = s.set.hosts().find(|(_, host)| host.name == *keep);
     let (fault_domain, _) = of_host.ok_or_else(not_there)?;
-    let copies = copies(s.inventory, id, known.uuid);
+    let name = instance_name(&s.set.name, id);
+    let copies = copies(s.inventory, id, known.uuid).into_iter();
+    let copies = copies.filter(|(_, copy)| copy.name == name);
     let cause = Cause::Settled { kept: keep.clone() };
     let mut steps = Vec::new();
     for (host, copy) in copies {
@@ -121,6 +134,7 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
     Ok(Settlement {
         kept,
         dropped,
+        spared,
         fault_domain: fault_domain.clone(),
         steps,
     })
