@@ -123,7 +123,13 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
             (noted, "this copy is kept".into())
         } else {
             let (cause, why) = (cause.clone(), cause.to_string().into());
-            (Action::DropCopy { instance, cause }, why)
+            let shutdown = std::time::Duration::ZERO;
+            let dropped = Action::DropCopy {
+                instance,
+                shutdown,
+                cause,
+            };
+            (dropped, why)
         };
         steps.push(Step {
             host: host.clone(),

@@ -320,6 +320,9 @@ pub enum Wait {
         at: Timestamp,
         /// Instances that were given up with it.
         instances: Vec<InstanceId>,
+        /// Those of them whose volumes stay, since they have data disks.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        keeping: Vec<InstanceId>,
     },
     /// A host is out of sight for long, and its guests still answer.
     HostServes {
@@ -873,15 +876,30 @@ impl fmt::Display for Wait {
                 instances_noun(instances),
                 list(instances)
             ),
-            Self::HostGivenUp { host, at, instances } => write!(
-                f,
-                "host {host} was given up at {} with {} {}, which {} deleted when it is back; mend it, or take it out of \
-                 the definition",
-                clock(*at),
-                instances_noun(instances),
-                list(instances),
-                if instances.len() == 1 { "is" } else { "are" }
-            ),
+            Self::HostGivenUp {
+                host,
+                at,
+                instances,
+                keeping,
+            } => {
+                let (are, they) = match instances.len() {
+                    1 => ("is", "its volumes stay"),
+                    _ => ("are", "their volumes stay"),
+                };
+                let disks = match keeping.len() {
+                    0 => String::new(),
+                    n if n == instances.len() => format!(" ({they})"),
+                    _ => format!(" (the volumes of {} stay)", list(keeping)),
+                };
+                write!(
+                    f,
+                    "host {host} was given up at {} with {} {}, which {are} deleted when it is back{disks}; mend it, or take \
+                     it out of the definition",
+                    clock(*at),
+                    instances_noun(instances),
+                    list(instances),
+                )
+            }
             Self::HostServes {
                 host,
                 since,
