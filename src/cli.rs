@@ -334,7 +334,8 @@ pub struct DeleteArgs {
     /// Leave the images on the hosts
     #[arg(long)]
     pub keep_images: bool,
-    /// Forget the set even if hosts that may still have instances can't be seen
+    /// End the set even if hosts that may still have instances can't be seen: those are switched off and deleted by the next
+    /// delete or create that sees them
     #[arg(long)]
     pub abandon_unseen: bool,
     /// Delete instances that are protected as well

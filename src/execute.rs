@@ -462,11 +462,13 @@ fn act(
             let uses = &means.uses.of(name)?.0;
             host.delete(instance, *shutdown, uses, pulse).map(|()| End::Done)
         }
-        Action::DropCopy { instance, .. } => {
+        Action::DropCopy {
+            instance, shutdown, ..
+        } => {
             if !means.warrants.covers(name, instance.id, instance.uuid) {
                 return Err(unwarranted(action));
             }
-            host.drop_copy(instance, pulse).map(|()| End::Done)
+            host.drop_copy(instance, *shutdown, pulse).map(|()| End::Done)
         }
         Action::DeleteVolume { volume, cause } => {
             if !means.warrants.has_part(name, volume) {

@@ -138,9 +138,9 @@ pub struct HostSeen {
     pub instances: Vec<Instance>,
     /// Domains that have an instance's name but no note of the set.
     pub foreign: Vec<InstanceId>,
-    /// Domains that have an instance's UUID but no note of the set: name and UUID.
+    /// Domains that look like the set's and have no note that says which instance they are.
     #[serde(default)]
-    pub nameless: Vec<(String, Uuid)>,
+    pub nameless: Vec<Nameless>,
     /// Volumes that have the name of one of an instance's of this set, whosever they are.
     #[serde(default)]
     pub volumes: Vec<VolumeName>,
@@ -165,6 +165,19 @@ impl HostSeen {
         let unowned = self.volumes.iter().filter(|v| !is_owned(v));
         unowned.map(|v| v.name.clone()).collect()
     }
+}
+
+/// A domain that has an instance's UUID and no note of the set, or a note of the set that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Nameless {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Whether it is switched on.
+    pub runs: bool,
+    /// Whether it has a note of the set, or of nobody knows which, that can't be read.
+    pub is_garbled: bool,
 }
 
 /// One instance as its domain tells it.

@@ -122,6 +122,12 @@ pub fn parse_instance_name(set: &Label, name: &str) -> Option<InstanceId> {
     parse_id(digits)
 }
 
+/// Whether `name` is what an instance of the set could be called, were there ids of any length.
+pub fn has_form_of_instance(set: &Label, name: &str) -> bool {
+    let digits = name.strip_prefix(set.as_str()).and_then(|n| n.strip_prefix('-'));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// The id that `digits` are, as vmss writes ids.
 pub fn parse_id(digits: &str) -> Option<InstanceId> {
     let is_plain = !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());

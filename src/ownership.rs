@@ -52,7 +52,8 @@ pub struct Sight {
 }
 
 /// One UUID that was seen more than once, though nothing of the kind is under way. It counts once, and nothing is done to
-/// either copy.
+/// either copy. Under another name it was seen twice as well, if the one that has the instance's name is not where the record
+/// says: that one may be the copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Double {
     /// Which instance.
@@ -68,6 +69,16 @@ pub struct Place {
     pub host: Label,
     /// Whether it runs there.
     pub runs: bool,
+    /// What its domain is called there, if not as the instance: then it is a stranger as well, and stays one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<String>,
+}
+
+impl Place {
+    /// Whether the domain has the instance's name there.
+    pub const fn has_its_name(&self) -> bool {
+        self.called.is_none()
+    }
 }
 
 /// A member that somebody has moved.
@@ -98,6 +109,9 @@ pub struct Stranger {
     pub addresses: Vec<Ipv4Addr>,
     /// Why it is none.
     pub why: Strangeness,
+    /// Whether the instance lives elsewhere: then nobody can take this one in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lives_elsewhere: bool,
 }
 
 /// Why a domain is no member.
@@ -110,6 +124,8 @@ pub enum Strangeness {
     Renamed,
     /// It has the UUID of an instance, and no note of the set.
     NoNote,
+    /// It has a note of the set, or of nobody knows which, that can't be read: its id has too many digits, say.
+    Garbled,
     /// The record knew such an id once, and knows it no more.
     Forgotten,
     /// The record has not given out its id yet: the record is old, or the note lies.
@@ -218,15 +234,20 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         let View::Seen(view) = &mut host.view else {
             continue;
         };
-        for (name, uuid) in &view.nameless {
+        for nameless in &view.nameless {
             odd.strangers.push(Stranger {
                 host: host.name.clone(),
-                name: name.clone(),
-                uuid: *uuid,
-                id: record.id_of(*uuid),
-                runs: true,
+                name: nameless.name.clone(),
+                uuid: nameless.uuid,
+                id: record.id_of(nameless.uuid),
+                runs: nameless.runs,
                 addresses: Vec::new(),
-                why: Strangeness::NoNote,
+                why: match (record.disowned.contains(&nameless.uuid), nameless.is_garbled) {
+                    (true, _) => Strangeness::Disowned,
+                    (_, true) => Strangeness::Garbled,
+                    _ => Strangeness::NoNote,
+                },
+                lives_elsewhere: false,
             });
         }
         let mut kept = Vec::with_capacity(view.instances.len());
@@ -249,9 +270,19 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
         let known = record.known.get(&id);
         match (&*places, known) {
-            ([(host, _)], Some(known)) if *host != known.host => {
+            ([(host, power)], Some(known)) if *host != known.host => {
+                let others = odd.under_other_names(known.uuid);
                 if names.contains(&known.host) && !seen.contains(&known.host) {
                     odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
+                } else if !others.is_empty() {
+                    // Which of them the record means nobody can tell: the one that has its name counts, and is left alone.
+                    let here = Place {
+                        host: host.clone(),
+                        runs: runs(*power),
+                        called: None,
+                    };
+                    let places = std::iter::once(here).chain(others).collect();
+                    odd.doubles.push(Double { id, places });
                 } else if !record.warrants.covers(host, id, known.uuid) {
                     odd.moved.push(Moved {
                         id,
@@ -265,6 +296,17 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
     }
     odd.look_at_epochs(record, inventory);
+    for stranger in odd
+        .strangers
+        .iter_mut()
+        .filter(|s| s.why != Strangeness::Elsewhere)
+    {
+        let known = stranger.id.and_then(|id| record.known.get(&id));
+        stranger.lives_elsewhere = known.is_some_and(|known| known.host != stranger.host)
+            || stranger
+                .id
+                .is_some_and(|id| inventory.instances().any(|i| i.id == id));
+    }
     odd.strangers
         .sort_by(|a, b| (&a.host, &a.name).cmp(&(&b.host, &b.name)));
     inventory.odd = odd;
@@ -279,6 +321,11 @@ fn put_back(inventory: &mut Inventory) {
             view.instances.sort_by_key(|i| i.id);
         }
     }
+}
+
+/// Whether a domain of that power is switched on.
+const fn runs(power: Power) -> bool {
+    !matches!(power, Power::Off | Power::Crashed)
 }
 
 /// Instances that a move of ours holds on two hosts.
@@ -297,11 +344,24 @@ impl Odd {
             name: instance.name.clone(),
             uuid: instance.uuid,
             id: Some(instance.id),
-            runs: !matches!(instance.power, Power::Off | Power::Crashed),
+            runs: runs(instance.power),
             addresses: instance.meta.addresses.iter().flatten().copied().collect(),
             why,
+            lives_elsewhere: false,
         });
         self.aside.push((host.clone(), instance));
+    }
+
+    /// Strangers that have that UUID, each under the name that it has.
+    fn under_other_names(&self, uuid: Uuid) -> Vec<Place> {
+        let of_it = self.strangers.iter().filter(|stranger| stranger.uuid == uuid);
+        of_it
+            .map(|stranger| Place {
+                host: stranger.host.clone(),
+                runs: stranger.runs,
+                called: Some(stranger.name.clone()),
+            })
+            .collect()
     }
 
     /// Takes a copy out of its host's list; told as a stranger if `why` says so.
@@ -328,9 +388,8 @@ impl Odd {
         places: &[(Label, Power)],
         known: Option<&Known>,
     ) {
-        let runs = |power: &Power| !matches!(power, Power::Off | Power::Crashed);
         let rank = |(host, power): &&(Label, Power)| {
-            (!runs(power), known.is_none_or(|k| k.host != *host), host.clone())
+            (!runs(*power), known.is_none_or(|k| k.host != *host), host.clone())
         };
         let Some((kept, _)) = places.iter().min_by_key(rank) else {
             return;
@@ -343,7 +402,8 @@ impl Odd {
             places: (places.iter())
                 .map(|(host, power)| Place {
                     host: host.clone(),
-                    runs: runs(power),
+                    runs: runs(*power),
+                    called: None,
                 })
                 .collect(),
         });

@@ -84,7 +84,8 @@ pub struct Record {
     /// Since when each host has been out of sight, as far as anybody looked.
     #[serde(default)]
     pub unseen: BTreeMap<Label, Timestamp>,
-    /// Instances that were given up with their host, and have not been seen to be gone yet.
+    /// Instances that were given up with their host, in this set or in one of the name before it, and have not been seen to be
+    /// gone yet.
     #[serde(default)]
     pub written_off: BTreeMap<InstanceId, WrittenOff>,
     /// What autoscaling remembers.
@@ -450,7 +451,7 @@ impl Record {
                     let (from, to) = (host.clone(), spec.host.clone());
                     self.moves.insert(instance.id, Move { from, to });
                 }
-                Action::Delete { instance, cause, .. } | Action::DropCopy { instance, cause } => {
+                Action::Delete { instance, cause, .. } | Action::DropCopy { instance, cause, .. } => {
                     self.warrants
                         .issue(host, instance.id, instance.uuid, cause.clone(), now);
                 }
@@ -500,7 +501,9 @@ impl Record {
         for id in ids {
             if let Some(known) = self.known.remove(id) {
                 self.vitals.remove(id);
+                let revision = known.revision.and_then(|number| self.revision(number));
                 let written_off = WrittenOff {
+                    has_data_disks: revision.is_some_and(|r| !r.model.data_disks.is_empty()),
                     uuid: known.uuid,
                     host: known.host,
                     at: now,
@@ -509,6 +512,48 @@ impl Record {
                 self.written_off.insert(*id, written_off);
             }
         }
+    }
+
+    /// The set is ended, though not everything of it could be seen: whatever may still be there is given up.
+    pub fn give_up(&mut self, now: Timestamp) {
+        let all: Vec<InstanceId> = self.known.keys().copied().collect();
+        self.write_off(&all, now);
+    }
+
+    /// Whether the instance is one that was given up, or was to go when its host was.
+    pub fn gave_up(&self, id: InstanceId, uuid: Uuid) -> bool {
+        let is_it = |w: &WrittenOff| w.uuid == uuid || self.may_have_given(id, uuid);
+        let mut of_hosts = self.warrants.instances.keys();
+        self.written_off.get(&id).is_some_and(is_it)
+            || of_hosts.any(|host| self.warrants.covers(host, id, uuid))
+    }
+
+    /// Makes this record of a set that is made anew the successor of `before`, under which hosts may still have something. No
+    /// id, and no number of a revision whose seed may lie on a host, is given out twice; and what was given up, is to go, was
+    /// taken away by hand or disowned, stays so.
+    pub fn succeed(&mut self, before: Self) {
+        let highest = before.models.iter().map(|r| r.number);
+        let highest = highest.fold(before.highest_revision, u32::max);
+        let is_the_same = before.current().hash == self.current().hash;
+        let number = match (is_the_same, before.next_id > InstanceId(1)) {
+            (true, _) => before.current().number,
+            (false, true) => highest.saturating_add(1),
+            (false, false) => before.models.first().map_or(1, |r| r.number),
+        };
+        if let Some(own) = self.models.last_mut() {
+            own.number = number;
+        }
+        self.former_images.extend(before.images().into_iter().cloned());
+        let own = &self.current().model.image.digest.clone();
+        self.former_images.remove(own);
+        self.highest_revision = highest;
+        self.next_id = self.next_id.max(before.next_id);
+        self.former = before.former;
+        self.written_off = before.written_off;
+        self.warrants.instances = before.warrants.instances;
+        self.departed = before.departed;
+        self.disowned = before.disowned;
+        self.epoch = before.epoch;
     }
 
     /// Adds what was seen and answered at `now` to what is known of the instances' health, and of how long hosts have
@@ -618,11 +663,11 @@ impl Record {
     /// ([`crate::ownership::sort_out`]): a host that answered is the truth about its instances, a host that did not keeps
     /// what was known of it. Nothing that is seen makes an instance known, or raises the next id. An instance that was on its
     /// way to a host that did not answer is known to be there, if it is not where it came from. What was written off is not
-    /// known again, but forgotten once it is seen to be gone, or its host has left the set. Returns whether anything changed.
+    /// known again, but forgotten once it is seen to be gone. Returns whether anything changed.
     pub fn absorb(&mut self, inventory: &Inventory) -> bool {
         let before = self.clone_of_what_a_look_changes();
         let mut known = self.known.clone();
-        let mut written_off = self.written_off.clone();
+        let written_off = std::mem::take(&mut self.written_off);
         let seen = inventory.seen_hosts();
         known.retain(|id, k| {
             inventory.odd.is_double(*id) || !seen.contains(&k.host) || self.follow(*id, k, &seen)
@@ -674,11 +719,19 @@ impl Record {
         self.known = known;
         self.moves = moves;
         self.clean_up_after(over, inventory);
-        written_off.retain(|id, w| {
-            let is_hidden = inventory.host(&w.host).is_some_and(|h| h.seen().is_none());
-            there.contains(id) || is_hidden
-        });
-        self.written_off = written_off;
+        for (id, mut given_up) in written_off {
+            match inventory.host(&given_up.host) {
+                _ if there.contains(&id) || inventory.odd.is_double(id) => {}
+                Some(host) if host.seen().is_none() => {}
+                // Its host has left the set, and may be back: nobody keeps addresses free for it as long.
+                None => given_up.addresses.clear(),
+                Some(_) => {
+                    self.part_with_given_up(id, given_up);
+                    continue;
+                }
+            }
+            self.written_off.insert(id, given_up);
+        }
         let known = &self.known;
         self.condemned.retain(|id| known.contains_key(id));
         before != self.clone_of_what_a_look_changes()
@@ -708,10 +761,22 @@ impl Record {
                 .issue(&gone.host, id, gone.uuid, Cause::UnfinishedCreation, at);
             return;
         }
+        self.depart(id, gone.uuid, gone.host, gone.addresses);
+    }
+
+    /// What was given up is not there any more. Unless it went by a warrant it is remembered: somebody may keep it under another
+    /// name.
+    fn part_with_given_up(&mut self, id: InstanceId, gone: WrittenOff) {
+        if !self.warrants.covers(&gone.host, id, gone.uuid) {
+            self.depart(id, gone.uuid, gone.host, gone.addresses);
+        }
+    }
+
+    fn depart(&mut self, id: InstanceId, uuid: Uuid, host: Label, addresses: Vec<Option<Ipv4Addr>>) {
         let departed = Departed {
-            uuid: gone.uuid,
-            host: gone.host,
-            addresses: gone.addresses,
+            uuid,
+            host,
+            addresses,
         };
         self.departed.insert(id, departed);
         while self.departed.len() > DEPARTED {
@@ -807,6 +872,7 @@ impl Record {
         self.known
             .insert(instance.id, Known::seen(instance, host, Vec::new(), None));
         self.departed.remove(&instance.id);
+        self.written_off.remove(&instance.id);
         self.next_id = self.next_id.max(instance.id.next().unwrap_or(InstanceId::MAX));
         self.highest_revision = self.highest_revision.max(instance.meta.revision);
     }

@@ -102,7 +102,9 @@ impl Tries {
     }
 }
 
-/// An instance that was given up with its host. It counts for nothing, and if it is seen again it is deleted.
+/// An instance that was given up with its host: because the host was out of sight for long, or because the set was ended without
+/// it. It counts for nothing, and if it is seen again it is switched off and deleted, its volumes with it unless it has data
+/// disks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenOff {
     /// Its UUID.
@@ -114,6 +116,9 @@ pub struct WrittenOff {
     /// Addresses vmss gave it: nobody else gets them as long as its guest may still run with them.
     #[serde(default)]
     pub addresses: Vec<Option<Ipv4Addr>>,
+    /// Whether it has data disks, as far as the record knew what it was made of.
+    #[serde(default)]
+    pub has_data_disks: bool,
 }
 
 #[cfg(test)]

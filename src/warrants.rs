@@ -45,10 +45,13 @@ pub enum Cause {
     Operator,
     /// The whole set is deleted.
     SetDeletion,
-    /// Its host was given up, and another has taken its place.
+    /// It was given up with its host, and is there again.
     Fencing {
-        /// When.
+        /// When it was given up.
         at: Timestamp,
+        /// Whether its volumes stay, since it has data disks.
+        #[serde(default)]
+        keeps_disks: bool,
     },
     /// It is half made, and nobody is at it any more.
     UnfinishedCreation,
@@ -86,10 +89,11 @@ impl fmt::Display for Cause {
             Self::Rollout { why, .. } | Self::Repair { why } | Self::Drain { why, .. } => f.write_str(why),
             Self::Operator => f.write_str("an operator asked for it"),
             Self::SetDeletion => f.write_str("the set is being deleted"),
-            Self::Fencing { at } => write!(
+            Self::Fencing { at, keeps_disks } => write!(
                 f,
-                "its host was given up at {}, another has taken its place",
-                at.strftime("%Y-%m-%d %H:%M:%SZ")
+                "its host was given up at {}{}",
+                at.strftime("%Y-%m-%d %H:%M:%SZ"),
+                if *keeps_disks { "; its volumes stay" } else { "" }
             ),
             Self::UnfinishedCreation => f.write_str("its creation did not end"),
             Self::UnfinishedDeletion => f.write_str("its deletion did not end"),

@@ -383,3 +383,64 @@ fn who_waits_takes_nothing_back_that_another_reserves_meanwhile() {
     assert!(now.known.contains_key(&three), "{:?}", now.known.keys());
     assert!(now.warrants.instances.is_empty(), "{:?}", now.warrants);
 }
+
+/// Given up with its host when the set was deleted, by whoever was killed at whichever step of that, or of making the set anew
+/// and of fencing it: nothing lives twice, and no disk of anybody who lives is lost.
+#[test]
+fn killed_at_every_step_a_set_that_is_made_anew_ends_with_none_of_those_that_were_given_up() {
+    let goes_on = |theatre: &scenario::theatre::Theatre, line: &str| {
+        theatre.vmss(&scenario::parse::words(line).unwrap());
+        let killed = theatre.stage.fleet.is_killed();
+        theatre.stage.fleet.revive();
+        killed
+    };
+    for turn in ["delete --yes --abandon-unseen", "create --yes", "scale +0 --yes"] {
+        for step in 0.. {
+            let mut theatre = made(2);
+            let fleet = std::sync::Arc::clone(&theatre.stage.fleet);
+            theatre.command("kill kvm2");
+            let old: Vec<uuid::Uuid> = (["kvm1", "kvm2"].iter())
+                .flat_map(|host| fleet.domains(host))
+                .map(|d| d.uuid)
+                .collect();
+            let mut killed = false;
+            for line in ["delete --yes --abandon-unseen", "create --yes", "scale +0 --yes"] {
+                if line == "scale +0 --yes" {
+                    theatre.command("heal kvm2");
+                }
+                let at = format!("vmss {turn} killed after step {step}, then vmss {line}");
+                if line == turn {
+                    fleet.kill_after(step);
+                    killed = goes_on(&theatre, line);
+                }
+                // A creation that was cut short ends with this command too, a deletion that has ended says so.
+                let (exit, _, told) = theatre.vmss(&scenario::parse::words(line).unwrap());
+                assert!(exit == 0 || exit == 4, "{at}: {exit}\n{told}");
+            }
+            let record = record(&theatre);
+            let at = format!("vmss {turn} killed after step {step}");
+            assert!(record.written_off.is_empty(), "{at}: {:?}", record.written_off);
+            let there: Vec<_> = (["kvm1", "kvm2"].iter())
+                .flat_map(|host| fleet.domains(host))
+                .collect();
+            assert_eq!(there.len(), 2, "{at}: {there:?}");
+            assert!(
+                there.iter().all(|d| !old.contains(&d.uuid) && d.is_active()),
+                "{at}"
+            );
+            assert!(record.known.values().all(|k| !old.contains(&k.uuid)), "{at}");
+            assert_eq!(fleet.robbed(), Vec::<String>::new(), "{at}");
+            let left: Vec<String> = ["kvm1", "kvm2"]
+                .iter()
+                .flat_map(|host| fleet.volumes(host))
+                .map(|v| v.name)
+                .collect();
+            let os = left.iter().filter(|name| name.ends_with("-os.qcow2")).count();
+            assert_eq!(os, 2, "{at}: {left:?}");
+            if !killed {
+                assert!(step > 0, "vmss {turn} has no step to be killed at");
+                break;
+            }
+        }
+    }
+}

@@ -167,6 +167,89 @@ fn a_namesake_is_foreign_and_left_alone() {
     assert!(simulation.holder.lookup_domain_by_name(&name(1)).is_ok());
 }
 
+/// A note whose id has more digits than any set comes to, or that is damaged, is read by nobody: it is told all the same.
+#[test]
+fn a_note_that_cannot_be_read_is_told_as_such() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("garbled", &model, &image);
+    let set = &fixture.set;
+    let note = |set: &str, id: &str| {
+        format!("<v:instance xmlns:v='https://vmss.dev/xmlns/instance/1' set='{set}' id='{id}'/>")
+    };
+    for (name, note) in [
+        (
+            format!("{set}-1234567890123"),
+            note(set.as_str(), "1234567890123"),
+        ),
+        (format!("{set}-4"), note(set.as_str(), "4")),
+        (format!("{set}-5"), note("-", "5")),
+        // Another set's, nobody's, and one that has no name of an instance: none of them is looked at for this set.
+        (format!("{set}-6"), note("other", "6")),
+        (format!("{set}-7"), String::new()),
+        ("desk".to_owned(), note(set.as_str(), "8")),
+    ] {
+        define(&simulation, &name, &note);
+    }
+    let seen = fixture.seen(&host);
+    assert_eq!(seen.instances.len(), 0);
+    let told: Vec<&str> = (seen.nameless.iter())
+        .filter(|n| n.is_garbled && !n.runs)
+        .map(|n| n.name.as_str())
+        .collect();
+    let expected = ["1234567890123", "4", "5"].map(|id| format!("{set}-{id}"));
+    assert_eq!(told, expected);
+    assert_eq!(seen.nameless.len(), 3, "{:?}", seen.nameless);
+    let ids: Vec<u64> = seen.foreign.iter().map(|id| id.0).collect();
+    assert_eq!(ids, [4, 5, 6, 7], "their names are taken");
+}
+
+/// Whoever can't read a note can't say that its domain needs no image: what is about to be made of one has no disk yet that
+/// would hold it.
+#[test]
+fn an_image_stays_for_a_domain_that_is_being_made_with_a_note_that_cannot_be_read() {
+    let simulation = Simulation::start();
+    let host = simulated(&simulation);
+    let (model, image) = sample();
+    let fixture = Fixture::new("spoilt", &model, &image);
+    let other = "b2".repeat(32);
+    let deleted = |note: &str, disk: &str| {
+        fixture.push(&host);
+        let xml = format!(
+            "<domain type='test'><name>spoilt</name><memory>65536</memory><os><type>hvm</type></os><metadata>\
+             <v:instance xmlns:v='https://vmss.dev/xmlns/instance/1' {note}/></metadata><devices><disk type='file'>\
+             <source file='/default-pool/{disk}'/><target dev='vda'/></disk></devices></domain>"
+        );
+        let domain = simulation.holder.define_domain_xml(&xml).unwrap();
+        let gone = host.delete_image(&image.image.digest, &[fixture.store]).unwrap();
+        domain.undefine().unwrap();
+        gone
+    };
+    volume(&simulation, "made.qcow2");
+    let (absent, there) = ("absent.qcow2", "made.qcow2");
+    let ours = &image.image.digest.0;
+    for (note, disk, is_deleted) in [
+        ("set='?'", absent, false),
+        ("set='?'", there, true),
+        ("set='?' phase='creating'", there, false),
+        ("set='?' phase='changing'", there, false),
+        ("set='?' phase='ready'", absent, true),
+        (&*format!("set='?' image='{ours}'"), absent, false),
+        (
+            &*format!("set='?' phase='creating' image='{other}'"),
+            absent,
+            true,
+        ),
+    ] {
+        assert_eq!(
+            deleted(note, disk),
+            is_deleted,
+            "a note of {note}, its disk {disk}"
+        );
+    }
+}
+
 fn volume(simulation: &Simulation, name: &str) {
     let pool = simulation
         .holder

@@ -163,7 +163,8 @@ fn recorded(theatre: &Theatre) -> Option<Record> {
     found.is_some().then(|| record(theatre))
 }
 
-/// Domains that vmss has no business with: no member and not on its way out, renamed, or seen more than once.
+/// Domains that vmss has no business with: no member and not on its way out, renamed, seen more than once, or seen elsewhere
+/// than the record says while its UUID is seen under another name as well.
 fn others(theatre: &Theatre, down: &BTreeSet<&str>) -> BTreeMap<(String, String), (Uuid, Power)> {
     let all = domains(theatre);
     let known = recorded(theatre);
@@ -175,14 +176,27 @@ fn others(theatre: &Theatre, down: &BTreeSet<&str>) -> BTreeMap<(String, String)
         })
         .map(|(uuid, id)| (uuid, format!("web-{id}")))
         .collect();
+    let home: BTreeMap<Uuid, &str> = (known.iter())
+        .flat_map(|r| r.known.values().map(|k| (k.uuid, k.host.as_str())))
+        .collect();
+    let is_down = |host: &str| down.contains(host);
+    let renamed = |uuid: &Uuid| {
+        let of_it = |((host, name), (its, _)): (&(String, String), &(Uuid, Power))| {
+            its == uuid && listed.get(its) != Some(name) && !is_down(host)
+        };
+        all.iter().any(of_it)
+    };
+    let may_be_a_copy =
+        |host: &str, uuid: &Uuid| home.get(uuid).is_some_and(|home| *home != host) && renamed(uuid);
     let mut times: BTreeMap<Uuid, usize> = BTreeMap::new();
     for ((host, name), (uuid, _)) in &all {
         let counts = listed.get(uuid) == Some(name) && !down.contains(host.as_str());
         *times.entry(*uuid).or_default() += usize::from(counts);
     }
-    all.into_iter()
-        .filter(|((_, name), (uuid, _))| listed.get(uuid) != Some(name) || times[uuid] > 1)
-        .collect()
+    let theirs = all.iter().filter(|((host, name), (uuid, _))| {
+        listed.get(uuid) != Some(name) || times[uuid] > 1 || may_be_a_copy(host, uuid)
+    });
+    theirs.map(|(place, what)| (place.clone(), *what)).collect()
 }
 
 /// Plays a world; what was lost that nobody asked to lose.
@@ -273,4 +287,16 @@ fn a_copy_in_a_shared_folder_does_not_go_with_the_disk_of_the_one_that_is_kept()
         Deed::Vmss("delete --yes".to_owned()),
     ];
     play(true, &deeds).unwrap();
+}
+
+/// The original is still there, on its own host.
+#[test]
+fn a_copy_does_not_take_the_place_of_an_original_that_has_another_name() {
+    let deeds = [
+        Deed::Hand(Hand::Copy(0, 1, false)),
+        Deed::Hand(Hand::Rename(0)),
+        Deed::Vmss("scale 0 --yes".to_owned()),
+        Deed::Vmss("delete --yes".to_owned()),
+    ];
+    play(false, &deeds).unwrap();
 }

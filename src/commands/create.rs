@@ -6,6 +6,7 @@ use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::model::Model;
 use crate::names::StoreId;
+use crate::ownership::sort_out;
 use crate::plan::loss::Named;
 use crate::record::{Life, Record};
 use crate::scaleset::ScaleSet;
@@ -32,11 +33,8 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let capacity = match store.get(&set.name)? {
         // Nothing was ever made of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
-            let new = Record {
-                next_id: old.next_id,
-                former: old.former,
-                ..record(ctx, &set, model, old.store)
-            };
+            let mut new = record(ctx, &set, model, old.store);
+            new.succeed(old);
             agreed = ask(&new, None)?;
             if agreed.is_some() {
                 store.put(&set.name, &new, Some(version))?;
@@ -49,8 +47,13 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             capacity
         }
         None => {
-            let seen = refuse_foreign(ctx, &set, store.id()?)?;
-            let record = record(ctx, &set, model, store.id()?);
+            let left = store.abandoned(&set.name)?;
+            let mut seen = refuse_foreign(ctx, &set, store.id()?, left.as_ref())?;
+            let mut record = record(ctx, &set, model, store.id()?);
+            if let Some(left) = left {
+                record.succeed(left);
+                sort_out(&record, &mut seen);
+            }
             agreed = ask(&record, Some(&seen))?;
             if agreed.is_some() {
                 match store.put(&set.name, &record, None) {
@@ -99,8 +102,14 @@ pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -
 
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a
 /// second set among them would reuse ids, so nothing is done until a person has said which it is.
-fn refuse_foreign(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> Result<Inventory> {
-    let (found, inventory) = unrecorded::look_for(ctx, set, store);
+/// What was given up with its host is neither: the new set's record takes it over.
+fn refuse_foreign(
+    ctx: &Context<'_>,
+    set: &ScaleSet,
+    store: StoreId,
+    left: Option<&Record>,
+) -> Result<Inventory> {
+    let (found, inventory) = unrecorded::look_for(ctx, set, store, left);
     if found.is_empty() {
         twins::refuse(ctx.world, set, &inventory)?;
         Ok(inventory)

@@ -1,7 +1,9 @@
 //! `vmss delete`: everything of the set, then its record.
 
+use std::sync::Arc;
+
 use crate::cli::DeleteArgs;
-use crate::commands::instance::claim::{refuse_what_is_barred, situation};
+use crate::commands::instance::claim::{changed, refuse_what_is_barred, situation};
 use crate::commands::{Context, lb, unrecorded};
 use crate::converge::{Consent, Ending, amend, glance, marks};
 use crate::error::{Error, Exit, Result};
@@ -9,7 +11,7 @@ use crate::inventory::{Inventory, Protection};
 use crate::names::{Label, ranges};
 use crate::plan::Experience;
 use crate::plan::loss::{Disks, known_disks};
-use crate::plan::report::Verdict;
+use crate::plan::report::{Verdict, Wait};
 use crate::record::{Known, Life, Record};
 use crate::scaleset::ScaleSet;
 use crate::serve;
@@ -48,7 +50,10 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
     } = *args;
     let (name, store, definition) = ctx.meant()?;
     let Some((record, _)) = store.get(&name)? else {
-        return absent(ctx, &name, &*store, definition.as_ref());
+        return match store.abandoned(&name)? {
+            Some(left) => again(ctx, &name, &store, left, args),
+            None => absent(ctx, &name, &*store, definition.as_ref()),
+        };
     };
     // What has begun to be deleted is half gone: there is nothing left to protect.
     if record.life == Life::Wanted {
@@ -87,64 +92,160 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
     })?;
     let operation = ctx.operation(&name, "delete", Some(record.capacity), Some(0));
     let ending = ctx.converge(&store, &held, &operation, Consent::Any)?;
-    let gone = ending.report.verdict() == Verdict::Converged && !ending.interrupted;
-    let unseen = ending
-        .inventory
-        .hosts
-        .iter()
-        .filter(|h| h.unseen().is_some())
-        .count();
-    let abandoned = abandon_unseen && ending.report.seen == 0 && !ending.interrupted;
-    if (gone && unseen == 0) || abandoned {
-        let (record, version) = amend(&*store, &name, |_| false)?;
-        if let Some(exit) = retire(ctx, &name, &record, abandoned) {
-            return Ok(exit);
-        }
-        store.remove(&name, version)?;
-        marks::take(ctx.world, &*store, &record)?;
-        if abandoned && unseen > 0 {
-            told_of_abandoned(ctx, &name, &ending);
-        } else {
-            crate::ui::outcome::tell(ctx, &name, "delete", &ending, Exit::Converged);
-        }
+    let unseen = match abandon_unseen {
+        true => Unseen::GivenUp,
+        false => Unseen::WaitedFor,
+    };
+    end(ctx, &name, &*store, &ending, unseen)
+}
+
+/// What becomes of a set of which not everything could be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unseen {
+    /// Its record stays until it is seen.
+    WaitedFor,
+    /// The set is over; what is there again goes then.
+    GivenUp,
+    /// It was over before, and still is.
+    StillGivenUp,
+}
+
+/// Deletes what was given up of a set that is over, as far as it is there again.
+fn again(
+    ctx: &Context<'_>,
+    name: &Label,
+    store: &Arc<dyn Store>,
+    left: Record,
+    args: &DeleteArgs,
+) -> Result<Exit> {
+    let there = count(left.written_off.len(), "instance");
+    let question = format!(
+        "Delete what was given up of {name} when it was deleted, as far as it is there again ({there}, of which those with data \
+         disks leave their volumes behind)?"
+    );
+    if !ctx.confirm(&question)? {
+        ctx.say("nothing was changed");
         return Ok(Exit::Converged);
     }
-    let exit = ctx.conclude(&name, "delete", &ending);
+    let held = ctx.hold(store, name, &format!("delete {name}"))?;
+    // Somebody may have made the set anew meanwhile, or have deleted all of it.
+    let (None, Some(mut left)) = (store.get(name)?, store.abandoned(name)?) else {
+        return Err(changed(name));
+    };
+    left.life = Life::Deleting;
+    left.keep_images = args.keep_images;
+    store.put(name, &left, None)?;
+    let operation = ctx.operation(name, "delete", Some(0), Some(0));
+    let ending = ctx.converge(store, &held, &operation, Consent::Any)?;
+    let unseen = match args.abandon_unseen {
+        true => Unseen::GivenUp,
+        false => Unseen::StillGivenUp,
+    };
+    end(ctx, name, &**store, &ending, unseen)
+}
+
+/// Ends the set, if nothing of it is left; or if what is left could not be seen, and is to be given up.
+fn end(ctx: &Context<'_>, name: &Label, store: &dyn Store, ending: &Ending, unseen: Unseen) -> Result<Exit> {
+    let is_gone = ending.report.verdict() == Verdict::Converged && !ending.interrupted;
+    let hidden = ending.inventory.hosts.iter().filter(|h| h.unseen().is_some());
+    let hidden = hidden.count();
+    let is_given_up = unseen != Unseen::WaitedFor && is_all_that_was_seen_gone(ending);
+    if is_gone && hidden == 0 || is_given_up {
+        let (mut record, version) = amend(store, name, |_| false)?;
+        if let Some(exit) = retire(ctx, name, &record, is_given_up) {
+            return Ok(exit);
+        }
+        if hidden == 0 {
+            store.remove(name, version)?;
+        } else {
+            record.give_up(ctx.world.clock.now());
+            store.abandon(name, &record, version)?;
+        }
+        marks::take(ctx.world, store, &record)?;
+        if is_gone && hidden == 0 {
+            crate::ui::outcome::tell(ctx, name, "delete", ending, Exit::Converged);
+            return Ok(Exit::Converged);
+        }
+        let exit = match unseen {
+            Unseen::StillGivenUp if hidden > 0 => Exit::Unreachable,
+            _ => Exit::Converged,
+        };
+        tell_what_was_given_up(ctx, name, ending, &record, exit);
+        return Ok(exit);
+    }
+    let exit = ctx.conclude(name, "delete", ending);
     if exit == Exit::Converged {
         // Nothing is known to be left, but a host that was not seen may have images or seeds of the set.
         ctx.say(format!(
             "note: {} or its pool could not be seen: the set's record is kept, run vmss delete again when it is back, or give \
              --abandon-unseen",
-            count(unseen, "host")
+            count(hidden, "host")
         ));
         return Ok(Exit::Unreachable);
     }
     Ok(exit)
 }
 
+/// Whether nothing of the set is left that was seen: no instance, and nothing that was tried and failed, or may not be done.
+fn is_all_that_was_seen_gone(ending: &Ending) -> bool {
+    let is_left = |wait: &Wait| {
+        matches!(
+            wait,
+            Wait::Failed { .. }
+                | Wait::Double(_)
+                | Wait::OtherStore { .. }
+                | Wait::RecordOld { .. }
+                | Wait::OneHost(_)
+                | Wait::NotTakenAway { .. }
+        )
+    };
+    !ending.interrupted
+        && ending.report.seen == 0
+        && ending.left.is_empty()
+        && !ending.report.waits.iter().any(is_left)
+}
+
 /// Says what was given up: that is what was asked for, and so no failure.
-fn told_of_abandoned(ctx: &Context<'_>, name: &Label, ending: &Ending) {
+fn tell_what_was_given_up(ctx: &Context<'_>, name: &Label, ending: &Ending, left: &Record, exit: Exit) {
     if ctx.is_json() {
-        ctx.json(&document(name, "delete", ending, Exit::Converged));
+        let mut told = document(name, "delete", ending, exit);
+        told["given_up"] = serde_json::json!(left.written_off);
+        ctx.json(&told);
         return;
     }
-    let hidden = ending.inventory.hosts.iter().filter(|h| h.seen().is_none());
+    let hidden = ending.inventory.hosts.iter().filter(|h| h.unseen().is_some());
     let hosts: Vec<&Label> = hidden.map(|h| &h.name).collect();
-    let left = match ending.report.unseen {
+    let with = match left.written_off.len() {
         0 => String::new(),
-        n => format!(
-            "; {} there {} left as they are",
-            count(n, "instance"),
-            if n == 1 { "is" } else { "are" }
-        ),
+        1 => " with 1 instance".to_owned(),
+        n => format!(" with {n} instances"),
     };
+    if hosts.is_empty() {
+        ctx.say(format!("{} {name}: deleted", ctx.style.good("ok")));
+        return;
+    }
+    let text = format!(
+        "{name}: deleted, but for {}, which could not be seen and {} given up{with}",
+        list(&hosts, 8),
+        if hosts.len() == 1 { "is" } else { "are" }
+    );
+    if exit == Exit::Converged {
+        ctx.say(format!("{} {text}", ctx.style.good("ok")));
+    } else {
+        let bad = ctx.style.bad("not done:");
+        ctx.world.stderr.line(format!("{bad} {text}"));
+    }
+    for wait in ending
+        .report
+        .waits
+        .iter()
+        .filter(|w| matches!(w, Wait::Unclaimed { .. }))
+    {
+        ctx.say(format!("{} {wait}", ctx.style.warn("note:")));
+    }
     ctx.say(format!(
-        "{} {name}: deleted and forgotten, {} given up, which could not be seen{left}",
-        ctx.style.good("ok"),
-        list(&hosts, 8)
-    ));
-    ctx.say(format!(
-        "{} what comes back there is nobody's: vmss delete with this definition says what there is",
+        "{} what comes back there is switched off and deleted by the next vmss delete or vmss create of {name}; the volumes of \
+         instances with data disks stay",
         ctx.style.warn("note:")
     ));
 }
@@ -153,7 +254,7 @@ fn told_of_abandoned(ctx: &Context<'_>, name: &Label, ending: &Ending) {
 /// twice. What is not gone is told.
 fn absent(ctx: &Context<'_>, name: &Label, store: &dyn Store, definition: Option<&ScaleSet>) -> Result<Exit> {
     let id = store.id()?;
-    let found = definition.map(|set| unrecorded::look_for(ctx, set, id).0);
+    let found = definition.map(|set| unrecorded::look_for(ctx, set, id, None).0);
     if let Some(found) = found {
         if !found.is_empty() {
             return Err(

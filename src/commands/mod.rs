@@ -205,14 +205,22 @@ impl Context<'_> {
             Ok(sets) => sets,
             Err(e) => return e,
         };
-        let found = definition.map(|set| unrecorded::look_for(self, set, id).0);
+        let left = match store.abandoned(name) {
+            Ok(left) => left,
+            Err(e) => return e.into(),
+        };
+        let found = definition.map(|set| unrecorded::look_for(self, set, id, left.as_ref()).0);
+        let text = format!("there is no set {name} in the store {}", store.location());
         match found {
             Some(found) if !found.is_empty() => found.error(),
-            _ => Error::message(
-                Exit::Failed,
-                format!("there is no set {name} in the store {}", store.location()),
-            )
-            .hint(format!("create it with vmss create; sets of this store: {sets}")),
+            Some(found) if found.back().is_some() => {
+                let back = found.back().unwrap_or_default();
+                Error::message(Exit::Failed, format!("{text}, and {back}")).hint(
+                    "vmss delete switches them off and deletes them; vmss create does so too, and makes the set anew",
+                )
+            }
+            _ => Error::message(Exit::Failed, text)
+                .hint(format!("create it with vmss create; sets of this store: {sets}")),
         }
     }
 

@@ -60,17 +60,23 @@ fn attempt(ctx: &Context<'_>, args: &PlanArgs, turn: Turn) -> Result<Exit> {
         }
         (Some((record, _)), None) => record,
         (None, Some(set)) => {
-            let (found, _) = unrecorded::look_for(ctx, set, store.id()?);
+            let left = store.abandoned(&name)?;
+            let (found, _) = unrecorded::look_for(ctx, set, store.id()?, left.as_ref());
             if !found.is_empty() {
                 return Err(found.error());
             }
-            if args.delete {
-                return Err(Error::message(
-                    Exit::Failed,
-                    format!("there is no set {name} to delete"),
-                ));
+            match (left, args.delete) {
+                (None, true) => {
+                    let text = format!("there is no set {name} to delete");
+                    return Err(Error::message(Exit::Failed, text));
+                }
+                (Some(left), true) => left,
+                (left, false) => {
+                    let mut record = create::record(ctx, set, ctx.model(set)?, store.id()?);
+                    left.into_iter().for_each(|left| record.succeed(left));
+                    record
+                }
             }
-            create::record(ctx, set, ctx.model(set)?, store.id()?)
         }
         (None, None) => return ctx.target().map(|_| Exit::Failed),
     };

@@ -29,7 +29,7 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     let held = ctx.hold(&store, &set.name, &format!("state rebuild {}", set.name))?;
     let inventory = see_all(ctx, &set, store.id()?)?;
     let stores = stores(&inventory);
-    let found = Unrecorded::of(&set.name, store.id()?, &inventory);
+    let found = Unrecorded::of(&set.name, store.id()?, &inventory, None);
     if found.is_anothers() {
         let question = format!(
             "Make the record of {} again here? {}. Commands run with another store will refuse from then on.",
@@ -200,8 +200,12 @@ fn remake(
         );
     }
     let mut record = create::record(ctx, set, ctx.model(set)?, store.id()?);
+    if let Some(left) = store.abandoned(&set.name)? {
+        record.succeed(left);
+    }
     let hash = record.current().hash.clone();
     let newest = inventory.instances().map(|i| i.meta.revision).max().unwrap_or(1);
+    let newest = newest.max(record.highest_revision);
     let same = inventory
         .instances()
         .filter(|i| i.meta.model_hash == hash)
@@ -211,8 +215,9 @@ fn remake(
         revision.number = same.unwrap_or(newest + 1);
     }
     record.capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
-    record.former = stores(inventory);
-    record.former.retain(|s| *s != record.store);
+    let others = stores(inventory).into_iter().filter(|s| *s != record.store);
+    let others: Vec<StoreId> = others.filter(|s| !record.former.contains(s)).collect();
+    record.former.extend(others);
     take_in_all(&mut record, inventory);
     Ok((record, found))
 }

@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::ui::table::Table;
 use crate::ui::words::{count, list, moment};
 use crate::units::Bytes;
+use crate::warrants::Cause;
 
 /// Most volumes that are shown one by one.
 const SHOWN: usize = 20;
@@ -218,7 +219,7 @@ fn show(ctx: &Context<'_>, record: &Record, meant: &Meant, facts: &BTreeMap<(Lab
             host.to_string(),
             fact.map_or_else(|| "-".to_owned(), |f| f.allocation.to_string()),
             changed.unwrap_or_else(|| "-".to_owned()),
-            owner(record, volume),
+            owner(record, host, volume),
         ]);
     }
     ctx.table(&table);
@@ -228,7 +229,7 @@ fn show(ctx: &Context<'_>, record: &Record, meant: &Meant, facts: &BTreeMap<(Lab
 }
 
 /// Whose it would be, and what has become of that instance.
-fn owner(record: &Record, volume: &VolumeName) -> String {
+fn owner(record: &Record, host: &Label, volume: &VolumeName) -> String {
     let id = volume.id;
     if let Some(known) = record.known.get(&id).filter(|k| volume.is_of(id, k.uuid)) {
         return format!("instance {id}, which lives on {}", known.host);
@@ -238,6 +239,10 @@ fn owner(record: &Record, volume: &VolumeName) -> String {
             "instance {id}, which has gone from {} by nobody's word",
             gone.host
         );
+    }
+    let warrant = (record.warrants.of(host, id)).filter(|w| volume.is_of(id, w.uuid));
+    if warrant.is_some_and(|w| matches!(w.cause, Cause::Fencing { .. })) {
+        return format!("instance {id}, which was given up with its host");
     }
     if record.known.contains_key(&id) {
         return format!("another instance {id} than the one that lives");

@@ -13,6 +13,7 @@ use crate::hypervisor::Watch;
 use crate::inventory::{Inventory, View};
 use crate::names::{Label, StoreId};
 use crate::observe::observe;
+use crate::record::Record;
 use crate::scaleset::{Host, ScaleSet};
 use crate::ui::words::{count, list, moment};
 
@@ -32,27 +33,40 @@ pub struct Unrecorded {
     store: StoreId,
     /// By the store that manages them.
     of: BTreeMap<StoreId, Of>,
+    /// Those that were given up when the set was ended: the store remembers them.
+    given_up: usize,
     /// Hosts that could not be seen.
     unseen: Vec<Label>,
 }
 
-/// Looks at the hosts of a definition.
-pub fn look_for(ctx: &Context<'_>, set: &ScaleSet, store: StoreId) -> (Unrecorded, Inventory) {
+/// Looks at the hosts of a definition. `left` is what the store remembers of a set of that name
+/// ([`crate::store::Store::abandoned`]).
+pub fn look_for(
+    ctx: &Context<'_>,
+    set: &ScaleSet,
+    store: StoreId,
+    left: Option<&Record>,
+) -> (Unrecorded, Inventory) {
     let hosts: Vec<Host> = set.hosts().map(|(_, h)| h.clone()).collect();
     let watch = Arc::new(Watch {
         set: set.name.clone(),
-        stores: vec![store],
-        uuids: HashSet::new(),
+        stores: left.map_or_else(|| vec![store], Record::stores),
+        uuids: left.map_or_else(HashSet::new, Record::uuids),
     });
     let inventory = observe(&*ctx.world.hosts, &hosts, &set.limits, &watch);
-    (Unrecorded::of(&set.name, store, &inventory), inventory)
+    (Unrecorded::of(&set.name, store, &inventory, left), inventory)
 }
 
 impl Unrecorded {
     /// Sorts out what was seen of `set` by whoever works with `store`.
-    pub fn of(set: &Label, store: StoreId, inventory: &Inventory) -> Self {
+    pub fn of(set: &Label, store: StoreId, inventory: &Inventory, left: Option<&Record>) -> Self {
         let mut of: BTreeMap<StoreId, Of> = BTreeMap::new();
+        let mut given_up = 0;
         for instance in inventory.instances() {
+            if instance.meta.store == store && left.is_some_and(|r| r.gave_up(instance.id, instance.uuid)) {
+                given_up += 1;
+                continue;
+            }
             let made = instance.meta.created_at;
             let entry = of.entry(instance.meta.store).or_insert(Of {
                 count: 0,
@@ -69,11 +83,24 @@ impl Unrecorded {
             set: set.clone(),
             store,
             of,
+            given_up,
             unseen,
         }
     }
 
-    /// Whether no instance was found.
+    /// That instances are there again which were given up when the set was ended, if any is.
+    pub fn back(&self) -> Option<String> {
+        let are = if self.given_up == 1 { "is" } else { "are" };
+        (self.given_up > 0).then(|| {
+            format!(
+                "{} that {are} there again {} given up when it was deleted",
+                count(self.given_up, "instance"),
+                if self.given_up == 1 { "was" } else { "were" }
+            )
+        })
+    }
+
+    /// Whether no instance was found beside those that were given up.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }

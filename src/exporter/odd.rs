@@ -5,10 +5,11 @@ use super::{Area, View, count};
 use crate::ownership::Strangeness;
 
 /// Every kind of stranger, with its name in the label.
-const STRANGERS: [(Strangeness, &str); 7] = [
+const STRANGERS: [(Strangeness, &str); 8] = [
     (Strangeness::Copied, "copied"),
     (Strangeness::Renamed, "renamed"),
     (Strangeness::NoNote, "no-note"),
+    (Strangeness::Garbled, "garbled"),
     (Strangeness::Forgotten, "forgotten"),
     (Strangeness::Beyond, "beyond"),
     (Strangeness::Disowned, "disowned"),
@@ -27,7 +28,7 @@ impl Area for Odd {
         Self {
             domains: families.gauge(
                 "vmss_odd_domains",
-                "Domains that look like instances and are none (copied, renamed, no-note, forgotten, beyond, disowned, \
+                "Domains that look like instances and are none (copied, renamed, no-note, garbled, forgotten, beyond, disowned, \
                  elsewhere), instances that are there twice (double), and those that are not as the record says (moved, older, \
                  newer)",
             ),

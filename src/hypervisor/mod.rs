@@ -303,12 +303,18 @@ pub trait Hypervisor: Send + Sync {
         pulse: &Pulse,
     ) -> Result<(), HypervisorError>;
 
-    /// Takes away a copy of an instance that lives on another host: switches it off at once, and deletes its console log and
-    /// its domain. All of its volumes stay, for the other copy may use the very same. One that is gone is fine.
+    /// Takes away a copy of an instance that lives on another host, or one that was given up: asks its guest to shut down,
+    /// switches it off if it has not within `shutdown`, and deletes its console log and its domain. All of its volumes stay, for
+    /// the other copy may use the very same. One that is gone is fine.
     ///
     /// # Errors
     /// `NotOurs` if another store manages it, or it has another name.
-    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<(), HypervisorError>;
+    fn drop_copy(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError>;
 
     /// What the pool knows of those of `names` that are volumes in it, in their order. Nothing is looked for anew.
     fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>, HypervisorError>;

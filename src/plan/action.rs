@@ -95,10 +95,14 @@ pub enum Action {
         /// Who asked, and why.
         cause: Cause,
     },
-    /// Take away a copy of an instance that is kept on another host: off, and its domain gone. Its volumes stay.
+    /// Take away a copy of an instance that is kept on another host, or one that was given up with its host: off, and its domain
+    /// gone. Its volumes stay.
     DropCopy {
         /// Which.
         instance: InstanceRef,
+        /// How long its guest may take; zero switches it off at once.
+        #[serde(serialize_with = "crate::units::seconds")]
+        shutdown: Duration,
         /// Whose word it goes by.
         cause: Cause,
     },
@@ -162,6 +166,10 @@ impl Action {
             } => "unprotect",
             Self::Protect { .. } => "protect",
             Self::Delete { .. } => "delete",
+            Self::DropCopy {
+                cause: Cause::Fencing { .. },
+                ..
+            } => "undefine",
             Self::DropCopy { .. } => "drop copy",
             Self::DeleteVolume { .. } => "delete volume",
             Self::DeleteImage { .. } => "delete image",

@@ -66,6 +66,8 @@ pub struct Settlement {
     pub kept: Place,
     /// Those that go.
     pub dropped: Vec<Place>,
+    /// Those that somebody keeps under another name: strangers, which stay where they are.
+    pub spared: Vec<Place>,
     /// The fault domain of the host where it stays.
     pub fault_domain: Label,
     /// What that takes.
@@ -79,6 +81,11 @@ pub enum Unsettled {
     NoDouble,
     /// It is there twice, but not on that host.
     NotThere(Double),
+    /// It has another name on that host.
+    Renamed {
+        /// The domain's name.
+        is: String,
+    },
     /// Neither copy is one that the record lists.
     Unlisted,
 }
@@ -93,10 +100,16 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
         (double.places.iter().cloned()).partition(|place| place.host == *keep);
     let not_there = || Unsettled::NotThere(double.clone());
     let kept = kept.into_iter().next().ok_or_else(not_there)?;
+    if let Some(is) = kept.called {
+        return Err(Unsettled::Renamed { is });
+    }
+    let (dropped, spared) = dropped.into_iter().partition(Place::has_its_name);
     let known = s.record.known.get(&id).ok_or(Unsettled::Unlisted)?;
     let of_host = s.set.hosts().find(|(_, host)| host.name == *keep);
     let (fault_domain, _) = of_host.ok_or_else(not_there)?;
-    let copies = copies(s.inventory, id, known.uuid);
+    let name = instance_name(&s.set.name, id);
+    let copies = copies(s.inventory, id, known.uuid).into_iter();
+    let copies = copies.filter(|(_, copy)| copy.name == name);
     let cause = Cause::Settled { kept: keep.clone() };
     let mut steps = Vec::new();
     for (host, copy) in copies {
@@ -110,7 +123,13 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
             (noted, "this copy is kept".into())
         } else {
             let (cause, why) = (cause.clone(), cause.to_string().into());
-            (Action::DropCopy { instance, cause }, why)
+            let shutdown = std::time::Duration::ZERO;
+            let dropped = Action::DropCopy {
+                instance,
+                shutdown,
+                cause,
+            };
+            (dropped, why)
         };
         steps.push(Step {
             host: host.clone(),
@@ -121,6 +140,7 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
     Ok(Settlement {
         kept,
         dropped,
+        spared,
         fault_domain: fault_domain.clone(),
         steps,
     })
@@ -177,7 +197,7 @@ pub enum Refused {
         /// Its host.
         host: Label,
     },
-    /// It has no note of the set.
+    /// It has no note of the set that can be read.
     NoNote(String),
     /// An operator has said that its note lies.
     Disowned(Uuid),
@@ -210,7 +230,7 @@ impl fmt::Display for Refused {
                 crate::names::list(hosts, 8)
             ),
             Self::Renamed { is, host } => write!(f, "its domain on {host} is called {is}"),
-            Self::NoNote(name) => write!(f, "domain {name} has no note of vmss"),
+            Self::NoNote(name) => write!(f, "domain {name} has no note of vmss that can be read"),
             Self::Disowned(_) => f.write_str("an operator has disowned it"),
             Self::IdTaken(host) => write!(f, "another domain is that instance, on {host}"),
             Self::UuidTaken(id) => write!(f, "its UUID is that of instance {id}"),
@@ -248,7 +268,7 @@ pub fn adoption(s: Situation<'_>, id: InstanceId, host: Option<&Label>) -> Resul
     }
     let name = instance_name(&s.set.name, id);
     match stranger.why {
-        Strangeness::NoNote => return Err(Refused::NoNote(stranger.name.clone())),
+        Strangeness::NoNote | Strangeness::Garbled => return Err(Refused::NoNote(stranger.name.clone())),
         Strangeness::Disowned => return Err(Refused::Disowned(stranger.uuid)),
         Strangeness::Renamed | Strangeness::Copied | Strangeness::Beyond | Strangeness::Forgotten
             if stranger.name != name =>

@@ -6,6 +6,7 @@ use crate::health::State;
 use crate::inventory::{Phase, Power, Rework};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, InstanceRef, Step};
+use crate::plan::loss::noted_disks;
 use crate::plan::report::{Counts, Report, Wait};
 use crate::plan::{Situation, change, drain, membership};
 use crate::warrants::Cause;
@@ -43,20 +44,35 @@ impl Member<'_> {
 
     /// The step that deletes it.
     pub fn delete(&self, s: Situation<'_>, cause: Cause) -> Step {
-        let running = self.instance.power == Power::Running;
-        let shutdown = if running {
-            s.set.scale_in.shutdown
-        } else {
-            std::time::Duration::ZERO
-        };
         Step {
             host: self.host.clone(),
+            why: cause.to_string().into(),
             action: Action::Delete {
                 instance: self.reference(s),
-                shutdown,
-                cause: cause.clone(),
+                shutdown: self.shutdown(s),
+                cause,
             },
+        }
+    }
+
+    /// The step that takes its domain away, and none of its volumes.
+    fn drop(&self, s: Situation<'_>, cause: Cause) -> Step {
+        Step {
+            host: self.host.clone(),
             why: cause.to_string().into(),
+            action: Action::DropCopy {
+                instance: self.reference(s),
+                shutdown: self.shutdown(s),
+                cause,
+            },
+        }
+    }
+
+    /// How long its guest may take to shut down.
+    fn shutdown(&self, s: Situation<'_>) -> std::time::Duration {
+        match self.instance.power {
+            Power::Running => s.set.scale_in.shutdown,
+            _ => std::time::Duration::ZERO,
         }
     }
 }
@@ -86,6 +102,8 @@ pub(super) fn is_half(
     let is_due = s.record.warrants.covers(host, id, uuid);
     match instance.meta.phase {
         Phase::Creating if is_due => Some(Cause::UnfinishedCreation),
+        // Given up with its host: it may have been whole.
+        Phase::Creating if s.record.written_off.get(&id).is_some_and(|w| w.uuid == uuid) => None,
         Phase::Creating => {
             let is_being_made = known.is_none_or(|k| !k.confirmed);
             (is_being_made || is_believed).then_some(Cause::UnfinishedCreation)
@@ -295,36 +313,47 @@ impl<'a> Fleet<'a> {
         waits
     }
 
-    /// What was given up with its host and is there again is deleted: another has taken its place, and both would serve
-    /// under the set's name. Its guest is asked to shut down like any other's.
+    /// What was given up with its host and is there again is switched off and deleted: others have taken its place, and both
+    /// would serve under the set's name. Its guest is asked to shut down like any other's. The volumes of one that has data disks
+    /// stay, and are told.
     pub fn fence(&self, s: Situation<'_>, steps: &mut Vec<Step>) {
         for stray in &self.strays {
             let Some(written_off) = s.record.written_off.get(&stray.id) else {
                 continue;
             };
-            let cause = Cause::Fencing { at: written_off.at };
-            steps.push(stray.delete(s, cause));
+            let keeps_disks =
+                written_off.has_data_disks || noted_disks(&stray.instance.meta).next().is_some();
+            let at = written_off.at;
+            let cause = Cause::Fencing { at, keeps_disks };
+            // One whose pool can't be seen is switched off all the same; its volumes go by the warrant that it leaves.
+            if keeps_disks || !stray.has_pool {
+                steps.push(stray.drop(s, cause));
+            } else {
+                steps.push(stray.delete(s, cause));
+            }
         }
     }
 
     /// What was given up with hosts that are still out of sight.
     pub fn given_up(&self, s: Situation<'_>) -> Vec<Wait> {
-        let mut on: BTreeMap<&Label, (jiff::Timestamp, Vec<InstanceId>)> = BTreeMap::new();
+        let mut on: BTreeMap<&Label, (jiff::Timestamp, Vec<InstanceId>, Vec<InstanceId>)> = BTreeMap::new();
         for (id, written_off) in &s.record.written_off {
             let is_hidden = (s.inventory.host(&written_off.host)).is_some_and(|h| h.seen().is_none());
             if is_hidden {
-                let (at, instances) = on
-                    .entry(&written_off.host)
-                    .or_insert((written_off.at, Vec::new()));
+                let (at, instances, keeping) =
+                    on.entry(&written_off.host)
+                        .or_insert((written_off.at, Vec::new(), Vec::new()));
                 *at = written_off.at.min(*at);
                 instances.push(*id);
+                keeping.extend(written_off.has_data_disks.then_some(*id));
             }
         }
         (on.into_iter())
-            .map(|(host, (at, instances))| Wait::HostGivenUp {
+            .map(|(host, (at, instances, keeping))| Wait::HostGivenUp {
                 host: host.clone(),
                 at,
                 instances,
+                keeping,
             })
             .collect()
     }

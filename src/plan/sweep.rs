@@ -156,6 +156,16 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
                 ..
             }),
         ) if !are_apart(s, host, seen, &known.host) => Fate::Used,
+        // Given up with data disks: its domain goes, its volumes go by an operator's word alone.
+        (
+            _,
+            Some(Warrant {
+                cause: Cause::Fencing {
+                    keeps_disks: true, ..
+                },
+                ..
+            }),
+        ) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Unclaimed,
         (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::addresses::Refused;
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label, StoreId};
-use crate::ownership::{Double, Moved, Sight, Strangeness, Stranger, Twins};
+use crate::ownership::{Double, Moved, Place, Sight, Strangeness, Stranger, Twins};
 use crate::plan::change::{Because, Limit};
 use crate::plan::loss::Disks;
 use crate::plan::report::Ailing;
@@ -320,6 +320,9 @@ pub enum Wait {
         at: Timestamp,
         /// Instances that were given up with it.
         instances: Vec<InstanceId>,
+        /// Those of them whose volumes stay, since they have data disks.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        keeping: Vec<InstanceId>,
     },
     /// A host is out of sight for long, and its guests still answer.
     HostServes {
@@ -517,11 +520,22 @@ impl fmt::Display for Wait {
             ),
             Self::Double(double) => {
                 let places: Vec<String> = (double.places.iter())
-                    .map(|p| format!("{} ({})", p.host, if p.runs { "runs" } else { "off" }))
+                    .map(|p| {
+                        let called = p.called.as_ref().map(|name| format!("as {name}, "));
+                        let how = if p.runs { "runs" } else { "off" };
+                        format!("{} ({}{how})", p.host, called.unwrap_or_default())
+                    })
                     .collect();
+                // Under another name it can't be kept as the instance.
+                let (named, renamed): (Vec<&Place>, Vec<&Place>) =
+                    (double.places.iter()).partition(|place| place.has_its_name());
+                let keep = match (named.as_slice(), renamed.is_empty()) {
+                    ([one], false) => one.host.as_str(),
+                    _ => "HOST",
+                };
                 write!(
                     f,
-                    "instance {0} is there twice, on {1}: nothing is done to either; vmss instance settle {0} --keep HOST \
+                    "instance {0} is there twice, on {1}: nothing is done to either; vmss instance settle {0} --keep {keep} \
                      ends it",
                     double.id,
                     places.join(" and ")
@@ -862,15 +876,30 @@ impl fmt::Display for Wait {
                 instances_noun(instances),
                 list(instances)
             ),
-            Self::HostGivenUp { host, at, instances } => write!(
-                f,
-                "host {host} was given up at {} with {} {}, which {} deleted when it is back; mend it, or take it out of \
-                 the definition",
-                clock(*at),
-                instances_noun(instances),
-                list(instances),
-                if instances.len() == 1 { "is" } else { "are" }
-            ),
+            Self::HostGivenUp {
+                host,
+                at,
+                instances,
+                keeping,
+            } => {
+                let (are, they) = match instances.len() {
+                    1 => ("is", "its volumes stay"),
+                    _ => ("are", "their volumes stay"),
+                };
+                let disks = match keeping.len() {
+                    0 => String::new(),
+                    n if n == instances.len() => format!(" ({they})"),
+                    _ => format!(" (the volumes of {} stay)", list(keeping)),
+                };
+                write!(
+                    f,
+                    "host {host} was given up at {} with {} {}, which {are} deleted when it is back{disks}; mend it, or take \
+                     it out of the definition",
+                    clock(*at),
+                    instances_noun(instances),
+                    list(instances),
+                )
+            }
             Self::HostServes {
                 host,
                 since,
@@ -1008,12 +1037,20 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
         .id
         .map_or_else(String::new, |id| format!("vmss instance adopt {id}"));
     match stranger.why {
+        Strangeness::Renamed if stranger.lives_elsewhere => {
+            write!(f, "is what {id} was, under another name: left alone")
+        }
         Strangeness::Copied => write!(f, "has the note of {id}, which is another domain: left alone"),
         Strangeness::Renamed => write!(
             f,
             "is what {id} was, under another name: left alone; under its own name again, {adopt} takes it in"
         ),
         Strangeness::NoNote => write!(f, "has the UUID of {id}, and no note of vmss: left alone"),
+        Strangeness::Garbled => write!(
+            f,
+            "has a note of vmss that can't be read: left alone; vmss instance disown {} says that it is none of the set's",
+            stranger.uuid
+        ),
         Strangeness::Forgotten => write!(
             f,
             "says that it is {id}, which the record no longer has: left alone; {adopt} takes it in"

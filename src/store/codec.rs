@@ -14,7 +14,7 @@ use crate::store::StoreError;
 pub const FORMAT: u64 = 1 + CARRIED.len() as u64;
 
 /// What makes each format of the one before it: the first makes 2 of 1. Never changed, only added to.
-const CARRIED: [fn(Value) -> Value; 1] = [from_1];
+const CARRIED: [fn(Value) -> Value; 2] = [from_1, from_2];
 
 /// Format 1 is what was written before the JSON said its format. It did not know UUIDs: they followed from store, set and id. Of
 /// a set that was taken over from another store they may follow from that one: which of them it is shows when an instance is
@@ -48,6 +48,12 @@ fn from_1(mut record: Value) -> Value {
     if next > InstanceId::MAX.0 {
         record["next_id"] = (highest + 1).into();
     }
+    record
+}
+
+/// Format 2 did not know which of those that were given up have data disks, nor whose word made a capacity smaller. Whatever it
+/// says it says in the same words.
+const fn from_2(record: Value) -> Value {
     record
 }
 

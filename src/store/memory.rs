@@ -28,6 +28,8 @@ struct Shelves {
     last: u64,
     /// Records as JSON, so that what a file would lose or refuse is lost or refused here too.
     records: BTreeMap<Label, (String, Version)>,
+    /// What was given up of sets that are no more, as JSON.
+    abandoned: BTreeMap<Label, String>,
     leases: BTreeMap<String, Let>,
     measured: BTreeMap<Label, Measured>,
     operations: BTreeMap<u64, PastOperation>,
@@ -64,6 +66,12 @@ impl Shelves {
 
     fn holds(&self, lease: &Lease) -> bool {
         (self.leases.get(&lease.key)).is_some_and(|taken| taken.stamp.token == lease.token)
+    }
+
+    fn forget(&mut self, set: &Label) {
+        self.records.remove(set);
+        self.measured.remove(set);
+        self.abandoned.remove(set);
     }
 }
 
@@ -147,9 +155,27 @@ impl Store for Memory {
         if shelves.records.get(set).map(|(_, version)| *version) != Some(expected) {
             return Err(StoreError::Changed(set.clone()));
         }
-        shelves.records.remove(set);
-        shelves.measured.remove(set);
+        shelves.forget(set);
         Ok(())
+    }
+
+    fn abandon(&self, set: &Label, left: &Record, expected: Version) -> Result<(), StoreError> {
+        let doing = || format!("noting what was given up of {set}");
+        let json = codec::encode(left).map_err(|e| broken(doing(), &e))?;
+        let mut shelves = self.shelves();
+        if shelves.records.get(set).map(|(_, version)| *version) != Some(expected) {
+            return Err(StoreError::Changed(set.clone()));
+        }
+        shelves.forget(set);
+        shelves.abandoned.insert(set.clone(), json);
+        Ok(())
+    }
+
+    fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError> {
+        let shelves = self.shelves();
+        let doing = || format!("reading what was given up of {set}");
+        let decode = |json: &String| codec::decode(json).map_err(|e| e.of(set, |e| broken(doing(), &e)));
+        shelves.abandoned.get(set).map(decode).transpose()
     }
 
     fn sets(&self) -> Result<Vec<Label>, StoreError> {

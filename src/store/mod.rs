@@ -61,8 +61,19 @@ pub trait Store: Send + Sync {
         expected: Version,
     ) -> Result<Version, StoreError>;
 
-    /// Forgets the set with its samples and decisions. Its history stays.
+    /// Forgets the set with its samples and decisions, and whatever was given up of it. Its history stays.
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError>;
+
+    /// As [`Self::remove`], but `left` is kept aside: the record of what was given up with hosts that could not be seen. It is
+    /// no set any more, and takes the place of what was kept so before.
+    fn abandon(&self, set: &Label, left: &Record, expected: Version) -> Result<(), StoreError>;
+
+    /// What was given up of a set of that name when it ended; `None` if nothing was, or all of it was seen to be gone since. Of a
+    /// set that has a record it says nothing: that record has taken it over.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] as [`Self::get`].
+    fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError>;
 
     /// Names of all sets, sorted.
     fn sets(&self) -> Result<Vec<Label>, StoreError>;

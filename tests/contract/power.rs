@@ -229,9 +229,12 @@ pub fn a_copy_goes_without_its_volumes(host: &dyn Hypervisor, f: &Fixture) {
         store: vmss::names::StoreId(uuid::Uuid::from_u128(7)),
         ..instance.clone()
     };
-    assert_eq!(kind(host.drop_copy(&claimed, &silent)), FaultKind::NotOurs);
+    assert_eq!(
+        kind(host.drop_copy(&claimed, Duration::ZERO, &silent)),
+        FaultKind::NotOurs
+    );
     for _ in 0..2 {
-        host.drop_copy(&instance, &silent)
+        host.drop_copy(&instance, Duration::ZERO, &silent)
             .expect("it goes, and may be gone");
         assert_eq!(f.instance(host, 1), None);
         assert_eq!(names(), meta.volumes, "they stay");

@@ -124,6 +124,12 @@ impl Store for Mortal {
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.alive()?.remove(set, expected)
     }
+    fn abandon(&self, set: &Label, left: &Record, expected: Version) -> Result<(), StoreError> {
+        self.alive()?.abandon(set, left, expected)
+    }
+    fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError> {
+        self.store.abandoned(set)
+    }
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.store.sets()
     }

@@ -32,6 +32,7 @@ pub fn check(store: &dyn Store) {
     a_record_comes_back_as_it_was_put(store);
     only_the_version_that_was_read_may_be_replaced(store);
     a_record_made_again_is_another(store);
+    what_was_given_up_of_a_set_outlives_its_record(store);
     nothing_is_lost_between_threads(store);
     sets_are_sorted(store);
     a_lease_has_one_holder(store);
@@ -86,6 +87,31 @@ fn only_the_version_that_was_read_may_be_replaced(store: &dyn Store) {
     store.remove(&set, second).unwrap();
     assert!(store.get(&set).unwrap().is_none());
     assert!(matches!(store.remove(&set, second), Err(StoreError::Changed(_))));
+}
+
+fn what_was_given_up_of_a_set_outlives_its_record(store: &dyn Store) {
+    let set = label("over");
+    let first = store.put(&set, &record("over", 1), None).unwrap();
+    assert_eq!(store.abandoned(&set).unwrap(), None);
+    let second = store.put(&set, &record("over", 2), Some(first)).unwrap();
+    let stale = store.abandon(&set, &record("over", 3), first);
+    assert!(matches!(stale, Err(StoreError::Changed(_))));
+    assert_eq!(
+        store.abandoned(&set).unwrap(),
+        None,
+        "a refused write leaves no trace"
+    );
+    store.abandon(&set, &record("over", 3), second).unwrap();
+    assert!(store.get(&set).unwrap().is_none() && !store.sets().unwrap().contains(&set));
+    assert_eq!(store.abandoned(&set).unwrap(), Some(record("over", 3)));
+    // Whoever makes the set anew may die before he has taken it over: it is there until the set is over again.
+    let third = store.put(&set, &record("over", 4), None).unwrap();
+    assert_eq!(store.abandoned(&set).unwrap(), Some(record("over", 3)));
+    store.abandon(&set, &record("over", 5), third).unwrap();
+    assert_eq!(store.abandoned(&set).unwrap(), Some(record("over", 5)));
+    let fourth = store.put(&set, &record("over", 6), None).unwrap();
+    store.remove(&set, fourth).unwrap();
+    assert_eq!(store.abandoned(&set).unwrap(), None);
 }
 
 fn a_record_made_again_is_another(store: &dyn Store) {

@@ -30,7 +30,9 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     let held = ctx.hold(&target.store, &name, &format!("{verb} of {name}"))?;
     let (record, inventory) = look_again(ctx, &*target.store, &name)?;
     let settlement = decide(ctx, &record, &inventory, id, keep)?;
-    if (&settlement.kept, &settlement.dropped) != (&meant.kept, &meant.dropped) {
+    if (&settlement.kept, &settlement.dropped, &settlement.spared)
+        != (&meant.kept, &meant.dropped, &meant.spared)
+    {
         return Err(changed(&name));
     }
     let (record, _) = amend(&*target.store, &name, |record| {
@@ -84,6 +86,12 @@ fn refused(record: &Record, inventory: &Inventory, id: InstanceId, keep: &Label,
             let text = format!("{keep} has no copy of {name}: nothing was done");
             Error::message(Exit::Failed, text).hint(format!("it is on {}", list(&places, 8)))
         }
+        Unsettled::Renamed { is } => {
+            let text = format!("{keep} has {name} under the name {is}: nothing was done");
+            Error::message(Exit::Blocked, text).hint(format!(
+                "switch it off and give it its name again (virsh domrename {is} {name}), then run this again"
+            ))
+        }
         Unsettled::Unlisted => {
             let text = format!("the record does not have {name}, whose creation or deletion did not end");
             Error::message(Exit::Blocked, text)
@@ -94,7 +102,26 @@ fn refused(record: &Record, inventory: &Inventory, id: InstanceId, keep: &Label,
 
 fn question(set: &Label, id: InstanceId, settlement: &Settlement) -> String {
     let how = |place: &Place| if place.runs { "runs" } else { "is off" };
-    let Settlement { kept, dropped, .. } = settlement;
+    let Settlement {
+        kept,
+        dropped,
+        spared,
+        ..
+    } = settlement;
+    let spared: String = (spared.iter())
+        .map(|place| {
+            let called = place.called.as_deref().unwrap_or_default();
+            format!(" {called} on {} stays where it is, as a stranger.", place.host)
+        })
+        .collect();
+    if dropped.is_empty() {
+        return format!(
+            "Keep the copy of {} on {}, which {}?{spared}",
+            instance_name(set, id),
+            kept.host,
+            how(kept)
+        );
+    }
     let warning = match dropped.iter().find(|p| p.runs && !kept.runs) {
         Some(running) => format!(
             " The copy on {} is the one that RUNS: what it has written since is lost with it.",
@@ -108,7 +135,7 @@ fn question(set: &Label, id: InstanceId, settlement: &Settlement) -> String {
         .collect();
     format!(
         "Keep the copy of {} on {}, which {}, and switch off and undefine the one on {}? Its disks there go afterwards, unless \
-         anything uses them.{warning}",
+         anything uses them.{warning}{spared}",
         instance_name(set, id),
         kept.host,
         how(kept),

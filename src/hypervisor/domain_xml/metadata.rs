@@ -143,6 +143,19 @@ pub fn read(element: &Element) -> Result<Metadata, MetadataError> {
     })
 }
 
+/// The set that a note names, as far as that much of it is understood: for a note that is not understood as a whole.
+pub fn set_of(xml: &str) -> Option<Label> {
+    let element = Element::parse(xml).ok()?;
+    element.get("set").and_then(|set| Label::new(set).ok())
+}
+
+/// Of a note that is not understood as a whole: what it says of being made or deleted, and the image it names, each if that
+/// much is understood.
+pub fn phase_and_image(element: &Element) -> (Option<Phase>, Option<ImageDigest>) {
+    let phase = element.get("phase").and_then(parse_phase);
+    (phase, element.get("image").and_then(digest))
+}
+
 /// A digest, if `text` is 64 lower-case hex digits.
 pub fn digest(text: &str) -> Option<ImageDigest> {
     let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

@@ -50,19 +50,14 @@ pub(super) fn delete(call: &Call<'_>, instance: &InstanceRef, patience: Duration
     })
 }
 
-pub(super) fn drop_copy(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
+pub(super) fn drop_copy(call: &Call<'_>, instance: &InstanceRef, shutdown: Duration) -> Result<()> {
     let name = &instance.name;
     let looking = format!("looking for domain {name}");
     let is_there = |m: &_| Ok(owned(m, instance, &looking)?.is_some());
     if !call.look(&looking, is_there)? {
         return Ok(());
     }
-    power::off(
-        call,
-        instance,
-        Duration::ZERO,
-        &format!("dropping the copy of {name}"),
-    )?;
+    power::off(call, instance, shutdown, &format!("dropping the copy of {name}"))?;
     call.stage(Stage::Undefine);
     call.step(Stage::Undefine, &format!("undefine {name}"), |m| {
         owned(m, instance, &looking)?;

@@ -214,10 +214,10 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<()> {
+    fn drop_copy(&self, instance: &InstanceRef, shutdown: Duration, pulse: &Pulse) -> Result<()> {
         let what = format!("drop the copy of {}", instance.name);
         self.action(&what, pulse, Some(instance.id), |c| {
-            delete::drop_copy(c, instance)
+            delete::drop_copy(c, instance, shutdown)
         })
     }
 

@@ -7,9 +7,9 @@ use super::machine::{Agent, Content, Machine};
 use super::owned::owned;
 use crate::addresses::{Source, Told};
 use crate::hypervisor::{Finding, HostFacts, Problem, Stage, Uses, VolumeFacts, Watch};
-use crate::inventory::{HostSeen, Instance, Power};
+use crate::inventory::{HostSeen, Instance, Nameless, Power};
 use crate::model::{Model, NicSource, Virtualization};
-use crate::names::{Label, StoreId, VolumeName, parse_instance_name};
+use crate::names::{InstanceId, Label, StoreId, VolumeName, has_form_of_instance, parse_instance_name};
 use crate::plan::action::InstanceRef;
 use crate::units::Bytes;
 
@@ -45,7 +45,8 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
         let (high, low) = domain.uuid.as_u64_pair();
         seen.domains ^= high ^ low.rotate_left(17);
         let is_watched = watch.uuids.contains(&domain.uuid);
-        let meta = (domain.meta.as_ref()).filter(|m| &m.set == set && (id.is_some() || is_watched));
+        let meta = (domain.meta.as_ref())
+            .filter(|m| &m.set == set && (id.is_some() || is_watched) && m.id <= InstanceId::MAX);
         if meta.is_some() || domain.is_active() {
             seen.used_vcpus += domain.vcpus;
             seen.used_memory = seen.used_memory + domain.memory;
@@ -59,9 +60,21 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
                 vcpus: domain.vcpus,
                 meta: meta.clone(),
             }),
-            (Some(id), None) => seen.foreign.push(id),
-            (None, None) if is_watched => seen.nameless.push((domain.name.clone(), domain.uuid)),
-            (None, None) => {}
+            (id, None) => {
+                seen.foreign.extend(id);
+                // Of an id that is too long for any set libvirt's note can't be read.
+                let its = domain.meta.as_ref().filter(|m| &m.set == set);
+                let is_garbled = its.is_some_and(|m| m.id > InstanceId::MAX);
+                let is_looked_at = is_watched || has_form_of_instance(set, &domain.name);
+                if is_looked_at && is_garbled || is_watched && id.is_none() {
+                    seen.nameless.push(Nameless {
+                        name: domain.name.clone(),
+                        uuid: domain.uuid,
+                        runs: domain.is_active(),
+                        is_garbled,
+                    });
+                }
+            }
         }
     }
     for volume in machine.volumes.values() {

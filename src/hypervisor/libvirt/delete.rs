@@ -52,13 +52,14 @@ pub fn drop_copy(
     host: &Libvirt,
     session: &Session<'_>,
     instance: &InstanceRef,
+    shutdown: Duration,
 ) -> Result<(), HypervisorError> {
     let Some(owned) = domains::find(session, instance)? else {
         return Ok(());
     };
     let name = &instance.name;
     let doing = format!("switching off the copy of {name}");
-    power::off(session, name, &owned.domain, Duration::ZERO, &doing)?;
+    power::off(session, name, &owned.domain, shutdown, &doing)?;
     logs::delete(&host.logs, session, name);
     session.pulse().stage(Stage::Undefine);
     undefine(session, name, &owned.domain)

@@ -45,8 +45,10 @@ pub fn find(session: &Session<'_>, instance: &InstanceRef) -> Result<Option<Owne
         Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => return Ok(None),
         read => read?,
     };
-    let Some(meta) = read else {
-        return Err(not_ours(&doing, "it has no metadata that vmss understands"));
+    let meta = match read {
+        Note::Read(meta) => *meta,
+        Note::Garbled { .. } => return Err(not_ours(&doing, "its metadata can't be read")),
+        Note::None => return Err(not_ours(&doing, "it has no metadata of vmss")),
     };
     if (&meta.set, meta.store, meta.id) != (&instance.set, instance.store, instance.id) {
         return Err(not_ours(
@@ -134,14 +136,32 @@ pub fn own_volumes<'a>(instance: &InstanceRef, note: &'a Metadata) -> impl Itera
         .filter(move |v| v.starts_with(&stem) && plain(v))
 }
 
-/// The domain's metadata; `None` if it has none, or none that is understood.
-pub fn read(session: &Session<'_>, domain: &Domain, name: &str) -> Result<Option<Metadata>, Fault> {
+/// A domain's metadata, as far as vmss has written any.
+pub enum Note {
+    /// It has none.
+    None,
+    /// What it says.
+    Read(Box<Metadata>),
+    /// It has some that is not understood: damaged, forged, or of a later vmss.
+    Garbled {
+        /// The set that it names, if that much is understood.
+        set: Option<Label>,
+    },
+}
+
+/// Reads the domain's metadata.
+pub fn read(session: &Session<'_>, domain: &Domain, name: &str) -> Result<Note, Fault> {
     let text = session.call(format_args!("reading metadata of domain {name}"), |_| {
         domain.metadata(ELEMENT, Some(NAMESPACE), 0)
     });
     match text {
-        Ok(xml) => Ok(metadata::parse(&xml).ok()),
-        Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN_METADATA) => Ok(None),
+        Ok(xml) => Ok(match metadata::parse(&xml) {
+            Ok(meta) => Note::Read(Box::new(meta)),
+            Err(_) => Note::Garbled {
+                set: metadata::set_of(&xml),
+            },
+        }),
+        Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN_METADATA) => Ok(Note::None),
         Err(fault) => Err(fault),
     }
 }

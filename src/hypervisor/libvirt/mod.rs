@@ -322,8 +322,13 @@ impl Hypervisor for Libvirt {
         delete::delete(self, &self.work.session(pulse)?, instance, shutdown, uses)
     }
 
-    fn drop_copy(&self, instance: &InstanceRef, pulse: &Pulse) -> Result<(), HypervisorError> {
-        delete::drop_copy(self, &self.work.session(pulse)?, instance)
+    fn drop_copy(
+        &self,
+        instance: &InstanceRef,
+        shutdown: Duration,
+        pulse: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        delete::drop_copy(self, &self.work.session(pulse)?, instance, shutdown)
     }
 
     fn volume_facts(&self, names: &[String]) -> Result<Vec<VolumeFacts>, HypervisorError> {

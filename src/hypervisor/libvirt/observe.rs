@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use uuid::Uuid;
 use virt::domain::{Domain, DomainShutoffReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
 
 use super::connection::{Line, Session};
-use super::domains;
+use super::domains::{self, Note};
 use super::fault::optional;
 use super::images;
 use super::spread::spread;
@@ -16,8 +15,8 @@ use super::traits::version;
 use super::volumes::Pool;
 use crate::hypervisor::seed::parse_shared_name;
 use crate::hypervisor::{FaultKind, HostFacts, HypervisorError, Pulse, Watch};
-use crate::inventory::{HostSeen, Instance, Power};
-use crate::names::{InstanceId, PoolMark, VolumeName, parse_instance_name};
+use crate::inventory::{HostSeen, Instance, Nameless, Power};
+use crate::names::{InstanceId, PoolMark, VolumeName, has_form_of_instance, parse_instance_name};
 use crate::units::Bytes;
 
 /// What is promised to domains.
@@ -72,8 +71,11 @@ pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, Hyper
         match (sight.id, sight.instance) {
             (_, Some(instance)) => seen.instances.push(instance),
             _ if sight.gone => {}
-            (Some(id), None) => seen.foreign.push(id),
-            (None, None) => seen.nameless.extend(sight.nameless),
+            (id, None) => {
+                seen.foreign.extend(id);
+                let is_told = |n: &Nameless| id.is_none() || n.is_garbled;
+                seen.nameless.extend(sight.nameless.filter(is_told));
+            }
         }
     }
     // libvirt lists them in any order; whoever reads an inventory shall not see that.
@@ -141,8 +143,8 @@ struct Sight {
     id: Option<InstanceId>,
     /// The instance it is.
     instance: Option<Instance>,
-    /// The name and UUID it has, if the UUID is one that is watched.
-    nameless: Option<(String, Uuid)>,
+    /// What it is called, if its UUID is one that is watched, or it has a note that can't be read.
+    nameless: Option<Nameless>,
     /// A number made of its UUID.
     fingerprint: u64,
     /// Whether it went while it was looked at.
@@ -157,24 +159,42 @@ fn sight(session: &Session<'_>, watch: &Watch, domain: &Domain) -> Result<Sight,
     let mut sight = Sight {
         id: parse_instance_name(&watch.set, &name),
         nameless: uuid
-            .filter(|uuid| watch.uuids.contains(uuid))
-            .map(|uuid| (name.clone(), uuid)),
+            .filter(|uuid| watch.uuids.contains(uuid) || has_form_of_instance(&watch.set, &name))
+            .map(|uuid| Nameless {
+                name: name.clone(),
+                uuid,
+                runs: domain.id().is_some(),
+                is_garbled: false,
+            }),
         fingerprint: uuid.map_or(0, |uuid| {
             let (high, low) = uuid.as_u64_pair();
             high ^ low.rotate_left(17)
         }),
         ..Sight::default()
     };
-    let meta = match (sight.id, &sight.nameless) {
-        (None, None) => None,
+    let note = match (sight.id, &sight.nameless) {
+        (None, None) => Note::None,
         _ => match domains::read(session, domain, &name) {
             Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => {
                 sight.gone = true;
                 return Ok(sight);
             }
-            other => other?.filter(|m| m.set == watch.set),
+            other => other?,
         },
     };
+    let mut meta = None;
+    match note {
+        Note::Read(read) => meta = Some(*read).filter(|m| m.set == watch.set),
+        Note::Garbled { set } => {
+            let is_garbled = set.is_none_or(|set| set == watch.set);
+            sight.nameless.iter_mut().for_each(|n| n.is_garbled = is_garbled);
+        }
+        Note::None => {}
+    }
+    // The name alone makes nobody's domain one of the set's.
+    sight.nameless = sight
+        .nameless
+        .filter(|n| n.is_garbled || watch.uuids.contains(&n.uuid));
     if meta.is_none() && domain.id().is_none() {
         return Ok(sight);
     }

@@ -4,7 +4,7 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::connection::Session;
-use super::domains;
+use super::domains::{self, Note};
 use super::observe::all;
 use crate::hypervisor::{FaultKind, HypervisorError};
 use crate::inventory::Metadata;
@@ -20,9 +20,10 @@ fn instances(session: &Session<'_>) -> Result<Vec<(Domain, Metadata)>, Hyperviso
             continue;
         }
         match domains::read(session, &domain, &name) {
-            Ok(Some(meta)) if parse_instance_name(&meta.set, &name) == Some(meta.id) => {
-                found.push((domain, meta));
+            Ok(Note::Read(meta)) if parse_instance_name(&meta.set, &name) == Some(meta.id) => {
+                found.push((domain, *meta));
             }
+            // One that can't be read is told as a stranger.
             Ok(_) => {}
             Err(fault) if fault.is(sys::VIR_ERR_NO_DOMAIN) => {}
             Err(fault) => return Err(fault.error),

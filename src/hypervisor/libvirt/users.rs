@@ -67,7 +67,7 @@ pub fn of(pool: &Pool<'_, '_>, copies: &[Base]) -> Result<Users, HypervisorError
             users.add(copy, &user.name, true);
         }
         for (name, digest) in &survey.making {
-            if *digest == copy.digest {
+            if digest.as_ref().is_none_or(|digest| *digest == copy.digest) {
                 users.add(copy, name, false);
             }
         }

@@ -1,5 +1,7 @@
 //! Reads who uses which files on a host: slow, exact, and only done before something is lost for good.
 
+use std::collections::HashSet;
+
 use virt::domain::Domain;
 use virt::storage_pool::StoragePool;
 use virt::sys;
@@ -21,8 +23,11 @@ use crate::names::PoolMark;
 pub struct Survey {
     /// Users of files.
     pub uses: Uses,
-    /// Domains that are about to be made of an image, with its digest: their disks need not be there yet.
-    pub making: Vec<(String, ImageDigest)>,
+    /// Domains that are about to be made of an image, with its digest: their disks need not be there yet. `None`: of which
+    /// image can't be read, so that it may be any.
+    pub making: Vec<(String, Option<ImageDigest>)>,
+    /// Volumes that are there, in whichever pool, by name.
+    volumes: HashSet<String>,
 }
 
 /// See [`crate::hypervisor::Hypervisor::uses`].
@@ -43,7 +48,10 @@ pub fn survey(session: &Session<'_>) -> Result<Survey, HypervisorError> {
     let active = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
     let pools = session.call("listing pools", |c| c.list_all_storage_pools(active))?;
     // Console logs are no disks, whatever a guest writes into its own.
-    for pool in pools.iter().filter(|p| p.name().is_ok_and(|n| n != logs::POOL)) {
+    for pool in pools
+        .iter()
+        .filter(|p| p.name().map_or(true, |n| n != logs::POOL))
+    {
         match survey.read_pool(session, pool) {
             // Stopped meanwhile: what it held can't be told, but nothing new can be backed through it either.
             Err(error) if no_pool(&error) => {}
@@ -67,6 +75,7 @@ impl Survey {
             let Some(xml) = optional(described, sys::VIR_ERR_NO_STORAGE_VOL)? else {
                 continue;
             };
+            self.volumes.insert(name.clone());
             match Element::parse(&xml) {
                 Ok(document) => {
                     let backing = document.path(["backingStore", "path"]);
@@ -116,14 +125,35 @@ impl Survey {
             return;
         };
         let uuid = domain.uuid().ok();
-        let files = document.walk().filter(|e| e.name == "source");
-        for file in files.filter_map(|e| e.get("file").or_else(|| e.get("volume"))) {
+        let sources = document.walk().filter(|e| e.name == "source");
+        let kinds = ["file", "volume", "dev"];
+        let files: Vec<&str> = sources
+            .filter_map(|e| kinds.into_iter().find_map(|kind| e.get(kind)))
+            .collect();
+        for file in &files {
             self.uses.add(file, name, uuid);
         }
-        let making = document
-            .path(["metadata", "instance"])
-            .and_then(|e| metadata::read(e).ok())
-            .filter(|m| matches!(m.phase, Phase::Creating | Phase::Changing));
-        self.making.extend(making.map(|m| (name.to_owned(), m.image)));
+        if let Some(note) = document.path(["metadata", "instance"])
+            && let Some(image) = self.being_made(note, &files)
+        {
+            self.making.push((name.to_owned(), image));
+        }
+    }
+
+    /// The image that a domain with that note and these disks is about to be made of, if it is. One whose note can't be read
+    /// may be, of the image that the note names, or of any: unless it says that it is whole, or, where not even that can be
+    /// read, all of its disks are there. So a note that somebody has spoilt holds nothing for ever.
+    fn being_made(&self, note: &Element, disks: &[&str]) -> Option<Option<ImageDigest>> {
+        let is_half = |phase| matches!(phase, Phase::Creating | Phase::Changing);
+        match metadata::read(note) {
+            Ok(meta) => is_half(meta.phase).then_some(Some(meta.image)),
+            Err(_) => {
+                let (phase, image) = metadata::phase_and_image(note);
+                let lacks = |path: &&str| !self.volumes.contains(path.rsplit('/').next().unwrap_or(path));
+                phase
+                    .map_or_else(|| disks.iter().any(lacks), is_half)
+                    .then_some(image)
+            }
+        }
     }
 }

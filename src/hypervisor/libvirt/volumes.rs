@@ -124,10 +124,11 @@ impl<'s, 'p> Pool<'s, 'p> {
         let listed = self
             .session
             .call(format_args!("listing pool {}", self.name), |_| {
-                self.handle.list_all_volumes(0)
+                let listed = self.handle.list_all_volumes(0)?;
+                // A handle knows its name: no call each. Without one of them the list would not be whole.
+                listed.iter().map(StorageVol::name).collect()
             })?;
-        // A handle knows its name: no call each.
-        Ok(listed.iter().filter_map(|v| v.name().ok()).collect())
+        Ok(listed)
     }
 
     /// Has the daemon look at the folder again: another host may write to it (netfs), or someone by hand. The daemon

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inventory::Power;
+use crate::inventory::{Nameless, Power};
 use crate::ownership::sort_out;
 use crate::plan::plan;
 use crate::plan::testing::{OTHER_STORE, Scene, at, label};
@@ -223,6 +223,81 @@ fn a_copy_on_another_host_is_none_of_the_sets_while_the_host_of_its_instance_is_
         "the record still says where it is"
     );
     assert_eq!(plan.steps, []);
+}
+
+/// Somebody has copied the domain to the other host, and keeps the original under another name.
+#[test]
+fn a_copy_of_what_has_another_name_on_its_own_host_is_no_moved_member() {
+    let mut scene = doubled();
+    scene.host("d0h0").instances[0].name = "kept".into();
+    scene.record.capacity = 0;
+    let plan = scene.plan();
+    assert_eq!(plan.steps, [], "whichever of them is the instance, it stays");
+    assert!(scene.inventory.odd.moved.is_empty() && scene.inventory.odd.is_double(ONE));
+    assert_eq!(scene.record.known[&ONE].host, label("d0h0"));
+    let told: Vec<String> = plan.report.waits.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter()
+            .any(|t| t.contains("d0h0 (as kept,") && t.contains("settle 1 --keep d1h0")),
+        "{told:?}"
+    );
+    let renamed = settle(scene.situation(), ONE, &label("d0h0"));
+    assert_eq!(
+        renamed,
+        Err(Unsettled::Renamed {
+            is: "kept".to_owned()
+        })
+    );
+    let settlement = settle(scene.situation(), ONE, &label("d1h0")).unwrap();
+    assert_eq!((settlement.dropped.len(), settlement.spared.len()), (0, 1));
+    let verbs: Vec<&str> = settlement.steps.iter().map(|s| s.action.verb()).collect();
+    assert_eq!(
+        verbs,
+        ["note again"],
+        "nothing is done to the one that is kept under another name"
+    );
+    scene.record.settle(ONE, &settlement);
+    scene.record.capacity = 1;
+    scene.absorb();
+    assert!(!scene.inventory.odd.is_double(ONE));
+    assert_eq!(scene.inventory.odd.strangers.len(), 1);
+}
+
+/// A guest without a note, or with another's, has the UUID all the same.
+#[test]
+fn whatever_has_the_uuid_on_the_host_of_the_record_makes_what_is_elsewhere_a_copy() {
+    let mut scene = doubled();
+    let uuid = scene.record.known[&ONE].uuid;
+    scene.host("d0h0").instances.clear();
+    scene.host("d0h0").nameless = vec![Nameless {
+        name: "kept".to_owned(),
+        uuid,
+        runs: true,
+        is_garbled: false,
+    }];
+    scene.absorb();
+    assert!(scene.inventory.odd.is_double(ONE));
+    scene.host("d0h0").nameless.clear();
+    scene.absorb();
+    assert!(!scene.inventory.odd.is_double(ONE));
+    assert_eq!(
+        scene.inventory.odd.moved.len(),
+        1,
+        "seen at one place only, it has been moved"
+    );
+}
+
+/// The member is where the record says: what is elsewhere under another name is nobody's concern.
+#[test]
+fn a_copy_under_another_name_does_not_make_a_member_a_double() {
+    let mut scene = doubled();
+    scene.inventory.odd = Default::default();
+    let mut copy = scene.host("d0h0").instances[0].clone();
+    copy.name = "kept".into();
+    scene.host("d1h0").instances.push(copy);
+    scene.absorb();
+    assert!(!scene.inventory.odd.is_double(ONE));
+    assert_eq!(scene.inventory.odd.strangers.len(), 1);
 }
 
 #[test]

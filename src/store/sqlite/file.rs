@@ -22,7 +22,7 @@ const APPLICATION: i32 = 0x766d_7373;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What makes each layout of the one before it; the first makes it of nothing. Never changed, only added to.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "CREATE TABLE store (id TEXT NOT NULL);
      CREATE TABLE records (name TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
      CREATE TABLE leases (
@@ -46,10 +46,15 @@ const MIGRATIONS: [&str; 4] = [
     // Under a name that no earlier vmss knows. One that runs, and has the file open, would go on writing records without
     // what it does not know of them: now it fails, and says so.
     "ALTER TABLE records RENAME TO set_records;",
+    // Records of sets that were ended while something of them could not be seen.
+    "CREATE TABLE abandoned (name TEXT PRIMARY KEY, record TEXT NOT NULL);",
 ];
 
 /// The first layout in which records have their present name.
 const RENAMED: u32 = 4;
+
+/// The first layout that remembers what was given up.
+const REMEMBERS: u32 = 5;
 
 /// Layout of a file that all migrations were done on; a file of a later layout is refused.
 const LAYOUT: u32 = MIGRATIONS.len() as u32;
@@ -150,10 +155,13 @@ fn prepare(mut connection: Connection) -> Result<(Connection, StoreId), Trouble>
             Failure::ReadOnly,
             "it is empty, and may not be written to make a store of it".to_owned(),
         ));
-    } else if layout < RENAMED {
-        // Looked at as it is: the present name stands for the former one, in memory only.
+    } else if layout < REMEMBERS {
+        // Looked at as it is: the present names stand for the former ones, in memory only.
         connection.pragma_update(None, "temp_store", "memory")?;
-        connection.execute_batch("CREATE TEMP VIEW set_records AS SELECT * FROM main.records")?;
+        if layout < RENAMED {
+            connection.execute_batch("CREATE TEMP VIEW set_records AS SELECT * FROM main.records")?;
+        }
+        connection.execute_batch("CREATE TEMP TABLE abandoned (name TEXT, record TEXT)")?;
     }
     let id: String = connection.query_row("SELECT id FROM store", [], |row| row.get(0))?;
     let id = Uuid::parse_str(&id).map_err(|e| Trouble::Damaged(format!("its identity: {e}")))?;

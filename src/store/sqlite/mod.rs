@@ -91,6 +91,19 @@ fn lease(c: &Connection, key: &str) -> Result<Option<(Holder, Stamp)>, Trouble> 
     Ok(Some((serde_json::from_str(&json)?, Stamp { token, expires })))
 }
 
+/// Forgets everything of a set whose record is still of that version.
+fn forget(t: &Transaction<'_>, set: &Label, expected: Version) -> Result<(), Trouble> {
+    let gone = t.execute(
+        "DELETE FROM set_records WHERE name = ?1 AND version = ?2",
+        params![set.as_str(), expected.0],
+    )?;
+    if gone == 0 {
+        return Err(Trouble::Store(StoreError::Changed(set.clone())));
+    }
+    t.execute("DELETE FROM abandoned WHERE name = ?1", [set.as_str()])?;
+    measured::forget(t, set)
+}
+
 /// A number greater than any given before and than `floor`.
 fn next(t: &Transaction<'_>, floor: u64) -> Result<u64, Trouble> {
     let sql = "UPDATE tokens SET last = max(last, ?1) + 1 RETURNING last";
@@ -179,14 +192,28 @@ impl Store for Sqlite {
 
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.write(&format!("removing the record of {set}"), |t| {
-            let gone = t.execute(
-                "DELETE FROM set_records WHERE name = ?1 AND version = ?2",
-                params![set.as_str(), expected.0],
+            forget(t, set, expected)
+        })
+    }
+
+    fn abandon(&self, set: &Label, left: &Record, expected: Version) -> Result<(), StoreError> {
+        self.write(&format!("noting what was given up of {set}"), |t| {
+            let json = codec::encode(left)?;
+            forget(t, set, expected)?;
+            t.execute(
+                "INSERT INTO abandoned VALUES (?1, ?2)",
+                params![set.as_str(), json],
             )?;
-            if gone == 0 {
-                return Err(Trouble::Store(StoreError::Changed(set.clone())));
-            }
-            measured::forget(t, set)
+            Ok(())
+        })
+    }
+
+    fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError> {
+        self.read(&format!("reading what was given up of {set}"), |c| {
+            let sql = "SELECT record FROM abandoned WHERE name = ?1";
+            let json: Option<String> = c.query_row(sql, [set.as_str()], |r| r.get(0)).optional()?;
+            json.map(|json| codec::decode(&json).map_err(|e| e.of(set, Trouble::from)))
+                .transpose()
         })
     }
 
