@@ -397,3 +397,21 @@ fn other_peoples_machines_and_a_second_store_are_nothing_odd() {
     assert!(left.contains(&"mail".to_owned()));
     assert!(stage.daemons[0].volumes().contains(&"mail.qcow2".to_owned()));
 }
+
+#[test]
+fn a_disk_that_somebody_has_as_a_device_is_in_use_like_any_other() {
+    let stage = Stage::new(&[1, 1]);
+    stage.expect(0, "create");
+    let daemon = &stage.daemons[0];
+    let volumes = daemon.volumes();
+    let disk = volumes.iter().find(|v| v.ends_with("-os.qcow2")).unwrap();
+    let backup = format!(
+        "<domain type='test'><name>backup</name><memory>1024</memory><os><type>hvm</type></os><devices><disk type='block'>\
+         <source dev='/default-pool/{disk}'/><target dev='vda'/></disk></devices></domain>"
+    );
+    daemon.connection().define_domain_xml(&backup).unwrap();
+    let ran = stage.expect(1, "delete --yes");
+    let said = format!("{disk} is used by domain backup");
+    assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+    assert!(daemon.volumes().contains(disk), "it is in use");
+}
