@@ -191,8 +191,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`Self::delete`]. A call that goes on with a change does no less than the one that began it.
     ///
     /// # Errors
-    /// `Missing` if the instance is gone, or its image is not whole; `NotOurs` if another store manages it; `Other` if
-    /// it is half made or half deleted.
+    /// `Missing` if the instance is gone, or its image is not whole, or a disk of it that it is to keep is not in the pool:
+    /// somebody has it elsewhere, and an empty one in its place would be another; `NotOurs` if another store manages it;
+    /// `Other` if it is half made or half deleted.
     fn rework(
         &self,
         spec: &InstanceSpec,
