@@ -472,3 +472,24 @@ fn a_volume_that_is_another_than_the_one_that_was_shown_is_not_swept() {
     );
     said(&theatre, &format!("state sweep {name} --yes"), 0);
 }
+
+/// `create` takes the definition anew for a set of which nothing is there, and forgets nobody who was: an instance under another
+/// name, one that was given up with its host, a note that lies.
+#[test]
+fn a_set_that_is_created_again_after_it_was_empty_remembers_who_was_there() {
+    let mut theatre = made(2);
+    let second = ids(&theatre, "kvm2")[0];
+    theatre.command(&format!("rename kvm2 web-{second} forensic"));
+    said(&theatre, "scale 0 --yes", 0);
+    let before = record(&theatre);
+    assert!(before.known.is_empty() && before.departed.contains_key(&second));
+    said(&theatre, "create", 0);
+    let after = record(&theatre);
+    assert_eq!(after.departed, before.departed);
+    assert!(after.epoch.count > before.epoch.count, "no epoch comes twice");
+    let shown = said(&theatre, "show", 0);
+    is_there(
+        &shown,
+        &[&format!("domain forensic on kvm2 is what instance {second} was")],
+    );
+}

@@ -30,11 +30,23 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let agreed;
     let ask = |record: &Record, seen: Option<&Inventory>| may_create(ctx, &*store, record, seen);
     let capacity = match store.get(&set.name)? {
-        // Nothing was ever made of it: a first try with a wrong definition binds nobody.
+        // Nothing is there of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
             let new = Record {
+                // What it remembers of instances that are none of its any more: they may be there, and have addresses.
                 next_id: old.next_id,
                 former: old.former,
+                epoch: old.epoch,
+                warrants: old.warrants,
+                departed: old.departed,
+                disowned: old.disowned,
+                written_off: old.written_off,
+                unseen: old.unseen,
+                cordons: old.cordons,
+                dropped: old.dropped,
+                former_images: (old.models.iter().map(|r| r.model.image.digest.clone()))
+                    .chain(old.former_images)
+                    .collect(),
                 ..record(ctx, &set, model, old.store)
             };
             agreed = ask(&new, None)?;
