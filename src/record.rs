@@ -530,7 +530,7 @@ impl Record {
 
     /// Makes this record of a set that is made anew the successor of `before`, under which hosts may still have something. No
     /// id, and no number of a revision whose seed may lie on a host, is given out twice; and what was given up, is to go, was
-    /// taken away by hand or disowned, stays so.
+    /// taken away by hand, disowned, cordoned or dropped, stays so.
     pub fn succeed(&mut self, before: Self) {
         let highest = before.models.iter().map(|r| r.number);
         let highest = highest.fold(before.highest_revision, u32::max);
@@ -553,6 +553,9 @@ impl Record {
         self.warrants.instances = before.warrants.instances;
         self.departed = before.departed;
         self.disowned = before.disowned;
+        self.unseen = before.unseen;
+        self.cordons = before.cordons;
+        self.dropped = before.dropped;
         self.epoch = before.epoch;
     }
 

@@ -7,9 +7,15 @@
 
 mod scenario;
 
+use std::sync::{Arc, Mutex};
+
 use scenario::odd::{ids, made, mark_pools, record, said};
+use scenario::theatre::{Capture, Theatre};
+use vmss::hypervisor::fake::{Failure, Fault};
+use vmss::hypervisor::{FaultKind, Stage};
 use vmss::inventory::Power;
 use vmss::names::InstanceId;
+use vmss::units::Bytes;
 
 fn is_there(text: &str, words: &[&str]) {
     for word in words {
@@ -443,4 +449,108 @@ fn killed_at_every_step_a_set_that_is_made_anew_ends_with_none_of_those_that_wer
             }
         }
     }
+}
+
+/// Runs vmss, whose question an operator answers with yes after something else was done; its exit code and what it said.
+fn asked(theatre: &Theatre, args: &str, meanwhile: impl FnOnce() + Send + Sync + 'static) -> (u8, String) {
+    let (stdout, stderr) = (Capture::default(), Capture::default());
+    let mut world = theatre.world(&stdout, &stderr);
+    (world.env.stdin_is_terminal, world.env.stderr_is_terminal) = (true, true);
+    let meanwhile = Mutex::new(Some(meanwhile));
+    world.ask = Box::new(move |_| {
+        if let Some(act) = meanwhile.lock().unwrap().take() {
+            act();
+        }
+        true
+    });
+    let exit = vmss::run(scenario::parse::words(args).unwrap(), &world);
+    (exit, format!("{}{}", stdout.text(), stderr.text()))
+}
+
+#[test]
+fn what_was_protected_or_made_while_it_was_asked_is_not_deleted_with_the_set() {
+    for (meanwhile, why) in [
+        ("instance protect 1 --from all", "instance 1 is protected"),
+        ("scale 3 --yes", "is not as it was any more"),
+    ] {
+        let theatre = Arc::new(made(2));
+        let other = Arc::clone(&theatre);
+        let (exit, text) = asked(&theatre, "delete", move || {
+            said(&other, meanwhile, 0);
+        });
+        assert_eq!(exit, 5, "{text}");
+        is_there(&text, &[why]);
+        assert!(ids(&theatre, "kvm1").len() + ids(&theatre, "kvm2").len() >= 2);
+        is_there(&said(&theatre, "show", 0), &["stable"]);
+    }
+}
+
+#[test]
+fn what_is_half_deleted_in_sight_is_not_abandoned_with_what_is_out_of_sight() {
+    let mut theatre = made(2);
+    let first = ids(&theatre, "kvm1")[0];
+    let stuck = Failure {
+        instance: Some(first),
+        ..Failure::new(Stage::Undefine, FaultKind::Other)
+    };
+    theatre.stage.fleet.inject("kvm1", Fault::Fails(stuck));
+    theatre.command("kill kvm2");
+    let text = said(&theatre, "delete --abandon-unseen --yes", 1);
+    is_there(
+        &text,
+        &["not deleted yet", "hint: vmss delete again goes on from here"],
+    );
+    theatre.command("heal kvm1");
+    let text = said(&theatre, "delete --abandon-unseen --yes", 0);
+    is_there(&text, &["kvm2, which could not be seen and is given up"]);
+    assert_eq!(ids(&theatre, "kvm1"), []);
+}
+
+#[test]
+fn a_volume_that_is_another_than_the_one_that_was_shown_is_not_swept() {
+    let mut theatre = made(2);
+    let second = ids(&theatre, "kvm2")[0];
+    let volume = theatre
+        .stage
+        .fleet
+        .volumes("kvm2")
+        .into_iter()
+        .find(|v| v.name.contains("-os."));
+    let name = volume.unwrap().name;
+    theatre.command(&format!("undefine kvm2 web-{second}"));
+    said(&theatre, "scale +0 --yes", 0);
+    let (fleet, disk) = (Arc::clone(&theatre.stage.fleet), name.clone());
+    let (exit, text) = asked(&theatre, &format!("state sweep {name}"), move || {
+        fleet.take_volume("kvm2", &disk);
+        fleet.add_volume("kvm2", &disk, Bytes::gib(7));
+    });
+    assert_eq!(exit, 5, "{text}");
+    is_there(&text, &["is not as it was any more"]);
+    let there = theatre.stage.fleet.volumes("kvm2");
+    assert!(
+        there.iter().any(|v| v.name == name),
+        "somebody has put it there since"
+    );
+    said(&theatre, &format!("state sweep {name} --yes"), 0);
+}
+
+/// `create` takes the definition anew for a set of which nothing is there, and forgets nobody who was: an instance under another
+/// name, one that was given up with its host, a note that lies.
+#[test]
+fn a_set_that_is_created_again_after_it_was_empty_remembers_who_was_there() {
+    let mut theatre = made(2);
+    let second = ids(&theatre, "kvm2")[0];
+    theatre.command(&format!("rename kvm2 web-{second} forensic"));
+    said(&theatre, "scale 0 --yes", 0);
+    let before = record(&theatre);
+    assert!(before.known.is_empty() && before.departed.contains_key(&second));
+    said(&theatre, "create", 0);
+    let after = record(&theatre);
+    assert_eq!(after.departed, before.departed);
+    assert!(after.epoch.count > before.epoch.count, "no epoch comes twice");
+    let shown = said(&theatre, "show", 0);
+    is_there(
+        &shown,
+        &[&format!("domain forensic on kvm2 is what instance {second} was")],
+    );
 }

@@ -397,3 +397,98 @@ fn other_peoples_machines_and_a_second_store_are_nothing_odd() {
     assert!(left.contains(&"mail".to_owned()));
     assert!(stage.daemons[0].volumes().contains(&"mail.qcow2".to_owned()));
 }
+
+#[test]
+fn a_disk_that_somebody_has_as_a_device_is_in_use_like_any_other() {
+    let stage = Stage::new(&[1, 1]);
+    stage.expect(0, "create");
+    let daemon = &stage.daemons[0];
+    let volumes = daemon.volumes();
+    let disk = volumes.iter().find(|v| v.ends_with("-os.qcow2")).unwrap();
+    let backup = format!(
+        "<domain type='test'><name>backup</name><memory>1024</memory><os><type>hvm</type></os><devices><disk type='block'>\
+         <source dev='/default-pool/{disk}'/><target dev='vda'/></disk></devices></domain>"
+    );
+    daemon.connection().define_domain_xml(&backup).unwrap();
+    let ran = stage.expect(1, "delete --yes");
+    let said = format!("{disk} is used by domain backup");
+    assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+    assert!(daemon.volumes().contains(disk), "it is in use");
+}
+
+/// The text of the definition with something in it replaced.
+fn redefine(stage: &Stage, from: &str, to: &str) {
+    let path = stage.path("scaleset.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from} is not in {text}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn a_host_that_is_another_machine_under_the_same_name_is_refused_while_it_has_instances() {
+    let stage = Stage::new(&[1, 1]);
+    stage.define(&[1], 3, "");
+    stage.expect(0, "create");
+    let (first, second) = (&stage.daemons[0], &stage.daemons[1]);
+    let before = everything(&stage);
+    redefine(&stage, &first.uri(), &second.uri());
+    let ran = stage.expect(5, "apply --yes");
+    let said = "another URI, and instances 1-3 are not there";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    assert_eq!(everything(&stage), before, "no second set is made");
+    // Nobody can tell what is there.
+    redefine(&stage, &second.uri(), "test+unix:///default?socket=/nowhere");
+    let ran = stage.expect(4, "apply --yes");
+    assert!(ran.stderr.contains("can't be told"), "{}", ran.stderr);
+    assert_eq!(everything(&stage), before);
+    // The same machine by another way.
+    let socket = first.uri().split_once("socket=").unwrap().1.to_owned();
+    std::os::unix::fs::symlink(&socket, stage.path("the-same")).unwrap();
+    let other_way = first
+        .uri()
+        .replace(&socket, stage.path("the-same").to_str().unwrap());
+    redefine(&stage, "test+unix:///default?socket=/nowhere", &other_way);
+    stage.expect(0, "apply --yes");
+    let after: Vec<_> = stage.daemons.iter().map(Daemon::domains).collect();
+    assert_eq!(after, [vec!["web-1", "web-2", "web-3"], vec![]]);
+    // Once it has none it may be any machine.
+    stage.expect(0, "scale 0 --yes");
+    redefine(&stage, &other_way, &second.uri());
+    stage.expect(0, "apply --yes");
+    stage.expect(0, "scale 1");
+    assert_eq!(second.domains(), ["web-4"]);
+}
+
+#[test]
+fn another_pool_of_a_host_is_refused_while_disks_of_instances_are_in_the_old_one() {
+    let stage = Stage::new(&[1]);
+    stage.define(&[1], 2, "");
+    stage.expect(0, "create");
+    let daemon = &stage.daemons[0];
+    let before = everything(&stage);
+    redefine(&stage, "\"default-pool\"", "\"other\"");
+    let ran = stage.expect(4, "apply --yes");
+    assert!(
+        ran.stderr.contains("pool other there can't be seen"),
+        "{}",
+        ran.stderr
+    );
+    let other = "<pool type='dir'><name>other</name><target><path>/other</path></target></pool>";
+    let pool = daemon.connection().define_storage_pool_xml(other, 0).unwrap();
+    pool.build(0).unwrap();
+    pool.create(0).unwrap();
+    let ran = stage.expect(5, "apply --yes");
+    let said = "another pool, and instances 1-2 are not there";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    assert_eq!(
+        everything(&stage),
+        before,
+        "they have their disks where they were"
+    );
+    // A pool that was only called otherwise has them.
+    for volume in daemon.volumes() {
+        let disk = format!("<volume><name>{volume}</name><capacity>1024</capacity></volume>");
+        virt::storage_vol::StorageVol::create_xml(&pool, &disk, 0).unwrap();
+    }
+    stage.expect(0, "apply --yes");
+}

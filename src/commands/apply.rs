@@ -3,18 +3,22 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use crate::cli::ApplyArgs;
 use crate::commands::{Context, consent, ranges, upgrade};
 use crate::converge::{amend, glance, look, twins};
 use crate::error::{Error, Exit, Result};
+use crate::inventory::Inventory;
 use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
-use crate::names::Label;
+use crate::names::{InstanceId, Label};
 use crate::ownership::Twins;
 use crate::plan::loss::Named;
 use crate::record::Record;
 use crate::request::{Limits, Request, Verb};
 use crate::scaleset::{Host, Method, ScaleSet, UpgradePolicy};
+use crate::ui::words::ranges as ids;
 
 /// Applies the definition.
 pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
@@ -44,7 +48,9 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     )?;
 
     // The hosts as they will be: one that is added may be one that is there already.
-    twins::refuse(ctx.world, &set, &glance(ctx.world, &*target.store, &set, &record))?;
+    let will_be = glance(ctx.world, &*target.store, &set, &record);
+    twins::refuse(ctx.world, &set, &will_be)?;
+    refuse_other_machines(&seen, &set, &will_be)?;
 
     let keys = changed_keys(&record.applied, &set);
     if keys.is_empty() && changes.is_empty() {
@@ -241,6 +247,73 @@ fn refuse_lost_hosts(
         ),
     )
     .hint("keep them until their instances are gone (scale in), then apply again"))
+}
+
+/// Refuses another URI or pool of a host under the same name, unless its instances and their disks are seen there: what is not would
+/// be taken for gone, and others made in its place while it runs on where nobody looks. `will_be` is what the hosts of `wanted` show.
+fn refuse_other_machines(record: &Record, wanted: &ScaleSet, will_be: &Inventory) -> Result<()> {
+    let there: BTreeSet<Uuid> = (will_be.instances().map(|i| i.uuid))
+        .chain(will_be.odd.aside().map(|(_, i)| i.uuid))
+        .collect();
+    for (_, old) in record.applied.hosts() {
+        let Some(new) = wanted.host(&old.name) else {
+            continue;
+        };
+        let what = match (old.uri != new.uri, old.pool != new.pool) {
+            (false, false) => continue,
+            (true, _) => "URI",
+            (false, true) => "pool",
+        };
+        let known = || record.known.iter().filter(|(_, k)| k.host == old.name);
+        if known().next().is_none() {
+            continue;
+        }
+        let name = &old.name;
+        let seen = will_be.host(name).and_then(|h| h.seen());
+        let unseen = match seen {
+            None => Some(format!("{name} can't be seen there")),
+            Some(seen) if old.pool != new.pool => {
+                (seen.pool_unseen.as_ref()).map(|why| format!("pool {} there can't be seen: {why}", new.pool))
+            }
+            Some(_) => None,
+        };
+        if let Some(why) = unseen {
+            let text = format!(
+                "the definition gives host {name} another {what}, {why}, and whether the set's instances are there can't be told; \
+                 nothing was changed"
+            );
+            return Err(Error::message(Exit::Unreachable, text).hint(format!(
+                "put its {what} back, or apply again when vmss check finds nothing wrong"
+            )));
+        }
+        let has_disks = |id: InstanceId, uuid: Uuid| {
+            let volumes = will_be
+                .hosts
+                .iter()
+                .filter_map(|h| h.seen())
+                .flat_map(|h| &h.volumes);
+            old.pool == new.pool || volumes.into_iter().any(|volume| volume.is_of(id, uuid))
+        };
+        let lost: Vec<u64> = known()
+            .filter(|(id, k)| !there.contains(&k.uuid) || !has_disks(**id, k.uuid))
+            .map(|(id, _)| id.0)
+            .collect();
+        if !lost.is_empty() {
+            let (noun, are) = if lost.len() == 1 {
+                ("instance", "is")
+            } else {
+                ("instances", "are")
+            };
+            let text = format!(
+                "the definition gives host {name} another {what}, and {noun} {} {are} not there; nothing was changed",
+                ids(lost)
+            );
+            return Err(Error::message(Exit::Blocked, text).hint(format!(
+                "put its {what} back and empty it first (vmss host drain {name}), or give the other one a name of its own"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Sections in which two definitions differ. Capacity is not one: the record holds it.

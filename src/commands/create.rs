@@ -31,7 +31,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let agreed;
     let ask = |record: &Record, seen: Option<&Inventory>| may_create(ctx, &*store, record, seen);
     let capacity = match store.get(&set.name)? {
-        // Nothing was ever made of it: a first try with a wrong definition binds nobody.
+        // Nothing is there of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
             let mut new = record(ctx, &set, model, old.store);
             new.succeed(old);

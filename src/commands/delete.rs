@@ -8,7 +8,7 @@ use crate::commands::{Context, lb, unrecorded};
 use crate::converge::{Consent, Ending, amend, glance, marks};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
-use crate::names::{Label, ranges};
+use crate::names::{InstanceId, Label, ranges};
 use crate::plan::Experience;
 use crate::plan::loss::{Disks, known_disks};
 use crate::plan::report::{Verdict, Wait};
@@ -55,20 +55,7 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
             None => absent(ctx, &name, &*store, definition.as_ref()),
         };
     };
-    // What has begun to be deleted is half gone: there is nothing left to protect.
-    if record.life == Life::Wanted {
-        let inventory = glance(ctx.world, &*store, &record.applied, &record);
-        // Written down, the deletion would wait, and begin by itself once the record is brought level.
-        refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
-        if let Some(protected) = (!include_protected)
-            .then(|| protected(&record, &inventory))
-            .flatten()
-        {
-            let text = format!("{name} can't be deleted: {protected}; nothing was changed");
-            return Err(Error::message(Exit::Blocked, text)
-                .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"));
-        }
-    }
+    refuse_what_stays(ctx, &*store, &record, include_protected)?;
     let known = || record.known.values().filter(|k| k.confirmed);
     let disks: Disks = known().map(|k| known_disks(&record, k)).sum();
     let among = match disks.count {
@@ -84,6 +71,13 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
     let held = ctx.hold(&store, &name, &format!("delete {name}"))?;
+    // As long as the question stood, or somebody else was at it, instances may have been made or protected.
+    let (now, _) = amend(&*store, &name, |_| false)?;
+    refuse_what_stays(ctx, &*store, &now, include_protected)?;
+    let is_new = |(id, known): (&InstanceId, &Known)| known.confirmed && !record.known.contains_key(id);
+    if !ctx.global.yes && now.known.iter().any(is_new) {
+        return Err(changed(&name));
+    }
     amend(&*store, &name, |record| {
         let changed = record.life != Life::Deleting || record.keep_images != keep_images;
         record.life = Life::Deleting;
@@ -201,8 +195,35 @@ fn is_all_that_was_seen_gone(ending: &Ending) -> bool {
     };
     !ending.interrupted
         && ending.report.seen == 0
+        && ending.inventory.instances().next().is_none()
         && ending.left.is_empty()
         && !ending.report.waits.iter().any(is_left)
+}
+
+/// Refuses to delete a set of which something is protected, or of which it can't be told whose it is.
+fn refuse_what_stays(
+    ctx: &Context<'_>,
+    store: &dyn Store,
+    record: &Record,
+    include_protected: bool,
+) -> Result<()> {
+    if record.life != Life::Wanted {
+        // What has begun to be deleted is half gone: there is nothing left to protect.
+        return Ok(());
+    }
+    let inventory = glance(ctx.world, store, &record.applied, record);
+    // Written down, the deletion would wait, and begin by itself once the record is brought level.
+    refuse_what_is_barred(situation(ctx, record, &inventory, &Experience::default()))?;
+    let protected = (!include_protected)
+        .then(|| protected(record, &inventory))
+        .flatten();
+    let Some(protected) = protected else { return Ok(()) };
+    let text = format!(
+        "{} can't be deleted: {protected}; nothing was changed",
+        record.applied.name
+    );
+    Err(Error::message(Exit::Blocked, text)
+        .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"))
 }
 
 /// Says what was given up: that is what was asked for, and so no failure.

@@ -57,7 +57,9 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
     }
     let held = ctx.hold(&target.store, &name, &format!("state sweep {name}"))?;
     let (record, inventory) = look_again(ctx, &*target.store, &name)?;
-    if decide(ctx, &record, &inventory, names, all)?.0 != meant {
+    // One of the same name may be another by now, which somebody has put there.
+    if decide(ctx, &record, &inventory, names, all)?.0 != meant || self::facts(ctx, &record, &meant)? != facts
+    {
         return Err(changed(&name));
     }
     let capacity = Some(record.capacity);

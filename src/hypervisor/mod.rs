@@ -49,7 +49,8 @@ pub trait Hosts: Send + Sync {
     /// no other that runs, and [`Self::settle`] tells which:
     ///
     /// 1. What can be refused is refused: not running, of another revision, on storage that both hosts share, without
-    ///    its image or room there, with a disk that is not vmss's, with UEFI (its variables would stay behind).
+    ///    its image or room there, with a disk that is not vmss's, with UEFI (its variables would stay behind), or where
+    ///    a volume of the name of one of its own is: whoever put it there may use it.
     /// 2. Its note here says where it is moving to. From now on nothing starts, stops or changes it.
     /// 3. The target gets empty volumes of the same names and sizes, the OS disk's over the target's own copy of the
     ///    image, and the seed. Cut short here, these are volumes without a domain, as any other.
@@ -64,7 +65,7 @@ pub trait Hosts: Send + Sync {
     ///
     /// # Errors
     /// `Other` if it is not whole or not running; `Missing` if it is gone, or its image is not whole on the target;
-    /// `Unsupported` if it or one of the hosts can't be part of this; `NoSpace`; `TimedOut` if no byte was moved for as
+    /// `NotOurs` if the target has a domain or a volume of its name; `Unsupported` if it or one of the hosts can't be part of this; `NoSpace`; `TimedOut` if no byte was moved for as
     /// long as one call may take; `Cancelled`. If one of the hosts went out of reach it may be on either.
     #[expect(
         clippy::too_many_arguments,
@@ -190,8 +191,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`Self::delete`]. A call that goes on with a change does no less than the one that began it.
     ///
     /// # Errors
-    /// `Missing` if the instance is gone, or its image is not whole; `NotOurs` if another store manages it; `Other` if
-    /// it is half made or half deleted.
+    /// `Missing` if the instance is gone, or its image is not whole, or a disk of it that it is to keep is not in the pool:
+    /// somebody has it elsewhere, and an empty one in its place would be another; `NotOurs` if another store manages it;
+    /// `Other` if it is half made or half deleted.
     fn rework(
         &self,
         spec: &InstanceSpec,

@@ -152,9 +152,20 @@ impl<'f, 'a> Drain<'f, 'a> {
         }
         let digest = &model.model.image.digest;
         for (member, (domain, host)) in group.into_iter().zip(places) {
+            let seen = self.s.inventory.host(host).and_then(|h| h.seen());
+            let in_the_way = (seen.into_iter().flat_map(|h| &h.volumes))
+                .find(|volume| volume.is_of(member.id, member.instance.uuid));
+            if let Some(volume) = in_the_way {
+                // What our own acts have left is swept by this very plan.
+                waits.push(Wait::InTheWay {
+                    instance: member.id,
+                    host: host.clone(),
+                    volume: volume.name.clone(),
+                });
+                continue;
+            }
             let why = format!("host {} is being drained", member.host);
-            let has_image = (self.s.inventory.host(host).and_then(|h| h.seen()))
-                .is_some_and(|seen| seen.bases.contains(digest));
+            let has_image = seen.is_some_and(|seen| seen.bases.contains(digest));
             let (on, action) = if has_image {
                 let domain = &self.s.set.fault_domains[domain].name;
                 let spec = elsewhere(self.s, member, model, domain, host);

@@ -193,6 +193,15 @@ pub enum Wait {
         /// Which.
         instances: Vec<InstanceId>,
     },
+    /// An instance is to be moved to a host that has volumes of its name already: whoever put them there may need them.
+    InTheWay {
+        /// Which.
+        instance: InstanceId,
+        /// The host it would go to.
+        host: Label,
+        /// One of the volumes.
+        volume: String,
+    },
     /// A host is drained when the rollout has ended.
     DrainAfterRollout,
     /// A move was cut short, and one of its hosts can't be seen: which of them has the instance can't be told.
@@ -737,6 +746,15 @@ impl fmt::Display for Wait {
                 f,
                 "instance {instance} was being moved from {from} to {to}, and one of them can't be seen: nothing is done \
                  to it until both are"
+            ),
+            Self::InTheWay {
+                instance,
+                host,
+                volume,
+            } => write!(
+                f,
+                "instance {instance} is not moved to {host}, which has a volume {volume} already: look who needs it there; vmss state \
+                 sweep {volume} deletes it"
             ),
             Self::DrainAfterRollout => write!(f, "the host is drained when the rollout has ended"),
             Self::StartBackoff {

@@ -320,6 +320,43 @@ pub fn a_full_clone_is_reimaged_too(host: &dyn Hypervisor, f: &Fixture) {
     next.clean(host);
 }
 
+pub fn a_disk_that_somebody_has_taken_away_is_not_made_anew(host: &dyn Hypervisor, f: &Fixture) {
+    let model = f.with_disks(&["logs"]);
+    f.create_of(host, 1, &model);
+    let before = f.instance(host, 1).expect("it was just created");
+    let spec = f.second(1, &model);
+    let change = |how| host.rework(&spec, &model, how, Duration::ZERO, &uses(host), &Pulse::silent());
+    let take = |part: &str| {
+        let volumes = &before.meta.volumes;
+        let volume = volumes
+            .iter()
+            .find(|v| v.contains(part))
+            .expect("it has such a disk");
+        host.delete_volume(volume, &Uses::default()).unwrap();
+    };
+    take("-os.");
+    for how in [Rework::Live, Rework::Restart] {
+        assert_eq!(kind(change(how)), FaultKind::Missing, "{how:?}");
+        assert_eq!(
+            f.instance(host, 1).as_ref(),
+            Some(&before),
+            "{how:?}: nothing was done"
+        );
+    }
+    // Whoever asks for another OS disk gets one.
+    change(Rework::Reimage).unwrap();
+    let before = second(host, f, 1, &model);
+    take("-data-logs.");
+    for how in EVERY {
+        assert_eq!(kind(change(how)), FaultKind::Missing, "{how:?}");
+        assert_eq!(
+            f.instance(host, 1).as_ref(),
+            Some(&before),
+            "{how:?}: nothing was done"
+        );
+    }
+}
+
 pub fn what_is_gone_can_not_be_changed(host: &dyn Hypervisor, f: &Fixture) {
     f.push(host);
     let (spec, silent, none) = (f.second(1, &f.model), Pulse::silent(), Duration::ZERO);

@@ -260,6 +260,7 @@ situations![
     changes::an_image_that_is_being_changed_to_stays,
     changes::a_disk_that_is_not_wanted_any_more_goes_at_the_end,
     changes::a_full_clone_is_reimaged_too,
+    changes::a_disk_that_somebody_has_taken_away_is_not_made_anew,
     changes::what_is_gone_can_not_be_changed,
     power::stopping_is_noted_and_starting_takes_the_note_back,
     power::a_copy_goes_without_its_volumes,

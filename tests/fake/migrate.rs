@@ -327,3 +327,22 @@ fn nothing_is_decided_while_one_of_the_hosts_is_out_of_reach() {
     open(&fleet, "kvm1").start(&reference(1)).unwrap();
     assert_whole(&fleet, Settled::Stayed, "after a power failure");
 }
+
+#[test]
+fn a_volume_of_its_name_that_is_there_already_is_somebodys_and_is_not_replaced() {
+    let model = templated();
+    let (fleet, one, _) = two_hosts(&model);
+    for volume in fleet.volumes("kvm1") {
+        fleet.add_volume("kvm2", &volume.name, Bytes::gib(3));
+        let (before, there) = (fleet.steps(), fleet.volumes("kvm2"));
+        let refused = migrate(&fleet, &model).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::NotOurs, "{refused}");
+        assert!(refused.message.contains(&volume.name), "{refused}");
+        assert_eq!(fleet.steps(), before, "nothing was begun");
+        assert_eq!(fleet.volumes("kvm2"), there, "{}", volume.name);
+        assert_eq!(instance(&*one, 1).unwrap().meta.moving_to, None);
+        fleet.take_volume("kvm2", &volume.name);
+    }
+    migrate(&fleet, &model).unwrap();
+    assert_whole(&fleet, Settled::Moved, "once nothing is in the way");
+}

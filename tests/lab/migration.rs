@@ -12,7 +12,7 @@ use vmss::hypervisor::libvirt::LibvirtHosts;
 use vmss::hypervisor::{FaultKind, Hosts as _, Hypervisor, HypervisorError, News, Pulse, Settled, Stage};
 use vmss::inventory::{Phase, Power};
 use vmss::model::{Clone as CloneMode, Cpu, DataDisk, Firmware, Model, NicSource, UserData, Virtualization};
-use vmss::names::StoreId;
+use vmss::names::{StoreId, volume_name};
 use vmss::plan::action::InstanceSpec;
 use vmss::scaleset::{Host, Limits};
 use vmss::units::Bytes;
@@ -266,6 +266,15 @@ fn a_migration_that_is_refused_cancelled_or_stuck_leaves_the_guest_where_it_was(
     );
     it.assert_on("kvm1", "kvm2");
     it.fixture.push(&*it.on("kvm2"));
+
+    // Somebody has a copy of its disk there.
+    let spec = it.spec("kvm2");
+    let copy = volume_name(&spec.set, spec.id, spec.uuid, "os", "qcow2");
+    lab.virsh("kvm2", &["vol-create-as", "default", &copy, "1M"]);
+    let refused = it.migrate("kvm1", "kvm2", &Pulse::silent()).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::NotOurs, "{refused}");
+    lab.virsh("kvm2", &["vol-delete", "--pool", "default", &copy]);
+    it.assert_on("kvm1", "kvm2");
 
     slowly(&lab);
     let pulse = cancelled_at(Stage::Migrate);

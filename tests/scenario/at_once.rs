@@ -154,7 +154,9 @@ fn whoever_has_lost_the_lease_carries_out_nothing() {
         let (record, _) = store.get(&Label::new("web").unwrap()).unwrap().unwrap();
         let mut has_followed = has_followed.lock().unwrap();
         if record.capacity == 1 && !std::mem::replace(&mut has_followed, true) {
-            store.acquire("set/web", &other, Timestamp::UNIX_EPOCH, None).unwrap();
+            store
+                .acquire("set/web", &other, Timestamp::UNIX_EPOCH, None)
+                .unwrap();
         }
         uuid::Uuid::new_v4()
     });

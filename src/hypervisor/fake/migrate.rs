@@ -70,9 +70,16 @@ pub(super) fn migrate(way: &Way<'_>, spec: &InstanceSpec, model: &Model) -> Resu
             "both hosts have their disks in one folder",
         ));
     }
+    there.refresh(&doing)?;
     there.look(&doing, |m| {
         if m.domains.contains_key(name) {
             return Err(not_ours(&doing, "a domain of that name is there"));
+        }
+        if let Some(volume) = before.volumes.iter().find(|v| m.volumes.contains_key(*v)) {
+            return Err(not_ours(
+                &doing,
+                &format!("the pool has a volume {volume} already"),
+            ));
         }
         fits(m, spec, model)?;
         base(m, spec, &doing)?;

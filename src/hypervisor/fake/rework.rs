@@ -9,7 +9,7 @@ use super::images::refuse_unsound;
 use super::owned::{in_phase, renote};
 use super::power;
 use super::volumes::{Seed, disks, grow, make_disk, owned_volumes, seed, write_seed};
-use crate::hypervisor::{FaultKind, Stage, Uses};
+use crate::hypervisor::{FaultKind, HypervisorError, Stage, Uses};
 use crate::inventory::{Metadata, Phase, Rework};
 use crate::model::Model;
 use crate::plan::action::InstanceSpec;
@@ -30,6 +30,26 @@ pub(super) fn rework(
     let spec = &spec.again(&before);
     let seed = seed(spec, model);
     let needed = owned_volumes(spec, model, &seed);
+    if before.phase == Phase::Ready {
+        let os = &disks(spec, model)[0].0;
+        let is_kept =
+            |v: &&String| needed.contains(v) && **v != seed.volume && !(how == Rework::Reimage && *v == os);
+        call.refresh(&doing)?;
+        call.look(&doing, |m| {
+            let gone = before
+                .volumes
+                .iter()
+                .filter(is_kept)
+                .find(|v| !m.volumes.contains_key(*v));
+            match gone {
+                None => Ok(()),
+                Some(volume) => {
+                    let text = format!("its volume {volume} is not in the pool: nothing was changed");
+                    Err(HypervisorError::new(FaultKind::Missing, &doing, text))
+                }
+            }
+        })?;
+    }
     let note = spec.note_of(&before, needed.clone(), how);
     let set_note = |to: &Metadata, doing: &str| {
         call.last_step(Stage::Define, doing, |m| {

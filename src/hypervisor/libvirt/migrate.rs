@@ -154,6 +154,7 @@ pub fn migrate(
     load.fits(way, &target, spec)?;
     seeds::check(spec, model)?;
     are_apart(way, &source, &target)?;
+    nothing_is_in_the_way(way, &target, &load)?;
     owned.meta.moving_to = Some(way.to.name.clone());
     owned.meta.epoch = Some(way.instance.epoch);
     domains::write(&here, &owned.domain, &owned.meta)?;
@@ -367,6 +368,20 @@ fn are_apart(way: &Way<'_>, source: &Pool<'_, '_>, target: &Pool<'_, '_>) -> Res
     }
 }
 
+/// Makes sure that the target has no volume of a name that the instance's will have there: an operator has put it there, as a copy,
+/// or an earlier move has left it and it was not swept yet. In either case it is not this move's to replace.
+fn nothing_is_in_the_way(way: &Way<'_>, target: &Pool<'_, '_>, load: &Load) -> Result<(), HypervisorError> {
+    // Whoever copied a file there did so behind the daemon's back.
+    target.refresh();
+    for name in &load.note.volumes {
+        if target.find(name)?.is_some() {
+            let why = format!("pool {} has a volume {name} already", target.name);
+            return Err(domains::not_ours(&way.doing(), &why));
+        }
+    }
+    Ok(())
+}
+
 /// Everything from the first volume on the target to the end of libvirt's part.
 fn go_over(
     way: &Way<'_>,
@@ -422,12 +437,12 @@ fn make(way: &Way<'_>, parts: &Parts<'_, '_, '_>, disk: &Disk) -> Result<(), Hyp
             ImageFormat::Qcow2 => volume_xml::thin(name, disk.size, None, traits),
             ImageFormat::Raw => volume_xml::raw(name, disk.size.0),
         };
-        return target.replace(name, xml).map(drop);
+        return target.create(name, xml).map(drop);
     };
     let copy = whole(way, target, base, parts.spec)?;
     let path = format!("{}/{}", parts.host.folder(target)?, copy.name);
     let backing = Some((path.as_str(), copy.format));
-    target.replace(name, volume_xml::thin(name, disk.size, backing, traits))?;
+    target.create(name, volume_xml::thin(name, disk.size, backing, traits))?;
     // Whoever deletes an image takes its mark away first and looks for what is backed by it after. Either the mark is
     // seen to be gone here, or this volume is seen there.
     if images::is_marked(target, &copy)? {

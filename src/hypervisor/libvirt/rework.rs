@@ -13,9 +13,10 @@ use super::parts::Parts;
 use super::volumes::{Pool, Proof};
 use super::{Libvirt, power, seeds};
 use crate::hypervisor::domain_xml;
-use crate::hypervisor::{HypervisorError, Stage, Uses};
+use crate::hypervisor::{FaultKind, HypervisorError, Stage, Uses};
 use crate::inventory::{Metadata, Phase, Rework};
 use crate::model::{Firmware, Model};
+use crate::names::volume_part;
 use crate::plan::action::InstanceSpec;
 
 /// See [`crate::hypervisor::Hypervisor::rework`].
@@ -43,6 +44,7 @@ pub fn rework(
         model,
     };
     let before = owned.meta;
+    nothing_is_gone(&parts, &before, how, &doing)?;
     owned.meta = spec.note_of(&before, parts.volumes(), how);
     domains::write(session, &owned.domain, &owned.meta)?;
     let proof = &Proof::of_instance(uses, &spec.reference());
@@ -87,6 +89,42 @@ pub fn rework(
         parts.power_on(&mut owned, if is_new { power::AS_NEW } else { power::AFRESH })?;
     }
     settle(&parts, how, proof, &doing)
+}
+
+/// Makes sure that every disk is there that a whole instance has and is to keep: somebody has moved or deleted what is not, or the
+/// pool is another than it was, and an empty disk, or one made of the image, is not what it was.
+fn nothing_is_gone(
+    parts: &Parts<'_, '_, '_>,
+    before: &Metadata,
+    how: Rework,
+    doing: &str,
+) -> Result<(), HypervisorError> {
+    if before.phase != Phase::Ready {
+        // It names what it was to have as well.
+        return Ok(());
+    }
+    let os = parts.os_volume();
+    let needed = parts.volumes();
+    let instance = parts.spec.reference();
+    let is_kept = |volume: &&String| {
+        let part = volume_part(&instance.set, instance.id, volume);
+        let is_made_anew = part == Some("seed") || how == Rework::Reimage && **volume == os;
+        needed.contains(volume) && !is_made_anew
+    };
+    let mut has_looked = false;
+    for volume in own_volumes(&instance, before).filter(is_kept) {
+        if parts.pool.find(volume)?.is_none() && !std::mem::replace(&mut has_looked, true) {
+            parts.pool.refresh();
+        }
+        if parts.pool.find(volume)?.is_none() {
+            let text = format!(
+                "its volume {volume} is not in pool {}: nothing was changed",
+                parts.pool.name
+            );
+            return Err(HypervisorError::new(FaultKind::Missing, doing, text));
+        }
+    }
+    Ok(())
 }
 
 /// Whatever can be refused while the guest still runs. Gives the image's copy if the OS disk is to be made of it: for

@@ -79,9 +79,8 @@ impl Survey {
             match Element::parse(&xml) {
                 Ok(document) => {
                     let backing = document.path(["backingStore", "path"]);
-                    backing
-                        .into_iter()
-                        .for_each(|path| self.uses.add(&path.text, &name, None));
+                    (backing.into_iter().flat_map(|path| parts(&path.text)))
+                        .for_each(|path| self.uses.add(path, &name, None));
                 }
                 Err(_) => self.uses.unread.push(format!("volume {name} in pool {in_pool}")),
             }
@@ -127,14 +126,14 @@ impl Survey {
         let uuid = domain.uuid().ok();
         let sources = document.walk().filter(|e| e.name == "source");
         let kinds = ["file", "volume", "dev"];
-        let files: Vec<&str> = sources
+        let disks: Vec<&str> = sources
             .filter_map(|e| kinds.into_iter().find_map(|kind| e.get(kind)))
             .collect();
-        for file in &files {
+        for file in files(&document) {
             self.uses.add(file, name, uuid);
         }
         if let Some(note) = document.path(["metadata", "instance"])
-            && let Some(image) = self.being_made(note, &files)
+            && let Some(image) = self.being_made(note, &disks)
         {
             self.making.push((name.to_owned(), image));
         }
@@ -154,6 +153,114 @@ impl Survey {
                     .map_or_else(|| disks.iter().any(lacks), is_half)
                     .then_some(image)
             }
+        }
+    }
+}
+
+/// Attributes that name what a domain has open, wherever they stand: a file, a device that may be a link to one, a volume of a
+/// pool, a folder.
+const NAMING: [&str; 4] = ["file", "dev", "volume", "dir"];
+
+/// Everything in a domain's description, or a snapshot's, that may name a file: its disks with what they are backed by and mirrored
+/// to, kernel, firmware and its variables, the memory of a snapshot, and what is handed to QEMU past libvirt. What is no file's
+/// name does no harm. Notes name files without having them open, and are left out.
+fn files(element: &Element) -> Vec<&str> {
+    let mut found = Vec::new();
+    collect(element, &mut found);
+    found
+}
+
+fn collect<'x>(element: &'x Element, found: &mut Vec<&'x str>) {
+    if element.name == "metadata" {
+        return;
+    }
+    let is_source = element.name == "source";
+    let is_argument = matches!(element.name.as_str(), "arg" | "env");
+    for (name, value) in &element.attributes {
+        let name = name.as_str();
+        // A disk on the network is called "volume/file"; a character device is a path.
+        if NAMING.contains(&name) || value.starts_with('/') || is_source && matches!(name, "name" | "path") {
+            found.extend(parts(value));
+        } else if is_argument && name == "value" {
+            found.extend(parts(value));
+        }
+    }
+    if matches!(
+        element.name.as_str(),
+        "kernel" | "initrd" | "dtb" | "nvram" | "loader"
+    ) || element.text.starts_with('/')
+    {
+        found.extend(parts(&element.text));
+    }
+    element.children.iter().for_each(|child| collect(child, found));
+}
+
+/// What a text may name: itself, and what is left when it is taken apart as QEMU's arguments are
+/// (`file=/pool/a.qcow2,if=virtio`, `nbd:unix:/a`, `json:{"filename":"/pool/a.qcow2"}`).
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let is_between =
+        |c: char| matches!(c, ',' | '=' | ':' | '"' | '\'' | '{' | '}' | '[' | ']') || c.is_whitespace();
+    std::iter::once(text)
+        .chain(text.split(is_between))
+        .filter(|part| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a domain with this in its description has the file open.
+    fn names(within: &str) -> bool {
+        let text = format!(
+            "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>other</name>{within}</domain>"
+        );
+        let document = Element::parse(&text).unwrap();
+        let mut uses = Uses::default();
+        files(&document)
+            .into_iter()
+            .for_each(|file| uses.add(file, "other", None));
+        uses.speaks_against("web-1-ab-os.qcow2", None).is_some()
+    }
+
+    #[test]
+    fn a_file_is_in_use_whatever_part_of_a_description_names_it() {
+        for within in [
+            "<devices><disk type='file'><source file='/pool/web-1-ab-os.qcow2'/></disk></devices>",
+            "<devices><disk type='block'><source dev='/dev/pool/web-1-ab-os.qcow2'/></disk></devices>",
+            "<devices><disk type='volume'><source pool='other' volume='web-1-ab-os.qcow2'/></disk></devices>",
+            "<devices><disk type='dir'><source dir='/pool/web-1-ab-os.qcow2'/></disk></devices>",
+            "<devices><filesystem type='file'><source file='/pool/web-1-ab-os.qcow2'/></filesystem></devices>",
+            "<devices><disk type='network'><source protocol='gluster' name='pool/web-1-ab-os.qcow2'/></disk></devices>",
+            "<devices><serial type='file'><source path='/pool/web-1-ab-os.qcow2'/></serial></devices>",
+            "<devices><disk><source file='/a'/><backingStore type='file'><source file='/pool/web-1-ab-os.qcow2'/></backingStore></disk></devices>",
+            "<devices><disk><source file='/a'/><mirror type='file' file='/pool/web-1-ab-os.qcow2' job='copy'/></disk></devices>",
+            "<devices><disk><source file='/a'><dataStore><source file='/pool/web-1-ab-os.qcow2'/></dataStore></source></disk></devices>",
+            "<devices><disk><source file='json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"/pool/web-1-ab-os.qcow2\"}}'/></disk></devices>",
+            "<memory snapshot='external' file='/pool/web-1-ab-os.qcow2'/>",
+            "<disks><disk name='vda' snapshot='external'><source file='/pool/web-1-ab-os.qcow2'/></disk></disks>",
+            "<os><kernel>/pool/web-1-ab-os.qcow2</kernel></os>",
+            "<os><initrd>/pool/web-1-ab-os.qcow2</initrd></os>",
+            "<os><loader type='pflash'>/pool/web-1-ab-os.qcow2</loader></os>",
+            "<os><nvram template='/usr/share/OVMF_VARS.fd'>/pool/web-1-ab-os.qcow2</nvram></os>",
+            "<os><nvram type='file'><source file='/pool/web-1-ab-os.qcow2'/></nvram></os>",
+            "<qemu:commandline><qemu:arg value='-drive'/><qemu:arg value='file=/pool/web-1-ab-os.qcow2,if=virtio'/></qemu:commandline>",
+            "<qemu:commandline><qemu:arg value='if=none,file=/pool/web-1-ab-os.qcow2'/></qemu:commandline>",
+            "<qemu:commandline><qemu:arg value='nbd:unix:/pool/web-1-ab-os.qcow2:exportname=a'/></qemu:commandline>",
+            "<qemu:commandline><qemu:arg value='{&quot;filename&quot;:&quot;/pool/web-1-ab-os.qcow2&quot;}'/></qemu:commandline>",
+            "<qemu:commandline><qemu:env name='DISK' value='/pool/web-1-ab-os.qcow2'/></qemu:commandline>",
+        ] {
+            assert!(names(within), "{within}");
+        }
+    }
+
+    #[test]
+    fn what_only_speaks_of_a_file_does_not_have_it_open() {
+        for within in [
+            "<metadata><instance><volume name='web-1-ab-os.qcow2' file='/pool/web-1-ab-os.qcow2'/></instance></metadata>",
+            "<title>made of web-1-ab-os.qcow2</title>",
+            "<devices><disk><source file='/pool/web-1-ab-os.qcow2.bak'/><target dev='vda'/></disk></devices>",
+        ] {
+            assert!(!names(within), "{within}");
         }
     }
 }
