@@ -112,7 +112,8 @@ fn needed_since(policy: &autoscale::Autoscale, now: Timestamp) -> Timestamp {
 
 /// Measures, decides, and notes in the record what is wanted from now on. The record must have taken in `inventory`.
 ///
-/// Samples are kept before anything is decided: where they can't be, nothing is.
+/// Samples are kept before anything is decided: where they can't be, nothing is. Under a record that is older than the instances
+/// nothing is measured, decided or carried out.
 ///
 /// # Errors
 /// The store can't be read or written.
@@ -124,6 +125,16 @@ pub fn evaluate(
     inventory: &Inventory,
 ) -> Result<Evaluation> {
     let now = world.clock.now();
+    if inventory.odd.is_record_old() {
+        // What an old record says of its capacity, and of who asks for another, is no longer so.
+        return Ok(Evaluation {
+            record: record.clone(),
+            from: record.capacity,
+            decision: None,
+            turns: Vec::new(),
+            unreachable: Vec::new(),
+        });
+    }
     let (facts, unreachable) = match in_force(record) {
         None => (Facts::none(record, inventory, now), Vec::new()),
         Some(policy) => {

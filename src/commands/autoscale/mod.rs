@@ -7,6 +7,7 @@ mod status;
 
 use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
+use crate::commands::instance::claim::{refuse_if_barred, refuse_what_is_barred, situation};
 use crate::commands::{Context, Target};
 use crate::converge::{Consent, amend, look_and_heed};
 use crate::error::{Error, Exit, Result};
@@ -69,6 +70,8 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
     let (record, inventory) = seen(ctx, &target)?;
+    // Nothing of it could be carried out, and it would begin by itself once the record is brought level.
+    refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
     let evaluation = scaling::evaluate(ctx.world, &*target.store, &name, &record, &inventory)?;
     tell(ctx, &target, &evaluation);
     let (from, to) = (evaluation.from, evaluation.record.capacity);
@@ -230,6 +233,9 @@ fn switch(ctx: &Context<'_>, on: bool) -> Result<Exit> {
             format!("the definition of {} has autoscale.enabled = false", target.name),
         )
         .hint("set it to true and run vmss apply"));
+    }
+    if on {
+        refuse_if_barred(ctx, &*target.store, &target.record)?;
     }
     let (who, now) = (ctx.world.env.who(), ctx.world.clock.now());
     let mut changed = false;

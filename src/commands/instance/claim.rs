@@ -2,7 +2,7 @@
 //! again, and do what was asked only if it is still the same.
 
 use crate::commands::Context;
-use crate::converge::{amend, glance};
+use crate::converge::{amend, glance, glance_aside};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::Label;
@@ -44,6 +44,15 @@ pub fn refuse_what_is_barred(s: Situation<'_>) -> Result<()> {
         _ => format!("{}: {bar}", s.set.name),
     };
     Err(Error::message(Exit::Blocked, text).hint(bar.hint()))
+}
+
+/// As [`refuse_what_is_barred`], of what a look shows now: for commands that ask for something in the record, which nobody may
+/// carry out, and which would begin by itself once the record is brought level.
+pub fn refuse_if_barred(ctx: &Context<'_>, store: &dyn Store, record: &Record) -> Result<()> {
+    let mut record = record.clone();
+    let set = record.applied.clone();
+    let inventory = glance_aside(ctx.world, store, &set, &mut record);
+    refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))
 }
 
 /// Refuses a host that the set does not have.
