@@ -419,11 +419,19 @@ fn deleting_takes_instances_seeds_and_images() {
         3,
         "an image that something else needs stays"
     );
-    scene.experience.kept_seeds.insert((label("d0h0"), "seed".into()));
+    scene
+        .experience
+        .keep_seed(&label("d0h0"), "seed", vec!["web-1".into()]);
+    let plan = scene.plan();
     assert_eq!(
-        lines(&scene.plan()),
+        lines(&plan),
         ["d0h0 delete web-1", "d0h0 delete image abababababab"],
         "and a seed that a guest has in its drive"
+    );
+    let told: Vec<String> = plan.report.waits.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["the seed of revision 1 on d0h0 goes once web-1 is started anew: it is in the drive until then"]
     );
 }
 

@@ -417,6 +417,17 @@ pub enum Wait {
         /// Their names.
         volumes: Vec<String>,
     },
+    /// No instance reads a shared seed any more, but guests have it in their drives: it goes once they are started anew.
+    SeedInUse {
+        /// Where.
+        host: Label,
+        /// The revision that it is of.
+        revision: u32,
+        /// The seed's volume.
+        volume: String,
+        /// Names of the domains that have it, as far as they are known.
+        by: Vec<String>,
+    },
     /// The spread is less even than the hosts in sight would let it be. Nothing waits for it: nobody moves anything for that
     /// without being asked.
     Uneven {
@@ -565,6 +576,24 @@ impl fmt::Display for Wait {
                     crate::names::list(several, 2)
                 ),
             },
+            Self::SeedInUse {
+                host, revision, by, ..
+            } => {
+                let (who, are) = match by.as_slice() {
+                    [] => {
+                        return write!(
+                            f,
+                            "the seed of revision {revision} on {host} is in use, and stays until it is not"
+                        );
+                    }
+                    [one] => (one.clone(), "is"),
+                    several => (list(several), "are"),
+                };
+                write!(
+                    f,
+                    "the seed of revision {revision} on {host} goes once {who} {are} started anew: it is in the drive until then"
+                )
+            }
             Self::HostUnseen {
                 host,
                 reason,

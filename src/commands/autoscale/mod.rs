@@ -9,10 +9,11 @@ use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
 use crate::commands::instance::claim::{refuse_if_barred, refuse_what_is_barred, situation};
 use crate::commands::{Context, Target};
+use crate::converge::seeds::planned;
 use crate::converge::{Consent, amend, look_and_heed};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
-use crate::plan::{Experience, Situation, plan};
+use crate::plan::{Experience, Situation};
 use crate::record::Record;
 use crate::scaling::{self, Evaluation};
 use crate::timed::Turn;
@@ -75,14 +76,17 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
     let evaluation = scaling::evaluate(ctx.world, &*target.store, &name, &record, &inventory)?;
     tell(ctx, &target, &evaluation);
     let (from, to) = (evaluation.from, evaluation.record.capacity);
-    let left = plan(Situation {
-        set: &evaluation.record.applied,
-        record: &evaluation.record,
-        inventory: &inventory,
-        experience: &Experience::default(),
-        now: ctx.world.clock.now(),
-        drawn: (ctx.world.draw)(),
-    });
+    let left = planned(
+        ctx.world,
+        Situation {
+            set: &evaluation.record.applied,
+            record: &evaluation.record,
+            inventory: &inventory,
+            experience: &Experience::default(),
+            now: ctx.world.clock.now(),
+            drawn: (ctx.world.draw)(),
+        },
+    );
     let is_done = left.steps.is_empty()
         && left.held.is_empty()
         && left.again.is_none()
