@@ -107,6 +107,7 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
             waits.push(Wait::Unclaimed {
                 host: host.clone(),
                 volumes: unclaimed,
+                ends: s.record.life == Life::Deleting,
             });
         }
         seeds(s, host, seen, here, &mut sweeps, waits);
