@@ -14,6 +14,7 @@ use crate::metrics::{Measurement, measure};
 use crate::names::Label;
 use crate::plan::{self, Experience, protected};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::store::Store;
 use crate::timed::{self, Turn};
 use crate::world::World;
@@ -68,13 +69,15 @@ impl Facts {
     /// somebody else may have decided since the measurement, and what he did has begun already.
     fn carry_out(&self, record: &mut Record, now: Timestamp) -> (Vec<Turn>, Option<Decision>) {
         let scaled = in_force(record).is_some();
-        let turns;
-        (record.capacity, record.timed, turns) =
+        let (capacity, timed, turns) =
             timed::due(&record.timed, record.capacity, self.protected, scaled, now);
+        record.timed = timed;
+        let by = turns.last().map_or("", |turn| &turn.timed().by);
+        record.ask_for(capacity, || Request::of(Verb::Scale, by, now));
         let decision = self.decide(record, now);
         if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
             record.autoscale = record.autoscale.after(&policy, decision);
-            record.capacity = decision.to;
+            record.ask_for(decision.to, || Request::of(Verb::Autoscale, "[autoscale]", now));
         }
         (turns, decision)
     }

@@ -380,7 +380,11 @@ fn meet_capacity(
     if excess == 0 {
         return (HashSet::new(), unneeded);
     }
-    let cause = Cause::ScaleIn { wanted, there: seen };
+    let cause = Cause::ScaleIn {
+        wanted,
+        there: seen,
+        request: s.record.request.clone(),
+    };
     let victims = match scale_in::victims(s, fleet, excess) {
         Ok(victims) => victims,
         Err(wait) => {

@@ -7,9 +7,10 @@ use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::{InstanceId, Label, instance_name};
 use crate::ownership::Strangeness;
-use crate::plan::{Experience, Situation};
+use crate::plan::Experience;
 use crate::plan::claim::{Adoption, Bar, Refused, adoption, bar};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 
 /// Makes a domain that says it is instance `id` the set's own.
 pub fn run(ctx: &Context<'_>, id: InstanceId, host: Option<&Label>) -> Result<Exit> {
@@ -30,8 +31,9 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, host: Option<&Label>) -> Result<Ex
     let Some(agreed) = agreed else {
         return Ok(Exit::Converged);
     };
-    let steps = |found: &Adoption, s: Situation<'_>| vec![found.step(s)];
-    carry_out(ctx, &target, &verb, &agreed, Adoption::note, steps)
+    let request = Request::of(Verb::InstanceAdopt, ctx.world.env.who(), ctx.world.clock.now());
+    let note = |found: &Adoption, record: &mut Record| found.note(record, &request);
+    carry_out(ctx, &target, &verb, &agreed, note, |found, s| vec![found.step(s)])
 }
 
 fn decide(
