@@ -109,9 +109,9 @@ pub struct Stranger {
     pub addresses: Vec<Ipv4Addr>,
     /// Why it is none.
     pub why: Strangeness,
-    /// Whether the instance lives elsewhere: then nobody can take this one in.
+    /// Whether nobody can take this one in: its instance lives elsewhere, or its UUID was seen more than once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub lives_elsewhere: bool,
+    pub is_contested: bool,
 }
 
 /// Why a domain is no member.
@@ -247,7 +247,7 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
                     (_, true) => Strangeness::Garbled,
                     _ => Strangeness::NoNote,
                 },
-                lives_elsewhere: false,
+                is_contested: false,
             });
         }
         let mut kept = Vec::with_capacity(view.instances.len());
@@ -296,17 +296,7 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
     }
     odd.look_at_epochs(record, inventory);
-    for stranger in odd
-        .strangers
-        .iter_mut()
-        .filter(|s| s.why != Strangeness::Elsewhere)
-    {
-        let known = stranger.id.and_then(|id| record.known.get(&id));
-        stranger.lives_elsewhere = known.is_some_and(|known| known.host != stranger.host)
-            || stranger
-                .id
-                .is_some_and(|id| inventory.instances().any(|i| i.id == id));
-    }
+    odd.contest(record, inventory);
     odd.strangers
         .sort_by(|a, b| (&a.host, &a.name).cmp(&(&b.host, &b.name)));
     inventory.odd = odd;
@@ -347,9 +337,27 @@ impl Odd {
             runs: runs(instance.power),
             addresses: instance.meta.addresses.iter().flatten().copied().collect(),
             why,
-            lives_elsewhere: false,
+            is_contested: false,
         });
         self.aside.push((host.clone(), instance));
+    }
+
+    /// Says of each stranger whether anybody could take it in.
+    fn contest(&mut self, record: &Record, inventory: &Inventory) {
+        let mut times: BTreeMap<Uuid, usize> = BTreeMap::new();
+        for stranger in &self.strangers {
+            *times.entry(stranger.uuid).or_default() += 1;
+        }
+        for stranger in &mut self.strangers {
+            let known = stranger.id.and_then(|id| record.known.get(&id));
+            let lives = known.is_some_and(|known| known.host != stranger.host)
+                || stranger
+                    .id
+                    .is_some_and(|id| inventory.instances().any(|i| i.id == id));
+            let is_held = stranger.id.is_some_and(|id| record.written_off.contains_key(&id));
+            stranger.is_contested =
+                times[&stranger.uuid] > 1 || is_held || lives && stranger.why != Strangeness::Elsewhere;
+        }
     }
 
     /// Strangers that have that UUID, each under the name that it has.

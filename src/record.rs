@@ -19,6 +19,7 @@ use crate::names::{InstanceId, Label, StoreId, instance_uuid, volume_tag};
 use crate::ownership::Age;
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
+use crate::request::Request;
 use crate::rollout::Rollout;
 use crate::scaleset::{Health, Probe, ScaleSet};
 use crate::timed::Timed;
@@ -40,6 +41,9 @@ pub struct Record {
     pub former: Vec<StoreId>,
     /// Desired capacity.
     pub capacity: u32,
+    /// Who asked for that capacity, with which command and when; `None` if an earlier version has written it down.
+    #[serde(default)]
+    pub request: Option<Request>,
     /// Whether the set is wanted or on its way out.
     pub life: Life,
     /// Whether deleting the set leaves its images on the hosts.
@@ -299,6 +303,7 @@ impl Record {
             store,
             former: Vec::new(),
             capacity: set.capacity,
+            request: None,
             life: Life::Wanted,
             keep_images: false,
             current: None,
@@ -332,6 +337,16 @@ impl Record {
             created_at: now,
             known: BTreeMap::new(),
         }
+    }
+
+    /// Somebody asks for another capacity. One that is wanted already stays whoever's it is. Returns whether it is another.
+    pub fn ask_for(&mut self, capacity: u32, request: impl FnOnce() -> Request) -> bool {
+        let is_another = self.capacity != capacity;
+        if is_another {
+            self.capacity = capacity;
+            self.request = Some(request());
+        }
+        is_another
     }
 
     /// The current revision: what new instances are made of, and what the others are outdated against.

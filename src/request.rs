@@ -19,7 +19,7 @@ pub struct Request {
     pub limits: Limits,
 }
 
-/// A command that begins a rollout or steers one.
+/// A command that begins a rollout or steers one, or asks for a capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
@@ -29,6 +29,18 @@ pub enum Verb {
     Upgrade,
     /// `vmss upgrade rollback`.
     Rollback,
+    /// `vmss create`.
+    Create,
+    /// `vmss scale`, for now on or for a time.
+    Scale,
+    /// The policy of `[autoscale]`, whoever evaluated it.
+    Autoscale,
+    /// `vmss instance delete`.
+    InstanceDelete,
+    /// `vmss instance adopt`.
+    InstanceAdopt,
+    /// `vmss state catch-up` or `vmss state rebuild`.
+    State,
 }
 
 /// How far a change of instances may go beyond what the definition says of it.
@@ -38,6 +50,18 @@ pub struct Limits {
     /// need and no more.
     #[serde(default)]
     pub at_most: Option<Disruption>,
+}
+
+impl Request {
+    /// A request without limits of its own.
+    pub fn of(what: Verb, by: impl Into<String>, at: Timestamp) -> Self {
+        Self {
+            what,
+            by: by.into(),
+            at,
+            limits: Limits::default(),
+        }
+    }
 }
 
 impl Limits {

@@ -14,6 +14,7 @@ use crate::metrics::{Measurement, measure};
 use crate::names::Label;
 use crate::plan::{self, Experience, protected};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::store::Store;
 use crate::timed::{self, Turn};
 use crate::world::World;
@@ -68,13 +69,15 @@ impl Facts {
     /// somebody else may have decided since the measurement, and what he did has begun already.
     fn carry_out(&self, record: &mut Record, now: Timestamp) -> (Vec<Turn>, Option<Decision>) {
         let scaled = in_force(record).is_some();
-        let turns;
-        (record.capacity, record.timed, turns) =
+        let (capacity, timed, turns) =
             timed::due(&record.timed, record.capacity, self.protected, scaled, now);
+        record.timed = timed;
+        let by = turns.last().map_or("", |turn| &turn.timed().by);
+        record.ask_for(capacity, || Request::of(Verb::Scale, by, now));
         let decision = self.decide(record, now);
         if let (Some(decision), Some(policy)) = (&decision, record.applied.autoscale.clone()) {
             record.autoscale = record.autoscale.after(&policy, decision);
-            record.capacity = decision.to;
+            record.ask_for(decision.to, || Request::of(Verb::Autoscale, "[autoscale]", now));
         }
         (turns, decision)
     }
@@ -112,7 +115,8 @@ fn needed_since(policy: &autoscale::Autoscale, now: Timestamp) -> Timestamp {
 
 /// Measures, decides, and notes in the record what is wanted from now on. The record must have taken in `inventory`.
 ///
-/// Samples are kept before anything is decided: where they can't be, nothing is.
+/// Samples are kept before anything is decided: where they can't be, nothing is. Under a record that is older than the instances
+/// nothing is measured, decided or carried out.
 ///
 /// # Errors
 /// The store can't be read or written.
@@ -124,6 +128,16 @@ pub fn evaluate(
     inventory: &Inventory,
 ) -> Result<Evaluation> {
     let now = world.clock.now();
+    if inventory.odd.is_record_old() {
+        // What an old record says of its capacity, and of who asks for another, is no longer so.
+        return Ok(Evaluation {
+            record: record.clone(),
+            from: record.capacity,
+            decision: None,
+            turns: Vec::new(),
+            unreachable: Vec::new(),
+        });
+    }
     let (facts, unreachable) = match in_force(record) {
         None => (Facts::none(record, inventory, now), Vec::new()),
         Some(policy) => {

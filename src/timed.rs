@@ -67,6 +67,15 @@ pub enum Turn {
     },
 }
 
+impl Turn {
+    /// Whose turn it is.
+    pub const fn timed(&self) -> &Timed {
+        match self {
+            Self::Began { timed, .. } | Self::Ended { timed, .. } | Self::Missed { timed } => timed,
+        }
+    }
+}
+
 /// What is due at `now`: the capacity, what is left of `all`, and what happened. With a policy in force (`is_scaled`)
 /// nothing goes back by itself: the policy brings it down as far as its metrics allow.
 ///

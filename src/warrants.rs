@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
+use crate::request::Request;
 
 /// Why something is deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub enum Cause {
         wanted: usize,
         /// How many there are.
         there: usize,
+        /// Who asked for that capacity, with which command and when, as far as the record knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<Request>,
     },
     /// A rollout replaces it.
     Rollout {
@@ -78,7 +82,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ScaleIn { wanted, there } => {
+            Self::ScaleIn { wanted, there, .. } => {
                 let are = match there {
                     0 => "none is".to_owned(),
                     1 => "1 is".to_owned(),

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use crate::cli::ApplyArgs;
+use crate::commands::instance::claim::{refuse_what_is_barred, situation};
 use crate::commands::{Context, consent, ranges, upgrade};
 use crate::converge::{amend, glance, look, twins};
 use crate::error::{Error, Exit, Result};
@@ -14,6 +15,7 @@ use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
 use crate::names::{InstanceId, Label};
 use crate::ownership::Twins;
+use crate::plan::Experience;
 use crate::plan::loss::Named;
 use crate::record::Record;
 use crate::request::{Limits, Request, Verb};
@@ -37,6 +39,7 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     let held = ctx.hold(&target.store, &set.name, &format!("apply {}", set.name))?;
     let (record, _) = amend(&*target.store, &set.name, |_| false)?;
     let inventory = look(ctx.world, &*target.store, &record.applied, &record);
+    refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
     // What was seen is written down only once it is clear that something is to be done.
     let mut seen = record.clone();
     seen.absorb(&inventory);

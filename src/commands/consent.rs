@@ -2,7 +2,8 @@
 //! own words do not name is asked about, needs `--yes`, or is refused.
 
 use crate::commands::Context;
-use crate::converge::{Consent, observe_for};
+use crate::commands::instance::claim::{refuse_if_barred, refuse_what_is_barred, situation};
+use crate::converge::{Consent, observe_for, reconsider};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::Label;
@@ -23,9 +24,16 @@ pub struct Foreseen {
     pub record: Record,
 }
 
-/// Looks at the hosts, and forecasts what would come of `record`.
-pub fn foresee(ctx: &Context<'_>, store: &dyn Store, record: &Record) -> Foreseen {
-    foresee_of(ctx, record, &observe_for(ctx.world, store, record))
+/// Looks at the hosts for a command that is about to change `record`, as it will be then.
+///
+/// # Errors
+/// Nothing may be changed: the record is old, or another store manages instances of the set.
+pub fn look(ctx: &Context<'_>, store: &dyn Store, record: &Record) -> Result<Inventory> {
+    let mut inventory = observe_for(ctx.world, store, record);
+    let mut read = record.clone();
+    reconsider(store, &mut read, &mut inventory);
+    refuse_what_is_barred(situation(ctx, &read, &inventory, &Experience::default()))?;
+    Ok(inventory)
 }
 
 /// As [`foresee_of`], to the end of the rollout: looks that somebody is to take on the way, at its canary and its checkpoints,
@@ -39,7 +47,7 @@ pub fn foresee_whole(ctx: &Context<'_>, record: &Record, inventory: &Inventory) 
     foresee_of(ctx, &record, inventory)
 }
 
-/// As [`foresee`], of what was seen already.
+/// Forecasts what would come of `record`, by what was seen.
 pub fn foresee_of(ctx: &Context<'_>, record: &Record, inventory: &Inventory) -> Foreseen {
     let mut record = record.clone();
     let set = record.applied.clone();
@@ -81,6 +89,9 @@ pub fn going_on(record: &Record) -> Named {
 
 /// Asks about what `record` would delete and `named` does not name. `head` is the question's first sentence: "Create web?".
 /// `None`: no.
+///
+/// # Errors
+/// Nothing may be changed, as of [`look`]; or nobody is there to be asked.
 pub fn ask(
     ctx: &Context<'_>,
     store: &dyn Store,
@@ -89,9 +100,11 @@ pub fn ask(
     named: Named,
 ) -> Result<Option<Consent>> {
     if ctx.global.yes {
+        refuse_if_barred(ctx, store, record)?;
         return Ok(Some(Consent::Any));
     }
-    ask_about(ctx, &foresee(ctx, store, record), head, named)
+    let inventory = look(ctx, store, record)?;
+    ask_about(ctx, &foresee_of(ctx, record, &inventory), head, named)
 }
 
 /// As [`ask`], of what is foreseen already.

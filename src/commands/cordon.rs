@@ -1,5 +1,6 @@
 //! `vmss host cordon | drain | uncordon`: a host that is to be worked on gets no new instances, and gives up those it has.
 
+use crate::commands::instance::claim::refuse_if_barred;
 use crate::commands::{Context, Target, consent};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
@@ -64,6 +65,7 @@ pub fn cordon(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
 /// New instances again.
 pub fn uncordon(ctx: &Context<'_>, host: &Label) -> Result<Exit> {
     let target = with_host(ctx, host)?;
+    refuse_if_barred(ctx, &*target.store, &target.record)?;
     let mut was = false;
     amend(&*target.store, &target.name, |record| {
         was = record.cordons.remove(host).is_some();

@@ -9,6 +9,7 @@ use crate::names::StoreId;
 use crate::ownership::sort_out;
 use crate::plan::loss::Named;
 use crate::record::{Life, Record};
+use crate::request::{Request, Verb};
 use crate::scaleset::ScaleSet;
 use crate::store::{Store, StoreError};
 
@@ -97,7 +98,10 @@ fn may_create(
 
 /// A record for a set that has none.
 pub fn record(ctx: &Context<'_>, set: &ScaleSet, model: Model, store: StoreId) -> Record {
-    Record::new(store, set.clone(), model, ctx.file(), ctx.world.clock.now())
+    let now = ctx.world.clock.now();
+    let mut record = Record::new(store, set.clone(), model, ctx.file(), now);
+    record.request = Some(Request::of(Verb::Create, ctx.world.env.who(), now));
+    record
 }
 
 /// Instances of this name without a record are another store's, or this store's from before it was lost: making a

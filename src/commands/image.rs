@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::commands::Context;
 use crate::commands::host::meant;
+use crate::commands::instance::claim::refuse_if_barred;
 use crate::converge::proof;
 use crate::error::{Error, Exit, Result};
 use crate::event::Event;
@@ -134,6 +135,15 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
     ))
 }
 
+/// Refuses to change anything on the hosts if the set's record is old, or another store manages instances of it.
+fn refuse_under_an_old_record(ctx: &Context<'_>, set: &ScaleSet) -> Result<()> {
+    let store = ctx.store(Some(set))?;
+    match store.get(&set.name)? {
+        Some((record, _)) => refuse_if_barred(ctx, &*store, &record),
+        None => Ok(()),
+    }
+}
+
 /// Sends the set's image to every host that lacks it.
 pub fn push(ctx: &Context<'_>) -> Result<Exit> {
     let set = meant(ctx)?;
@@ -158,6 +168,7 @@ pub fn push(ctx: &Context<'_>) -> Result<Exit> {
         ctx.say(format!("image {} is on every host that was seen", digest.short()));
         return Ok(exit);
     }
+    refuse_under_an_old_record(ctx, &set)?;
     let held = ctx.hold(
         &ctx.store(Some(&set))?,
         &set.name,
@@ -210,6 +221,7 @@ pub fn prune(ctx: &Context<'_>) -> Result<Exit> {
         ctx.say("no image to prune: each is used, or there is none");
         return Ok(exit);
     }
+    refuse_under_an_old_record(ctx, &set)?;
     let question = format!("Delete {} from the hosts?", count(steps.len(), "unused image"));
     if !ctx.confirm(&question)? {
         ctx.say("nothing was changed");

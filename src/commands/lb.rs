@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::balancer::{BalancerError, Trouble};
 use crate::commands::Context;
+use crate::commands::instance::claim::{refuse_what_is_barred, situation};
 use crate::converge::{amend, drop_the_dropped, look, look_closely, tell_changes};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
@@ -330,6 +331,7 @@ pub fn sync(ctx: &Context<'_>, forget_dropped: bool) -> Result<Exit> {
     let (record, _) = amend(store, &name, |_| false)?;
     let set = record.applied.clone();
     let inventory = look(ctx.world, store, &set, &record);
+    refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
     let now = ctx.world.clock.now();
     let (record, _) = amend(store, &name, |record| {
         record.absorb(&inventory) | record.heed(&inventory, &set.health, now)

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use crate::cli::PlanArgs;
 use crate::commands::{Context, apply, create, delete, ranges, unrecorded};
-use crate::converge::{look, twins};
+use crate::converge::{look, seeds, twins};
 use crate::error::{Error, Exit, Result};
 use crate::names::Label;
-use crate::plan::forecast::{Forecast, forecast};
+use crate::plan::forecast::{Forecast, forecast as foretell};
 use crate::plan::{Experience, Situation};
 use crate::record::Life;
 
@@ -101,14 +101,23 @@ fn attempt(ctx: &Context<'_>, args: &PlanArgs, turn: Turn) -> Result<Exit> {
             "note: {protected}: vmss delete takes them only with --include-protected"
         ));
     }
-    let forecast = forecast(Situation {
+    let situation = Situation {
         set: &set,
         record: &record,
         inventory: &inventory,
         experience: &Experience::default(),
         now: ctx.world.clock.now(),
         drawn: (ctx.world.draw)(),
-    });
+    };
+    let mut forecast = foretell(situation);
+    let first = forecast.batches.first().map_or(&[][..], Vec::as_slice);
+    let learnt = seeds::learn(ctx.world, &record, first);
+    if learnt != Experience::default() {
+        forecast = foretell(Situation {
+            experience: &learnt,
+            ..situation
+        });
+    }
     if ctx.is_json() {
         ctx.json(&Document {
             set: &name,

@@ -11,6 +11,7 @@ use crate::health::later;
 use crate::names::{InstanceId, Label, ranges};
 use crate::plan::{Experience, Situation, protected};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::store::Store;
 use crate::timed::Timed;
 
@@ -73,7 +74,8 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
         return Err(too_few(&name, wanted, &protected));
     }
     let mut next = target.record.clone();
-    next.capacity = wanted;
+    let request = |at| Request::of(Verb::Scale, ctx.world.env.who(), at);
+    next.ask_for(wanted, || request(ctx.world.clock.now()));
     let head = match wanted.cmp(&now) {
         std::cmp::Ordering::Equal => format!("Bring {name} to its capacity of {wanted}?"),
         _ => format!("Scale {name} from {now} to {wanted}?"),
@@ -119,7 +121,7 @@ fn now(ctx: &Context<'_>, change: Change, span: Option<Duration>) -> Result<Exit
             });
         }
         freed = ended;
-        record.capacity = to;
+        record.ask_for(to, || request(now_at));
         (record.capacity, record.timed.clone()) != before
     })?;
     if let Some(e) = refused {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::commands::{Context, Target, scale, upgrade};
 use crate::converge::look_closely;
+use crate::converge::seeds::planned;
 use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Inventory, View};
@@ -15,7 +16,7 @@ use crate::load_balancer::Frontend;
 use crate::membership::BalancerView;
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::report::{Report, Verdict, Wait};
-use crate::plan::{Experience, Plan, Situation, plan};
+use crate::plan::{Experience, Plan, Situation};
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
 use crate::scaleset::{Probe, ScaleSet};
@@ -134,14 +135,17 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         held,
         report,
         ..
-    } = plan(Situation {
-        set: &set,
-        record,
-        inventory: &inventory,
-        experience: &experience,
-        now,
-        drawn: (ctx.world.draw)(),
-    });
+    } = planned(
+        ctx.world,
+        Situation {
+            set: &set,
+            record,
+            inventory: &inventory,
+            experience: &experience,
+            now,
+            drawn: (ctx.world.draw)(),
+        },
+    );
     // What waits for clients to leave is to be done all the same.
     steps.extend(held);
     let acting = target.store.holder(&lease_key(&target.name), now)?;

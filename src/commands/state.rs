@@ -12,6 +12,7 @@ use crate::inventory::{Inventory, View};
 use crate::names::{Label, StoreId, instance_name};
 use crate::observe::{ask_all, observe};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::Store;
 use crate::ui::words::count;
@@ -214,7 +215,9 @@ fn remake(
     if let Some(revision) = record.models.last_mut() {
         revision.number = same.unwrap_or(newest + 1);
     }
-    record.capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
+    let capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
+    let now = ctx.world.clock.now();
+    record.ask_for(capacity, || Request::of(Verb::State, ctx.world.env.who(), now));
     let others = stores(inventory).into_iter().filter(|s| *s != record.store);
     let others: Vec<StoreId> = others.filter(|s| !record.former.contains(s)).collect();
     record.former.extend(others);

@@ -2,6 +2,7 @@
 
 pub mod marks;
 pub mod proof;
+pub mod seeds;
 mod serving;
 mod tell;
 pub mod twins;
@@ -391,6 +392,12 @@ pub fn converge(
             drawn: (world.draw)(),
         };
         let plan = plan(situation);
+        let mut learnt = run.experience.clone();
+        if seeds::look(world, &record, &plan.steps, &mut learnt) {
+            // Planned anew, with what the guests have in their drives.
+            run.experience = learnt;
+            continue;
+        }
         if !plan.steps.is_empty()
             && !std::mem::replace(&mut run.has_marked, true)
             && marks::leave(world, &record, &inventory)

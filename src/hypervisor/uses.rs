@@ -80,6 +80,13 @@ impl Uses {
         left
     }
 
+    /// Names of whoever uses the volume.
+    pub fn users(&self, volume: &str) -> Vec<String> {
+        let users = self.files.get(volume).into_iter().flatten();
+        let names: BTreeSet<&String> = users.map(|user| &user.name).collect();
+        names.into_iter().cloned().collect()
+    }
+
     /// Why the volume may not be deleted, if it may not: somebody uses it, or might. `own` is the domain that it goes with.
     pub fn speaks_against(&self, volume: &str, own: Option<Uuid>) -> Option<String> {
         let users = self.files.get(volume).into_iter().flatten();

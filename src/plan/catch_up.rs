@@ -10,6 +10,7 @@ use crate::inventory::{Instance, Inventory, Phase};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::ownership::{Strangeness, sort_out};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::rollout::RolloutState;
 use crate::warrants::Cause;
 
@@ -134,7 +135,8 @@ pub fn catch_up(
     let live = (record.known.iter())
         .filter(|(id, k)| k.confirmed && !halves.contains(id))
         .count();
-    record.capacity = capacity.unwrap_or_else(|| u32::try_from(live).unwrap_or(u32::MAX));
+    let capacity = capacity.unwrap_or_else(|| u32::try_from(live).unwrap_or(u32::MAX));
+    record.ask_for(capacity, || Request::of(Verb::State, by, now));
     Ok(CatchUp {
         taken,
         gone,

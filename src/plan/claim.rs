@@ -14,6 +14,7 @@ use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
 use crate::plan::{Fleet, Situation, odd, reference};
 use crate::record::Record;
+use crate::request::Request;
 use crate::warrants::Cause;
 
 /// Why nobody may say anything of whose a domain is just now.
@@ -338,9 +339,9 @@ impl Adoption {
         record.capacity.max(needed)
     }
 
-    /// Writes it into the record.
-    pub fn note(&self, record: &mut Record) {
-        record.capacity = self.capacity(record);
+    /// Writes it into the record, asked for by `request`.
+    pub fn note(&self, record: &mut Record, request: &Request) {
+        record.ask_for(self.capacity(record), || request.clone());
         record.take_in(&self.instance, &self.host);
         let id = self.instance.id;
         if let Some(known) = record.known.get_mut(&id) {

@@ -97,8 +97,8 @@ pub struct Experience {
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
-    /// Shared seeds that a domain still has in its drive: kept.
-    pub kept_seeds: BTreeSet<(Label, String)>,
+    /// Shared seeds that domains still have in their drives, with the names of those, as far as they are known: kept.
+    pub kept_seeds: BTreeMap<(Label, String), Vec<String>>,
     /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
     /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
@@ -124,6 +124,12 @@ pub enum Lesson {
 const CLASHES: u32 = 3;
 
 impl Experience {
+    /// Learns that `users` still have a shared seed. Returns whether that is new.
+    pub fn keep_seed(&mut self, host: &Label, volume: &str, users: Vec<String>) -> bool {
+        let key = (host.clone(), volume.to_owned());
+        self.kept_seeds.insert(key, users).is_none()
+    }
+
     /// Learns from how a step ended.
     pub fn learn(&mut self, step: &Step, lesson: Lesson) {
         let host = step.host.clone();
@@ -132,7 +138,7 @@ impl Experience {
                 self.kept_images.insert((host, digest.clone()));
             }
             (Lesson::Kept, Action::DeleteVolume { volume, .. }) => {
-                self.kept_seeds.insert((host, volume.clone()));
+                self.keep_seed(&host, volume, Vec::new());
             }
             (Lesson::Kept, _) => {}
             // Somebody else's name shows in the next observation and is passed over; only a host that goes on
@@ -374,7 +380,11 @@ fn meet_capacity(
     if excess == 0 {
         return (HashSet::new(), unneeded);
     }
-    let cause = Cause::ScaleIn { wanted, there: seen };
+    let cause = Cause::ScaleIn {
+        wanted,
+        there: seen,
+        request: s.record.request.clone(),
+    };
     let victims = match scale_in::victims(s, fleet, excess) {
         Ok(victims) => victims,
         Err(wait) => {

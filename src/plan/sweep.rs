@@ -107,9 +107,10 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
             waits.push(Wait::Unclaimed {
                 host: host.clone(),
                 volumes: unclaimed,
+                ends: s.record.life == Life::Deleting,
             });
         }
-        seeds(s, host, seen, here, &mut sweeps);
+        seeds(s, host, seen, here, &mut sweeps, waits);
     }
     steps.append(&mut sweeps);
 }
@@ -236,7 +237,14 @@ fn is_shared(s: Situation<'_>, host: &Label, seen: &HostSeen) -> bool {
     seen.marks.iter().any(|mark| !own.contains(mark))
 }
 
-fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps: &mut Vec<Step>) {
+fn seeds(
+    s: Situation<'_>,
+    host: &Label,
+    seen: &HostSeen,
+    here: &[&Step],
+    sweeps: &mut Vec<Step>,
+    waits: &mut Vec<Wait>,
+) {
     // Instances of other hosts may read it.
     if seen.seeds.is_empty() || is_shared(s, host, seen) {
         return;
@@ -267,8 +275,17 @@ fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps
             .any(|place| place.host == *host)
         || seen.instances.iter().any(|i| i.meta.phase == Phase::Changing);
     for (revision, volume) in &seen.seeds {
-        let kept = s.experience.kept_seeds.contains(&(host.clone(), volume.clone()));
-        if !read.contains(revision) && !may_read_any && !kept {
+        if read.contains(revision) || may_read_any {
+            continue;
+        }
+        if let Some(users) = s.experience.kept_seeds.get(&(host.clone(), volume.clone())) {
+            waits.push(Wait::SeedInUse {
+                host: host.clone(),
+                revision: *revision,
+                volume: volume.clone(),
+                by: users.clone(),
+            });
+        } else {
             let cause = Cause::SeedNotNeeded {
                 revision: *revision,
                 host: host.clone(),

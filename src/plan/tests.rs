@@ -396,6 +396,33 @@ fn a_paused_instance_is_left_to_its_operator_and_named() {
 }
 
 #[test]
+fn a_scale_in_names_who_asked_for_the_capacity_in_its_warrant() {
+    use crate::request::{Request, Verb};
+    let mut scene = Scene::new(&[1]);
+    scene.add("d0h0", 1);
+    scene.add("d0h0", 2);
+    scene.record.capacity = 2;
+    let ann = || Request::of(Verb::Scale, "ann@ops1", at(5));
+    assert!(scene.record.ask_for(1, ann));
+    let bob = || Request::of(Verb::Scale, "bob@ops2", at(6));
+    assert!(!scene.record.ask_for(1, bob), "that is wanted already");
+    let plan = scene.plan();
+    scene.record.reserve(&plan.steps, DRAWN, at(7));
+    let cause = Cause::ScaleIn {
+        wanted: 1,
+        there: 2,
+        request: Some(ann()),
+    };
+    let warrant = scene.record.warrants.of(&label("d0h0"), InstanceId(2)).unwrap();
+    assert_eq!(warrant.cause, cause);
+    let told = serde_json::to_value(&plan.steps[0].action).unwrap();
+    assert_eq!(told["cause"]["request"]["by"], "ann@ops1", "{told}");
+    let json = crate::store::codec::encode(&scene.record).unwrap();
+    let read = crate::store::codec::decode(&json).unwrap();
+    assert_eq!(read.warrants, scene.record.warrants);
+}
+
+#[test]
 fn deleting_takes_instances_seeds_and_images() {
     let mut scene = Scene::new(&[1, 1]);
     scene.add("d0h0", 1);
@@ -419,11 +446,19 @@ fn deleting_takes_instances_seeds_and_images() {
         3,
         "an image that something else needs stays"
     );
-    scene.experience.kept_seeds.insert((label("d0h0"), "seed".into()));
+    scene
+        .experience
+        .keep_seed(&label("d0h0"), "seed", vec!["web-1".into()]);
+    let plan = scene.plan();
     assert_eq!(
-        lines(&scene.plan()),
+        lines(&plan),
         ["d0h0 delete web-1", "d0h0 delete image abababababab"],
         "and a seed that a guest has in its drive"
+    );
+    let told: Vec<String> = plan.report.waits.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["the seed of revision 1 on d0h0 goes once web-1 is started anew: it is in the drive until then"]
     );
 }
 

@@ -425,6 +425,20 @@ pub enum Wait {
         host: Label,
         /// Their names.
         volumes: Vec<String>,
+        /// Whether the set is being deleted: afterwards nobody can sweep for it any more.
+        #[serde(skip)]
+        ends: bool,
+    },
+    /// No instance reads a shared seed any more, but guests have it in their drives: it goes once they are started anew.
+    SeedInUse {
+        /// Where.
+        host: Label,
+        /// The revision that it is of.
+        revision: u32,
+        /// The seed's volume.
+        volume: String,
+        /// Names of the domains that have it, as far as they are known.
+        by: Vec<String>,
     },
     /// The spread is less even than the hosts in sight would let it be. Nothing waits for it: nobody moves anything for that
     /// without being asked.
@@ -561,19 +575,48 @@ impl fmt::Display for Wait {
                 "instance {} on {} was restored or reverted: its note is older than the record, which counts",
                 sight.id, sight.host
             ),
-            Self::Unclaimed { host, volumes } => match volumes.as_slice() {
+            Self::Unclaimed { host, volumes, ends } => match volumes.as_slice() {
+                _ if *ends => write!(
+                    f,
+                    "{} on {host} {} no living instance's: left alone, also when the set is gone; virsh vol-delete deletes {}",
+                    match volumes.as_slice() {
+                        [one] => format!("volume {one}"),
+                        several => format!("{} volumes ({})", several.len(), crate::names::list(several, 2)),
+                    },
+                    if volumes.len() == 1 { "is" } else { "are" },
+                    if volumes.len() == 1 { "it" } else { "them" },
+                ),
                 [one] => write!(
                     f,
-                    "volume {one} on {host} is no living instance's: left alone; vmss state sweep {one} deletes it"
+                    "volume {one} on {host} is no living instance's: left alone; vmss state sweep {one} deletes it, unless \
+                     anything uses it"
                 ),
                 several => write!(
                     f,
                     "{} volumes on {host} are no living instance's: left alone; vmss state sweep --all, or NAME, deletes \
-                         them ({})",
+                     those that nothing uses ({})",
                     several.len(),
                     crate::names::list(several, 2)
                 ),
             },
+            Self::SeedInUse {
+                host, revision, by, ..
+            } => {
+                let (who, are) = match by.as_slice() {
+                    [] => {
+                        return write!(
+                            f,
+                            "the seed of revision {revision} on {host} is in use, and stays until it is not"
+                        );
+                    }
+                    [one] => (one.clone(), "is"),
+                    several => (list(several), "are"),
+                };
+                write!(
+                    f,
+                    "the seed of revision {revision} on {host} goes once {who} {are} started anew: it is in the drive until then"
+                )
+            }
             Self::HostUnseen {
                 host,
                 reason,
@@ -1055,7 +1098,7 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
         .id
         .map_or_else(String::new, |id| format!("vmss instance adopt {id}"));
     match stranger.why {
-        Strangeness::Renamed if stranger.lives_elsewhere => {
+        Strangeness::Renamed if stranger.is_contested => {
             write!(f, "is what {id} was, under another name: left alone")
         }
         Strangeness::Copied => write!(f, "has the note of {id}, which is another domain: left alone"),
@@ -1068,6 +1111,16 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
             f,
             "has a note of vmss that can't be read: left alone; vmss instance disown {} says that it is none of the set's",
             stranger.uuid
+        ),
+        Strangeness::Forgotten if stranger.is_contested => {
+            write!(
+                f,
+                "says that it is {id}, which the record no longer has: left alone"
+            )
+        }
+        Strangeness::Elsewhere if stranger.is_contested => write!(
+            f,
+            "is {id}, which the record has on a host that can't be seen: left alone"
         ),
         Strangeness::Forgotten => write!(
             f,

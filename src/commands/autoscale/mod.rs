@@ -7,11 +7,13 @@ mod status;
 
 use crate::autoscale::{Decision, are_protected};
 use crate::cli::{AutoscaleArgs, AutoscaleCommand};
+use crate::commands::instance::claim::{refuse_if_barred, refuse_what_is_barred, situation};
 use crate::commands::{Context, Target};
+use crate::converge::seeds::planned;
 use crate::converge::{Consent, amend, look_and_heed};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
-use crate::plan::{Experience, Situation, plan};
+use crate::plan::{Experience, Situation};
 use crate::record::Record;
 use crate::scaling::{self, Evaluation};
 use crate::timed::Turn;
@@ -69,17 +71,22 @@ fn once(ctx: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
     let (record, inventory) = seen(ctx, &target)?;
+    // Nothing of it could be carried out, and it would begin by itself once the record is brought level.
+    refuse_what_is_barred(situation(ctx, &record, &inventory, &Experience::default()))?;
     let evaluation = scaling::evaluate(ctx.world, &*target.store, &name, &record, &inventory)?;
     tell(ctx, &target, &evaluation);
     let (from, to) = (evaluation.from, evaluation.record.capacity);
-    let left = plan(Situation {
-        set: &evaluation.record.applied,
-        record: &evaluation.record,
-        inventory: &inventory,
-        experience: &Experience::default(),
-        now: ctx.world.clock.now(),
-        drawn: (ctx.world.draw)(),
-    });
+    let left = planned(
+        ctx.world,
+        Situation {
+            set: &evaluation.record.applied,
+            record: &evaluation.record,
+            inventory: &inventory,
+            experience: &Experience::default(),
+            now: ctx.world.clock.now(),
+            drawn: (ctx.world.draw)(),
+        },
+    );
     let is_done = left.steps.is_empty()
         && left.held.is_empty()
         && left.again.is_none()
@@ -230,6 +237,9 @@ fn switch(ctx: &Context<'_>, on: bool) -> Result<Exit> {
             format!("the definition of {} has autoscale.enabled = false", target.name),
         )
         .hint("set it to true and run vmss apply"));
+    }
+    if on {
+        refuse_if_barred(ctx, &*target.store, &target.record)?;
     }
     let (who, now) = (ctx.world.env.who(), ctx.world.clock.now());
     let mut changed = false;

@@ -1,11 +1,8 @@
 //! `vmss instance adopt`: takes in a stranger.
 
-use std::collections::BTreeSet;
-
-use super::claim::{changed, look_again, refuse_unknown_host, situation};
-use super::select::{look_for, one};
+use super::claim::{agree, carry_out, refuse_unknown_host, situation};
+use super::select::one;
 use crate::commands::Context;
-use crate::converge::{Consent, amend};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::{InstanceId, Label, instance_name};
@@ -13,6 +10,7 @@ use crate::ownership::Strangeness;
 use crate::plan::Experience;
 use crate::plan::claim::{Adoption, Bar, Refused, adoption, bar};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 
 /// Makes a domain that says it is instance `id` the set's own.
 pub fn run(ctx: &Context<'_>, id: InstanceId, host: Option<&Label>) -> Result<Exit> {
@@ -21,36 +19,21 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, host: Option<&Label>) -> Result<Ex
     if let Some(host) = host {
         refuse_unknown_host(&target.record, host)?;
     }
-    let inventory = look_for(ctx, &mut target, &one(id));
-    let meant = decide(ctx, &target.record, &inventory, id, host)?;
-    if !ctx.confirm(&question(&target.record, &meant))? {
-        ctx.say("nothing was changed");
-        return Ok(Exit::Converged);
-    }
     let verb = format!("instance adopt {id}");
-    let held = ctx.hold(&target.store, &name, &format!("{verb} of {name}"))?;
-    let (record, inventory) = look_again(ctx, &*target.store, &name)?;
-    let found = decide(ctx, &record, &inventory, id, host)?;
-    if (&found.host, found.instance.uuid) != (&meant.host, meant.instance.uuid) {
-        return Err(changed(&name));
-    }
-    let mut from = record.capacity;
-    let (record, _) = amend(&*target.store, &name, |record| {
-        from = record.capacity;
-        found.note(record);
-        true
-    })?;
-    let experience = Experience::default();
-    let step = found.step(situation(ctx, &record, &inventory, &experience));
-    let entry = ctx.operation(&name, &verb, Some(from), Some(record.capacity));
-    let ending = ctx.converge_after(
-        &target.store,
-        &held,
-        &entry,
-        vec![step],
-        Consent::To(BTreeSet::new()),
+    let doing = format!("{verb} of {name}");
+    let agreed = agree(
+        ctx,
+        (&mut target, &one(id), &doing),
+        |record, inventory| decide(ctx, record, inventory, id, host),
+        |record, found| Some(question(record, found)),
+        |meant, found| (&found.host, found.instance.uuid) == (&meant.host, meant.instance.uuid),
     )?;
-    Ok(ctx.conclude(&name, &verb, &ending))
+    let Some(agreed) = agreed else {
+        return Ok(Exit::Converged);
+    };
+    let request = Request::of(Verb::InstanceAdopt, ctx.world.env.who(), ctx.world.clock.now());
+    let note = |found: &Adoption, record: &mut Record| found.note(record, &request);
+    carry_out(ctx, &target, &verb, &agreed, note, |found, s| vec![found.step(s)])
 }
 
 fn decide(

@@ -1,7 +1,6 @@
 //! `vmss instance disown`: says that a domain's note lies, and takes that back.
 
-use super::claim::{look_again, refuse_unknown_host, situation};
-use super::select::look_for;
+use super::claim::{Agreed, agree, look_again, refuse_unknown_host, situation};
 use crate::cli::Selection;
 use crate::commands::Context;
 use crate::converge::amend;
@@ -20,14 +19,23 @@ pub fn run(ctx: &Context<'_>, what: Named, host: Option<&Label>, undo: bool) -> 
     if let Some(host) = host {
         refuse_unknown_host(&target.record, host)?;
     }
-    let inventory = look_for(ctx, &mut target, &Selection::default());
-    let meant = decide(ctx, &target.record, &inventory, what, host, undo)?;
-    if !undo && !ctx.confirm(&question(&name, &meant))? {
-        ctx.say("nothing was changed");
-        return Ok(Exit::Converged);
-    }
     let verb = if undo { "disown --undo" } else { "disown" };
-    let held = ctx.hold(&target.store, &name, &format!("instance {verb} {what} of {name}"))?;
+    let doing = format!("instance {verb} {what} of {name}");
+    let agreed = agree(
+        ctx,
+        (&mut target, &Selection::default(), &doing),
+        |record, inventory| decide(ctx, record, inventory, what, host, undo),
+        |_, suspect| (!undo).then(|| question(&name, suspect)),
+        |meant, found| meant.uuid == found.uuid,
+    )?;
+    let Some(Agreed {
+        held,
+        decision: meant,
+        ..
+    }) = agreed
+    else {
+        return Ok(Exit::Converged);
+    };
     let number = target.store.begin(&ctx.operation(
         &name,
         &format!("instance {verb} {}", meant.uuid),

@@ -13,6 +13,7 @@ use crate::names::{InstanceId, Label, ranges};
 use crate::plan::operate::{Operation, Orders, Refusal, Why, operate};
 use crate::plan::{Experience, Situation};
 use crate::record::Record;
+use crate::request::{Request, Verb};
 use crate::ui::words::count;
 
 /// Does `operation` to what is selected.
@@ -39,7 +40,7 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
     }
 
     // What else would go is not what the command says.
-    let next = condemning(target.record.clone(), &orders, operation);
+    let next = condemning(ctx, target.record.clone(), &orders, operation);
     let head = format!("Go on with {name}, to {} instances?", operation.verb());
     let Some(agreed) = consent::ask(ctx, &*target.store, &next, &head, consent::going_on(&next))? else {
         return Ok(Exit::Converged);
@@ -64,7 +65,7 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
     let mut from = record.capacity;
     let (record, _) = amend(&*target.store, &name, |record| {
         from = record.capacity;
-        *record = condemning(record.clone(), &orders, operation);
+        *record = condemning(ctx, record.clone(), &orders, operation);
         !orders.condemned.is_empty()
     })?;
     let entry = ctx.operation(&name, &verb, Some(from), Some(record.capacity));
@@ -73,11 +74,14 @@ pub fn run(ctx: &Context<'_>, selection: &Selection, operation: Operation) -> Re
 }
 
 /// The record with what `operation` deletes noted in it.
-fn condemning(mut record: Record, orders: &Orders, operation: Operation) -> Record {
+fn condemning(ctx: &Context<'_>, mut record: Record, orders: &Orders, operation: Operation) -> Record {
     record.condemned.extend(&orders.condemned);
     if operation == Operation::Delete {
         let fewer = u32::try_from(orders.condemned.len()).unwrap_or(u32::MAX);
-        record.capacity = record.capacity.saturating_sub(fewer);
+        let capacity = record.capacity.saturating_sub(fewer);
+        record.ask_for(capacity, || {
+            Request::of(Verb::InstanceDelete, ctx.world.env.who(), ctx.world.clock.now())
+        });
     }
     record
 }

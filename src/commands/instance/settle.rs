@@ -1,11 +1,8 @@
 //! `vmss instance settle`: ends a double.
 
-use std::collections::BTreeSet;
-
-use super::claim::{changed, look_again, refuse_unknown_host, refuse_what_is_barred, situation};
-use super::select::{look_for, one};
+use super::claim::{agree, carry_out, refuse_unknown_host, refuse_what_is_barred, situation};
+use super::select::one;
 use crate::commands::Context;
-use crate::converge::{Consent, amend};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::{InstanceId, Label, instance_name};
@@ -20,34 +17,22 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     let mut target = ctx.target()?;
     let name = target.name.clone();
     refuse_unknown_host(&target.record, keep)?;
-    let inventory = look_for(ctx, &mut target, &one(id));
-    let meant = decide(ctx, &target.record, &inventory, id, keep)?;
-    if !ctx.confirm(&question(&name, id, &meant))? {
-        ctx.say("nothing was changed");
-        return Ok(Exit::Converged);
-    }
     let verb = format!("instance settle {id} --keep {keep}");
-    let held = ctx.hold(&target.store, &name, &format!("{verb} of {name}"))?;
-    let (record, inventory) = look_again(ctx, &*target.store, &name)?;
-    let settlement = decide(ctx, &record, &inventory, id, keep)?;
-    if (&settlement.kept, &settlement.dropped, &settlement.spared)
-        != (&meant.kept, &meant.dropped, &meant.spared)
-    {
-        return Err(changed(&name));
-    }
-    let (record, _) = amend(&*target.store, &name, |record| {
-        record.settle(id, &settlement);
-        true
-    })?;
-    let entry = ctx.operation(&name, &verb, Some(record.capacity), Some(record.capacity));
-    let ending = ctx.converge_after(
-        &target.store,
-        &held,
-        &entry,
-        settlement.steps,
-        Consent::To(BTreeSet::new()),
+    let doing = format!("{verb} of {name}");
+    let agreed = agree(
+        ctx,
+        (&mut target, &one(id), &doing),
+        |record, inventory| decide(ctx, record, inventory, id, keep),
+        |_, settlement| Some(question(&name, id, settlement)),
+        |meant, now| (&meant.kept, &meant.dropped, &meant.spared) == (&now.kept, &now.dropped, &now.spared),
     )?;
-    Ok(ctx.conclude(&name, &verb, &ending))
+    let Some(agreed) = agreed else {
+        return Ok(Exit::Converged);
+    };
+    let note = |settlement: &Settlement, record: &mut Record| record.settle(id, settlement);
+    carry_out(ctx, &target, &verb, &agreed, note, |settlement, _| {
+        settlement.steps.clone()
+    })
 }
 
 fn decide(

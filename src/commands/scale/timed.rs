@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan as _};
 
 use crate::autoscale::calendar;
 use crate::cli::Change;
+use crate::commands::instance::claim::refuse_if_barred;
 use crate::commands::{Context, Target};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
@@ -61,6 +62,7 @@ pub(super) fn later(ctx: &Context<'_>, change: Change, at: &str, span: Option<Du
         .hint("give the capacity itself, such as vmss scale 9 --at 18:00"));
     };
     change.of(0).map_err(|e| Error::message(Exit::Usage, e))?;
+    refuse_if_barred(ctx, &*target.store, &target.record)?;
     let timed = Timed {
         capacity,
         from,

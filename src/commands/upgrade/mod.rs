@@ -7,7 +7,7 @@ pub use status::in_words;
 
 use crate::cli::{UpgradeArgs, UpgradeCommand};
 use crate::commands::{Context, Target, apply, consent};
-use crate::converge::{Consent, Ending, amend, observe_for};
+use crate::converge::{Consent, Ending, amend};
 use crate::error::{Error, Exit, Result};
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
@@ -49,7 +49,7 @@ fn upgrade(ctx: &Context<'_>, args: &UpgradeArgs) -> Result<Exit> {
     // What would come of it is known before anything of it is written down.
     let mut next = target.record.clone();
     let is_new = start(&mut next, args, only.as_ref(), &request)?;
-    let foreseen = consent::foresee_whole(ctx, &next, &observe_for(ctx.world, &*target.store, &next));
+    let foreseen = consent::foresee_whole(ctx, &next, &consent::look(ctx, &*target.store, &next)?);
     if is_new {
         consent::within_limits(&name, &foreseen)?;
     }
@@ -305,7 +305,7 @@ fn rollback(ctx: &Context<'_>, at_most: Option<Disruption>) -> Result<Exit> {
     };
     // What would come of it is known before anything of it is written down: the way back may take more than the way there.
     let next = foretold(&target, turn_back)?;
-    let foreseen = consent::foresee_whole(ctx, &next, &observe_for(ctx.world, &*target.store, &next));
+    let foreseen = consent::foresee_whole(ctx, &next, &consent::look(ctx, &*target.store, &next)?);
     if next != target.record {
         consent::within_limits(&target.name, &foreseen)?;
     }

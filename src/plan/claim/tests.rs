@@ -118,7 +118,9 @@ fn a_forgotten_instance_is_taken_in_and_nothing_is_deleted_for_it() {
         (adoption.why, &adoption.host),
         (Strangeness::Forgotten, &label("d1h0"))
     );
-    adoption.note(&mut scene.record);
+    let request = Request::of(crate::request::Verb::InstanceAdopt, "ann@ops1", at(1));
+    adoption.note(&mut scene.record, &request);
+    assert_eq!(scene.record.request, Some(request), "the capacity went up for it");
     assert_eq!(scene.record.capacity, 2);
     let plan = scene.plan();
     assert_eq!((plan.steps.len(), plan.report.seen), (0, 2), "{:?}", plan.steps);
