@@ -628,6 +628,27 @@ fn a_move_that_was_cut_short_is_settled_before_anything_else_is_done_to_its_inst
     assert_eq!(others, [("d0h0", "start"), ("d0h1", "delete volume")]);
 }
 
+/// Of a move that was cut short the source is off, or held: it is no instance that another has to stand in for.
+#[test]
+fn none_is_made_in_place_of_one_whose_move_was_cut_short() {
+    let mut scene = on_the_way();
+    scene.host("d0h0").instances[0].power = Power::Paused;
+    scene.absorb();
+    let cordon = Cordon {
+        by: "ann@ops1".into(),
+        at: at(0),
+        drain: true,
+        migrate: true,
+    };
+    scene.record.cordons.insert(label("d0h0"), cordon);
+    let moved = Move {
+        from: label("d0h0"),
+        to: label("d0h1"),
+    };
+    scene.record.moves.insert(InstanceId(1), moved);
+    assert_eq!(lines(&scene.plan()), ["d0h0 settle web-1"]);
+}
+
 #[test]
 fn a_move_is_known_from_the_record_when_only_the_arriving_copy_is_left() {
     let mut scene = on_the_way();
