@@ -429,7 +429,8 @@ impl Record {
     /// begins, made of what was `drawn`. Returns whether anything changed.
     pub fn reserve(&mut self, steps: &[Step], drawn: Uuid, now: Timestamp) -> bool {
         if steps.is_empty() {
-            return false;
+            // The batch whose parts may go has ended.
+            return !std::mem::take(&mut self.warrants.parts).is_empty();
         }
         self.epoch = self.epoch.next(drawn);
         let mut changed = true;

@@ -674,6 +674,16 @@ fn what_was_undefined_after_a_move_within_a_folder_keeps_its_disks() {
     assert!(told("d1h0") && !told("d0h0"), "{:?}", plan.report.waits);
 }
 
+#[test]
+fn once_a_batch_has_ended_no_volume_may_go_that_it_named() {
+    let mut scene = Scene::new(&[1]);
+    let parts = BTreeMap::from([("web-1-00000000-os.qcow2".to_owned(), Cause::Operator)]);
+    scene.record.warrants.parts.insert(label("d0h0"), parts);
+    assert!(scene.record.reserve(&[], DRAWN, at(0)), "that is a change");
+    assert_eq!(scene.record.warrants.parts, BTreeMap::new());
+    assert!(!scene.record.reserve(&[], DRAWN, at(0)));
+}
+
 /// Of a move that was cut short the source is off, or held: it is no instance that another has to stand in for.
 #[test]
 fn none_is_made_in_place_of_one_whose_move_was_cut_short() {
