@@ -100,8 +100,9 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         if let Some(exit) = retire(ctx, &name, &record, abandoned) {
             return Ok(exit);
         }
-        store.remove(&name, version)?;
+        // Once the record is gone nobody knows where they are.
         marks::take(ctx.world, &*store, &record)?;
+        store.remove(&name, version)?;
         if abandoned && unseen > 0 {
             told_of_abandoned(ctx, &name, &ending);
         } else {
