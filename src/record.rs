@@ -15,7 +15,7 @@ use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::load_balancer::Dropped;
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, StoreId, instance_uuid, volume_tag};
+use crate::names::{InstanceId, Label, PoolMark, StoreId, VolumeName, instance_uuid, volume_tag};
 use crate::ownership::Age;
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
@@ -445,7 +445,8 @@ impl Record {
     /// begins, made of what was `drawn`. Returns whether anything changed.
     pub fn reserve(&mut self, steps: &[Step], drawn: Uuid, now: Timestamp) -> bool {
         if steps.is_empty() {
-            return false;
+            // The batch whose parts may go has ended.
+            return !std::mem::take(&mut self.warrants.parts).is_empty();
         }
         self.epoch = self.epoch.next(drawn);
         let mut changed = true;
@@ -639,13 +640,24 @@ impl Record {
                 continue;
             }
             let instances = seen.instances.iter().map(|i| (i.id, volume_tag(i.uuid)));
-            let volumes = seen.volumes.iter().map(|v| (v.id, v.tag.clone()));
+            // Those that lie there for an instance that lives on another host of the same folder stay as long as it does.
+            let volumes = (seen.volumes.iter())
+                .filter(|volume| !self.has_it_from_elsewhere(&host.name, &seen.marks, volume))
+                .map(|v| (v.id, v.tag.clone()));
             there.insert(&host.name, instances.chain(volumes).collect());
         }
         self.warrants.retain(|host, id, warrant| {
             let Some(there) = there.get(host) else { return true };
             there.contains(&(id, volume_tag(warrant.uuid))) || later(warrant.at, LANDS_WITHIN) > now
         })
+    }
+
+    /// Whether a volume that a host lists is one of an instance which lives on another host, whose mark lies in the same folder.
+    fn has_it_from_elsewhere(&self, host: &Label, marks: &BTreeSet<PoolMark>, volume: &VolumeName) -> bool {
+        let known =
+            (self.known.get(&volume.id)).filter(|k| volume.is_of(volume.id, k.uuid) && k.host != *host);
+        let its_host = known.and_then(|k| self.applied.host(&k.host));
+        its_host.is_some_and(|h| marks.contains(&PoolMark::new(self.store, &h.uri)))
     }
 
     /// Forgets what was tried on instances that have been healthy for long since, or are gone.

@@ -149,13 +149,14 @@ fn end(ctx: &Context<'_>, name: &Label, store: &dyn Store, ending: &Ending, unse
         if let Some(exit) = retire(ctx, name, &record, is_given_up) {
             return Ok(exit);
         }
+        // Once the record is gone nobody knows where they are.
+        marks::take(ctx.world, store, &record)?;
         if hidden == 0 {
             store.remove(name, version)?;
         } else {
             record.give_up(ctx.world.clock.now());
             store.abandon(name, &record, version)?;
         }
-        marks::take(ctx.world, store, &record)?;
         if is_gone && hidden == 0 {
             crate::ui::outcome::tell(ctx, name, "delete", ending, Exit::Converged);
             return Ok(Exit::Converged);

@@ -32,7 +32,7 @@ use crate::inventory::{Power, Protection, Rework};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::{Ailing, Wait};
-use crate::plan::{Fleet, Member, Situation, change, membership, placement};
+use crate::plan::{Fleet, Member, Situation, change, membership, moving, placement};
 use crate::record::Revision;
 use crate::repairs::{Mending, Repairs, Tries};
 use crate::scaleset::{Probe, RepairAction};
@@ -393,7 +393,12 @@ impl<'a> Stage<'_, 'a> {
     /// Begins what is due and fits; says of all others what they wait on.
     fn begin(&mut self, victims: &HashSet<InstanceId>, is_suspended: bool, held: &mut Vec<Ailing>) {
         let rules = &self.s.set.repair;
+        let between = moving::between(self.s);
+        // What is there twice, or between two hosts, is settled first: none is made in its place.
+        let is_settled =
+            |m: &Member<'_>| !between.contains_key(&m.id) && !self.s.inventory.odd.is_double(m.id);
         let mut candidates: Vec<(Timestamp, &Member<'a>)> = (self.fleet.members.iter())
+            .filter(|m| is_settled(m))
             .filter(|m| self.is_broken(m) && !victims.contains(&m.id) && !self.is_rollouts(m))
             .filter(|m| !self.turn.concerned.contains(&m.id) && self.may_mend(m))
             .map(|m| (self.broken_since(m), m))

@@ -167,6 +167,8 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
                 ..
             }),
         ) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Unclaimed,
+        // It is what somebody has left who took the instance away from another host of the same folder: told there.
+        _ if has_departed_elsewhere(s, host, seen, volume) => Fate::Used,
         (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
@@ -199,8 +201,18 @@ fn is_kept_elsewhere(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &V
     })
 }
 
+/// Whether somebody has taken the volume's instance away, by hand, from another host that has its disks in the same folder. What
+/// is to go from this host since that instance was moved, or was there twice, is nothing of it then.
+fn has_departed_elsewhere(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) -> bool {
+    let departed = s.record.departed.get(&volume.id);
+    departed.is_some_and(|d| volume.is_of(volume.id, d.uuid) && d.host != *host && shares(s, seen, &d.host))
+}
+
 /// Whether the volume's instance goes, or has gone just now, from another host.
 fn was_deleted_elsewhere(s: Situation<'_>, host: &Label, volume: &VolumeName) -> bool {
+    if (s.record.departed.get(&volume.id)).is_some_and(|d| volume.is_of(volume.id, d.uuid)) {
+        return false;
+    }
     (s.record.warrants.instances.iter())
         .filter(|(other, _)| *other != host)
         .filter_map(|(_, of_host)| of_host.get(&volume.id))

@@ -16,7 +16,7 @@ use super::{Experience, Fleet, Lesson, Plan};
 use crate::addresses::{Other, Owner};
 use crate::inventory::{Phase, Power, Protection};
 use crate::model::{Clone as CloneMode, ImageDigest, Nic, NicSource};
-use crate::names::InstanceId;
+use crate::names::{InstanceId, PoolMark};
 use crate::record::{Cordon, Life, Move};
 use crate::scaleset::{AddressRange, ScaleInPolicy, Spread};
 use crate::units::Bytes;
@@ -661,6 +661,83 @@ fn a_move_that_was_cut_short_is_settled_before_anything_else_is_done_to_its_inst
         .map(|s| (s.host.as_str(), s.action.verb()))
         .collect();
     assert_eq!(others, [("d0h0", "start"), ("d0h1", "delete volume")]);
+}
+
+/// Two hosts of one folder, and web-1 on the second, where a move has ended, or a settlement, of which the first still has the
+/// warrant.
+fn moved_within_a_folder() -> Scene {
+    let mut scene = Scene::new(&[1, 1]);
+    scene.add("d1h0", 1);
+    scene.record.capacity = 1;
+    let hosts: Vec<_> = scene.set.hosts().map(|(_, h)| h.clone()).collect();
+    let marks: Vec<_> = (hosts.iter())
+        .map(|h| PoolMark::new(scene.record.store, &h.uri))
+        .collect();
+    for host in &hosts {
+        scene.volume(host.name.as_str(), 1);
+        scene.host(host.name.as_str()).marks.extend(marks.iter().cloned());
+    }
+    scene.warrant("d0h0", 1, Cause::EndOfMove);
+    scene.absorb();
+    scene
+}
+
+#[test]
+fn the_warrant_of_a_move_within_a_folder_ends_though_the_disks_stay() {
+    let mut scene = moved_within_a_folder();
+    let (health, inventory) = (scene.set.health.clone(), scene.inventory.clone());
+    scene.record.heed(&inventory, &health, at(1_000_010));
+    assert!(
+        !scene.record.warrants.instances.is_empty(),
+        "a call may still land"
+    );
+    scene.record.heed(&inventory, &health, at(1_010_000));
+    assert_eq!(scene.record.warrants.instances, BTreeMap::new());
+}
+
+#[test]
+fn what_was_undefined_after_a_move_within_a_folder_keeps_its_disks() {
+    let mut scene = moved_within_a_folder();
+    scene.host("d1h0").instances.clear();
+    scene.record.capacity = 0;
+    let plan = scene.plan();
+    assert_eq!(lines(&plan), Vec::<String>::new());
+    let told = |host: &str| {
+        let is_it = |w: &Wait| matches!(w, Wait::Unclaimed { host: on, .. } if on.as_str() == host);
+        plan.report.waits.iter().any(is_it)
+    };
+    assert!(told("d1h0") && !told("d0h0"), "{:?}", plan.report.waits);
+}
+
+#[test]
+fn once_a_batch_has_ended_no_volume_may_go_that_it_named() {
+    let mut scene = Scene::new(&[1]);
+    let parts = BTreeMap::from([("web-1-00000000-os.qcow2".to_owned(), Cause::Operator)]);
+    scene.record.warrants.parts.insert(label("d0h0"), parts);
+    assert!(scene.record.reserve(&[], DRAWN, at(0)), "that is a change");
+    assert_eq!(scene.record.warrants.parts, BTreeMap::new());
+    assert!(!scene.record.reserve(&[], DRAWN, at(0)));
+}
+
+/// Of a move that was cut short the source is off, or held: it is no instance that another has to stand in for.
+#[test]
+fn none_is_made_in_place_of_one_whose_move_was_cut_short() {
+    let mut scene = on_the_way();
+    scene.host("d0h0").instances[0].power = Power::Paused;
+    scene.absorb();
+    let cordon = Cordon {
+        by: "ann@ops1".into(),
+        at: at(0),
+        drain: true,
+        migrate: true,
+    };
+    scene.record.cordons.insert(label("d0h0"), cordon);
+    let moved = Move {
+        from: label("d0h0"),
+        to: label("d0h1"),
+    };
+    scene.record.moves.insert(InstanceId(1), moved);
+    assert_eq!(lines(&scene.plan()), ["d0h0 settle web-1"]);
 }
 
 #[test]

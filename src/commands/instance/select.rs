@@ -40,18 +40,31 @@ pub fn select(record: &Record, inventory: &Inventory, selection: &Selection) -> 
     let candidates = candidates(record, inventory);
     let given: BTreeSet<InstanceId> = selection.ids.iter().flat_map(IdRange::ids).collect();
     let known: BTreeSet<InstanceId> = candidates.iter().map(|c| c.id).collect();
-    let unknown = ranges(given.difference(&known).map(|id| id.0));
+    let unknown: Vec<InstanceId> = given.difference(&known).copied().collect();
+    // What vmss itself has not ended: its creation, its deletion.
+    let is_half = |id: &InstanceId| {
+        record.condemned.contains(id)
+            || inventory
+                .instances()
+                .any(|i| i.id == *id && i.meta.store == record.store)
+    };
+    let half = ranges(unknown.iter().filter(|id| is_half(id)).map(|id| id.0));
+    if !half.is_empty() {
+        let text = format!(
+            "{} of {} {} half made or half deleted: nothing was done",
+            noun(&half),
+            set.name,
+            if half.contains([',', '-']) { "are" } else { "is" }
+        );
+        return Err(Error::message(Exit::Blocked, text).hint("vmss scale +0 finishes that"));
+    }
+    let unknown = ranges(unknown.iter().map(|id| id.0));
     if !unknown.is_empty() {
-        let noun = if unknown.contains([',', '-']) {
-            "instances"
-        } else {
-            "instance"
-        };
         return Err(Error::message(
             Exit::Failed,
-            format!("{} has no {noun} {unknown}: nothing was done", set.name),
+            format!("{} has no {}: nothing was done", set.name, noun(&unknown)),
         )
-        .hint("vmss instances lists those there are"));
+        .hint("vmss instances lists those there are, vmss plan what is still to be done"));
     }
     let is_in = |host: &Label| {
         let domain = set
@@ -68,6 +81,16 @@ pub fn select(record: &Record, inventory: &Inventory, selection: &Selection) -> 
         .filter(|c| is_in(&c.host))
         .map(|c| c.id);
     Ok(chosen.collect())
+}
+
+/// "instance 3", "instances 3-5".
+fn noun(ids: &str) -> String {
+    let noun = if ids.contains([',', '-']) {
+        "instances"
+    } else {
+        "instance"
+    };
+    format!("{noun} {ids}")
 }
 
 /// Refuses what selects nothing by itself, or something that is not there.

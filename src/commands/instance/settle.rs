@@ -64,7 +64,7 @@ fn refused(record: &Record, inventory: &Inventory, id: InstanceId, keep: &Label,
                 ),
             };
             let text = format!("{name} is not there twice{seen}: nothing was done");
-            Error::message(exit, text).hint("vmss show tells what is odd")
+            Error::message(exit, text).hint("vmss show tells what is odd, vmss plan what is still to be done")
         }
         Unsettled::NotThere(double) => {
             let places: Vec<&str> = double.places.iter().map(|p| p.host.as_str()).collect();

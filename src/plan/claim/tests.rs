@@ -27,6 +27,40 @@ fn forgotten() -> Scene {
     scene
 }
 
+/// Whether it is broken, or on a host that is being emptied: nothing is done to either copy, and nothing made in their place.
+#[test]
+fn no_instance_is_made_in_place_of_a_double() {
+    let mut scene = doubled();
+    scene.set.repair.enabled = true;
+    scene.set.health.probe = crate::scaleset::Probe::Tcp { port: 80 };
+    let answer = crate::inventory::Answer::status(503, Some("Service Unavailable"), None);
+    scene.inventory.answers.insert(ONE, answer);
+    let health = scene.set.health.clone();
+    for second in 0..50 {
+        let inventory = scene.inventory.clone();
+        scene.record.heed(&inventory, &health, at(second * 5));
+    }
+    let plan = |scene: &Scene| {
+        let situation = Situation {
+            now: at(10_000),
+            ..scene.situation()
+        };
+        plan(situation).steps
+    };
+    assert_eq!(plan(&scene), [], "it is not repaired");
+    for host in ["d0h0", "d1h0"] {
+        let cordon = crate::record::Cordon {
+            by: "ann".into(),
+            at: at(0),
+            drain: true,
+            migrate: false,
+        };
+        let mut scene = scene.clone();
+        scene.record.cordons.insert(label(host), cordon);
+        assert_eq!(plan(&scene), [], "it does not leave {host}");
+    }
+}
+
 #[test]
 fn the_copy_that_is_kept_is_noted_and_the_other_is_dropped_with_no_volume() {
     let mut scene = doubled();
