@@ -13,7 +13,7 @@ use crate::names::InstanceId;
 use crate::plan::action::{Action, Step};
 use crate::plan::change::elsewhere;
 use crate::plan::report::Wait;
-use crate::plan::{Fleet, Member, Situation, placement, reference};
+use crate::plan::{Fleet, Member, Situation, moving, placement, reference};
 use crate::warrants::Cause;
 
 /// How far draining has come.
@@ -33,9 +33,12 @@ pub(super) struct Drain<'f, 'a> {
 impl<'f, 'a> Drain<'f, 'a> {
     /// `surplus` of the instances there are a rollout's business.
     pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
-        // What has its disks in a pool that can't be seen waits until it can.
+        // What has its disks in a pool that can't be seen waits until it can; and one whose move did not end until that is
+        // settled: until then it may be held, as if it could not be moved.
+        let moves = moving::between(s);
         let on_host = (fleet.members.iter())
-            .filter(|m| m.has_pool && is_leaving(s, m) && !s.record.condemned.contains(&m.id));
+            .filter(|m| m.has_pool && is_leaving(s, m) && !s.record.condemned.contains(&m.id))
+            .filter(|m| !moves.contains_key(&m.id));
         let (staying, mut leaving): (Vec<&Member<'_>>, Vec<&Member<'_>>) =
             on_host.partition(|m| m.instance.meta.protection == Protection::All || m.state == State::Stopped);
         leaving.sort_by_key(|m| (!m.state.is_bad(), m.id));
