@@ -208,6 +208,7 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         Some(_) if record.knows(id, uuid).is_some() && has_its_name => Judged::IsIt,
         Some(_) if record.knows(id, uuid).is_some() => Judged::Stranger(Strangeness::Renamed),
         Some(_) => Judged::Stranger(Strangeness::Copied),
+        None if record.may_take_in(instance) => Judged::IsIt,
         // Taken away by hand, and back: under another name, or its own.
         None if record.id_of(uuid) == Some(id) && !has_its_name => Judged::Stranger(Strangeness::Renamed),
         None if record.id_of(uuid) == Some(id) => Judged::Stranger(Strangeness::Forgotten),

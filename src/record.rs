@@ -15,7 +15,9 @@ use crate::health::{Sign, State, Vital, later};
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection};
 use crate::load_balancer::Dropped;
 use crate::model::{ImageDigest, Model};
-use crate::names::{InstanceId, Label, PoolMark, StoreId, VolumeName, instance_uuid, volume_tag};
+use crate::names::{
+    InstanceId, Label, PoolMark, StoreId, VolumeName, instance_name, instance_uuid, volume_tag,
+};
 use crate::ownership::Age;
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
@@ -120,6 +122,10 @@ pub struct Record {
     pub definition: PathBuf,
     /// When the set was made.
     pub created_at: Timestamp,
+    /// Whether it lists nothing yet though there is something, as a version left it that took in whatever it saw: until every
+    /// host was seen once, what has an id and a UUID that one of its stores has given is its own.
+    #[serde(default)]
+    pub takes_in: bool,
     /// Instances that live: as they were last seen, or are about to be made. Nothing else is the set's, whatever a note says;
     /// and it stands in for a host that can't be seen.
     pub known: BTreeMap<InstanceId, Known>,
@@ -247,6 +253,15 @@ impl Known {
         known
     }
 
+    /// What is to be remembered of an instance that a version has made which took in what it saw.
+    fn carried_over(instance: &Instance, host: &Label) -> Self {
+        let seen = Self::seen(instance, host, Vec::new(), None);
+        Self {
+            is_carried_over: !seen.confirmed,
+            ..seen
+        }
+    }
+
     /// What is to be remembered of an instance that is about to be made.
     pub fn reserved(spec: &InstanceSpec) -> Self {
         Self {
@@ -325,6 +340,7 @@ impl Record {
             departed: BTreeMap::new(),
             disowned: BTreeSet::new(),
             highest_revision: 0,
+            takes_in: false,
             next_id: InstanceId(1),
             models: vec![Revision {
                 number: 1,
@@ -714,6 +730,11 @@ impl Record {
                     continue;
                 }
                 let Some(before) = self.knows(instance.id, instance.uuid) else {
+                    if self.may_take_in(instance) {
+                        known
+                            .entry(instance.id)
+                            .or_insert_with(|| Known::carried_over(instance, &host.name));
+                    }
                     continue;
                 };
                 let reached = match inventory.reached.get(&instance.id) {
@@ -747,6 +768,7 @@ impl Record {
             .into_iter()
             .partition(|(id, m)| is_over(*id, m, inventory));
         self.known = known;
+        self.takes_in &= !self.applied.hosts().all(|(_, h)| seen.contains(&h.name));
         self.moves = moves;
         self.clean_up_after(over, inventory);
         for (id, mut given_up) in written_off {
@@ -769,7 +791,7 @@ impl Record {
 
     fn clone_of_what_a_look_changes(&self) -> impl PartialEq + use<> {
         (
-            self.known.clone(),
+            (self.known.clone(), self.takes_in),
             self.departed.clone(),
             self.condemned.clone(),
             self.moves.clone(),
@@ -871,6 +893,20 @@ impl Record {
     pub fn may_have_given(&self, id: InstanceId, uuid: Uuid) -> bool {
         let given = |store: StoreId| instance_uuid(store, &self.applied.name, id) == uuid;
         self.stores().into_iter().any(given)
+    }
+
+    /// Whether an instance that the record does not list is its own, as a version that took in whatever it saw has left it:
+    /// see [`Self::takes_in`].
+    pub fn may_take_in(&self, instance: &Instance) -> bool {
+        let (id, uuid) = (instance.id, instance.uuid);
+        self.takes_in
+            && instance.meta.store == self.store
+            && instance.name == instance_name(&self.applied.name, id)
+            && id < self.next_id
+            && !self.known.contains_key(&id)
+            && !self.written_off.contains_key(&id)
+            && !self.departed.contains_key(&id)
+            && self.may_have_given(id, uuid)
     }
 
     /// Whether the record has given out that UUID.

@@ -554,3 +554,36 @@ fn a_set_that_is_created_again_after_it_was_empty_remembers_who_was_there() {
         &[&format!("domain forensic on kvm2 is what instance {second} was")],
     );
 }
+
+#[test]
+fn an_adoption_that_is_cut_short_anywhere_is_finished_by_another() {
+    for has_record in [false, true] {
+        for step in 0.. {
+            let mut theatre = made(2);
+            let fleet = std::sync::Arc::clone(&theatre.stage.fleet);
+            theatre.command("store other.db");
+            if has_record {
+                // It says whose the instances are, and has a record from then on.
+                said(&theatre, "create", 5);
+            }
+            fleet.kill_after(step);
+            theatre.vmss(&["state", "adopt", "--yes"].map(str::to_owned));
+            let was_killed = fleet.is_killed();
+            fleet.revive();
+            theatre.vmss(&["scale", "+0", "--yes"].map(str::to_owned));
+            let there = [ids(&theatre, "kvm1"), ids(&theatre, "kvm2")].concat();
+            assert_eq!(
+                there.len(),
+                2,
+                "killed at step {step}, no more are made: {there:?}"
+            );
+            said(&theatre, "state adopt --yes", 0);
+            let told = said(&theatre, "scale +0 --yes", 0);
+            is_there(&told, &["ok web: 2 of 2 running"]);
+            assert!(!told.contains("left alone"), "killed at step {step}: {told}");
+            if !was_killed {
+                break;
+            }
+        }
+    }
+}

@@ -89,22 +89,28 @@ pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
         ctx.say("nothing was changed");
         return Ok(Exit::Converged);
     }
+    let take_in = |inventory: &Inventory| {
+        amend(&*store, &set.name, |record| {
+            let news: Vec<StoreId> = others
+                .iter()
+                .copied()
+                .filter(|s| !record.former.contains(s))
+                .collect();
+            record.former.extend(&news);
+            take_in_all(record, inventory);
+            true
+        })
+    };
+    // The record lists them before a note says that they are this store's: whose they are is never in doubt, wherever this is
+    // cut short.
     if store.get(&set.name)?.is_none() {
         let (record, _) = remake(ctx, &set, &*store, &inventory, None)?;
         store.put(&set.name, &record, None)?;
+    } else {
+        take_in(&inventory)?;
     }
     let adopted = take_over(ctx, &set, &others, store.id()?)?;
-    let inventory = see_all(ctx, &set, store.id()?)?;
-    let (record, _) = amend(&*store, &set.name, |record| {
-        let news: Vec<StoreId> = others
-            .iter()
-            .copied()
-            .filter(|s| !record.former.contains(s))
-            .collect();
-        record.former.extend(&news);
-        take_in_all(record, &inventory);
-        true
-    })?;
+    let (record, _) = take_in(&see_all(ctx, &set, store.id()?)?)?;
     drop(held);
     ctx.say(format!(
         "{}: {} taken over, capacity {}",

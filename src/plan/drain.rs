@@ -33,11 +33,11 @@ pub(super) struct Drain<'f, 'a> {
 impl<'f, 'a> Drain<'f, 'a> {
     /// `surplus` of the instances there are a rollout's business.
     pub fn of(s: Situation<'a>, fleet: &'f Fleet<'a>, surplus: isize) -> Self {
-        let between = moving::between(s);
-        // What is in question is settled first: none is made in its place, and it does not go. What has its disks in a pool that
-        // can't be seen waits until it can.
+        // What is in question is settled first: none is made in its place, and it does not go; until its move has ended it may be
+        // held, as if it could not be moved. What has its disks in a pool that can't be seen waits until it can.
+        let moves = moving::between(s);
         let is_settled =
-            |m: &Member<'_>| !between.contains_key(&m.id) && !s.inventory.odd.is_double(m.id) && m.has_pool;
+            |m: &Member<'_>| !moves.contains_key(&m.id) && !s.inventory.odd.is_double(m.id) && m.has_pool;
         let on_host = (fleet.members.iter())
             .filter(|m| is_settled(m) && is_leaving(s, m) && !s.record.condemned.contains(&m.id));
         let (staying, mut leaving): (Vec<&Member<'_>>, Vec<&Member<'_>>) =

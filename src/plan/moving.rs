@@ -33,8 +33,8 @@ pub(super) fn settle(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<Wa
     let hosts: HashSet<&Label> = moves.values().flat_map(|m| [&m.from, &m.to]).collect();
     steps.retain(|step| match (&step.action, step.action.instance()) {
         (_, Some(id)) => !moves.contains_key(&id),
-        // It may be one of theirs.
-        (Action::DeleteVolume { .. }, None) => !hosts.contains(&step.host),
+        // It may be one of theirs, or what theirs is backed by.
+        (Action::DeleteVolume { .. } | Action::DeleteImage { .. }, None) => !hosts.contains(&step.host),
         _ => true,
     });
     for (id, moved) in &moves {

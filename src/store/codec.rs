@@ -18,8 +18,9 @@ const CARRIED: [fn(Value) -> Value; 2] = [from_1, from_2];
 
 /// Format 1 is what was written before the JSON said its format. It did not know UUIDs: they followed from store, set and id. Of
 /// a set that was taken over from another store they may follow from that one: which of them it is shows when an instance is
-/// seen. What its notes say of being made or deleted counts until then, for nothing else was written down. An id that was
-/// forged can have raised the next one beyond what there is.
+/// seen. What its notes say of being made or deleted counts until then, for nothing else was written down. It took in
+/// whatever it saw: of a set that was just adopted, or of which the record was just made again, it lists nothing yet. An id
+/// that was forged can have raised the next one beyond what there is.
 fn from_1(mut record: Value) -> Value {
     let store = read::<StoreId>(&record["store"]);
     let set = read::<Label>(&record["applied"]["name"]);
@@ -45,6 +46,11 @@ fn from_1(mut record: Value) -> Value {
         }
     }
     let next = record["next_id"].as_u64().unwrap_or(0);
+    let lists_nothing = record["known"].as_object().is_some_and(|known| known.is_empty());
+    let has_some = record["capacity"].as_u64().unwrap_or(0) > 0 && next > 1;
+    if let Some(fields) = record.as_object_mut() {
+        fields.insert("takes_in".to_owned(), (lists_nothing && has_some).into());
+    }
     if next > InstanceId::MAX.0 {
         record["next_id"] = (highest + 1).into();
     }
@@ -159,7 +165,7 @@ mod tests {
     fn what_is_written_says_its_format_and_comes_back_as_it_was() {
         let record = record();
         let json = encode(&record).unwrap();
-        assert!(json.starts_with("{\"format\":2,"), "{json}");
+        assert!(json.starts_with(&format!("{{\"format\":{FORMAT},")), "{json}");
         assert_eq!(decode(&json).unwrap(), record);
     }
 
@@ -199,13 +205,50 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_first_format_that_lists_nothing_takes_in_what_is_there_once() {
+        let mut scene = Scene::new(&[1, 1]);
+        scene.record.capacity = 2;
+        scene.add("d0h0", 1);
+        scene.add("d1h0", 2);
+        let as_it_was = |record: &Record| {
+            let mut json: Value = serde_json::to_value(record).unwrap();
+            for instance in json["known"].as_object_mut().unwrap().values_mut() {
+                instance.as_object_mut().unwrap().remove("uuid");
+            }
+            decode(&json.to_string()).unwrap()
+        };
+        assert!(
+            !as_it_was(&scene.record).takes_in,
+            "what lists its instances has them all"
+        );
+        let listed = std::mem::take(&mut scene.record.known);
+        let mut record = as_it_was(&scene.record);
+        let mut without_one = scene.inventory.clone();
+        without_one.hosts[1].view = crate::inventory::View::Unseen {
+            reason: "no route to host".into(),
+        };
+        for inventory in [&mut without_one, &mut scene.inventory] {
+            assert!(record.takes_in, "until every host was seen");
+            crate::ownership::sort_out(&record, inventory);
+            assert!(inventory.odd.is_empty(), "{:?}", inventory.odd);
+            assert!(record.absorb(inventory));
+        }
+        assert!(!record.takes_in);
+        assert!(record.known.keys().eq(listed.keys()));
+        // From now on what the record does not list is nobody's.
+        record.known.clear();
+        crate::ownership::sort_out(&record, &mut scene.inventory);
+        assert_eq!(scene.inventory.odd.strangers.len(), 2);
+    }
+
+    #[test]
     fn of_a_later_format_nothing_else_is_read() {
         for json in [
-            with(Some(3.into()), &record()),
-            "{\"capacity\":[],\"format\":3}".to_owned(),
+            with(Some((FORMAT + 1).into()), &record()),
+            format!("{{\"capacity\":[],\"format\":{}}}", FORMAT + 1),
         ] {
             match decode(&json) {
-                Err(Unreadable::Newer(3)) => {}
+                Err(Unreadable::Newer(format)) if format == FORMAT + 1 => {}
                 other => panic!("it is of a later format: {other:?}"),
             }
         }
