@@ -13,8 +13,8 @@ use scenario::odd::{ids, made, mark_pools, record, said};
 use scenario::theatre::{Capture, Theatre};
 use vmss::hypervisor::fake::{Failure, Fault};
 use vmss::hypervisor::{FaultKind, Stage};
-use vmss::inventory::Power;
-use vmss::names::InstanceId;
+use vmss::inventory::{Power, Protection};
+use vmss::names::{InstanceId, StoreId};
 use vmss::units::Bytes;
 
 fn is_there(text: &str, words: &[&str]) {
@@ -586,4 +586,21 @@ fn an_adoption_that_is_cut_short_anywhere_is_finished_by_another() {
             }
         }
     }
+}
+
+#[test]
+fn who_takes_over_another_stores_instances_keeps_his_own_of_the_same_id() {
+    let theatre = made(2);
+    let (first, fleet) = (ids(&theatre, "kvm1")[0], &theatre.stage.fleet);
+    let own = record(&theatre).known[&first].clone();
+    let name = format!("web-{first}");
+    fleet.forge_domain("kvm2", &name, &name, first, Protection::None);
+    fleet.forge_note("kvm2", &name, |note| {
+        note.store = StoreId(uuid::Uuid::from_u128(7))
+    });
+    is_there(&said(&theatre, "plan", 5), &["managed from another store"]);
+    said(&theatre, "state adopt --yes", 0);
+    assert_eq!(record(&theatre).known[&first].uuid, own.uuid, "it lives on kvm1");
+    let shown = said(&theatre, "show", 0);
+    is_there(&shown, &["2 of 2 running", &format!("domain {name} on kvm2")]);
 }

@@ -236,7 +236,10 @@ fn take_in_all(record: &mut Record, inventory: &Inventory) {
     let set = record.applied.name.clone();
     for host in &inventory.hosts {
         for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
-            if instance.name == instance_name(&set, instance.id) {
+            let (id, uuid) = (instance.id, instance.uuid);
+            // Of two that say they are one instance the record's own stays it, and the other is told.
+            let is_taken = record.known.contains_key(&id) && record.knows(id, uuid).is_none();
+            if instance.name == instance_name(&set, id) && !is_taken {
                 record.take_in(instance, &host.name);
             }
         }
