@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::inventory::{Instance, Inventory, Power, View};
+use crate::inventory::{Instance, Inventory, Phase, Power, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::record::{Known, Record};
 
@@ -195,7 +195,10 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         return Judged::Stranger(Strangeness::Disowned);
     }
     let has_its_name = instance.name == instance_name(&record.applied.name, id);
-    if has_its_name && record.warrants.covers(host, id, uuid) {
+    // One that has gone as it was to and is there again, whole, was brought back by somebody: from a backup, say.
+    let is_whole = matches!(instance.meta.phase, Phase::Ready | Phase::Changing);
+    let may_be_going = record.knows(id, uuid).is_some() || !is_whole;
+    if has_its_name && may_be_going && record.warrants.covers(host, id, uuid) {
         return Judged::IsIt;
     }
     if let Some(written_off) = record.written_off.get(&id)
@@ -266,7 +269,8 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         view.instances = kept;
     }
     for (id, places) in places {
-        if moving.contains(&id) {
+        let is_held = |hosts: &BTreeSet<Label>| places.iter().all(|(host, _)| hosts.contains(host));
+        if moving.get(&id).is_some_and(is_held) {
             continue;
         }
         let known = record.known.get(&id);
@@ -319,13 +323,26 @@ const fn runs(power: Power) -> bool {
     !matches!(power, Power::Off | Power::Crashed)
 }
 
-/// Instances that a move of ours holds on two hosts.
-fn moving(record: &Record, inventory: &Inventory) -> BTreeSet<InstanceId> {
-    let noted = inventory
-        .instances()
-        .filter(|i| i.meta.moving_to.is_some() && i.meta.store == record.store)
-        .filter(|i| record.knows(i.id, i.uuid).is_some());
-    record.moves.keys().copied().chain(noted.map(|i| i.id)).collect()
+/// Instances that a move of ours holds on two hosts, each with those hosts. The record says which; of a move that it does not have,
+/// a note on the very host that it names.
+fn moving(record: &Record, inventory: &Inventory) -> BTreeMap<InstanceId, BTreeSet<Label>> {
+    let mut held: BTreeMap<InstanceId, BTreeSet<Label>> = BTreeMap::new();
+    for (id, moved) in &record.moves {
+        held.insert(*id, BTreeSet::from([moved.from.clone(), moved.to.clone()]));
+    }
+    for host in &inventory.hosts {
+        for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
+            let (id, meta) = (instance.id, &instance.meta);
+            let Some(to) = &meta.moving_to else { continue };
+            let is_its = meta.store == record.store && record.knows(id, instance.uuid).is_some();
+            if is_its && meta.host == host.name && !record.moves.contains_key(&id) {
+                held.entry(id)
+                    .or_default()
+                    .extend([host.name.clone(), to.clone()]);
+            }
+        }
+    }
+    held
 }
 
 impl Odd {

@@ -18,7 +18,7 @@ use crate::model::{ImageDigest, Model};
 use crate::names::{
     InstanceId, Label, PoolMark, StoreId, VolumeName, instance_name, instance_uuid, volume_tag,
 };
-use crate::ownership::Age;
+use crate::ownership::{Age, Strangeness};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::repairs::{FORGET_AFTER, Repairs, Tries, WrittenOff};
 use crate::request::Request;
@@ -753,6 +753,18 @@ impl Record {
                 if matches!(instance.meta.phase, Phase::Ready | Phase::Changing) {
                     self.warrants.withdraw(&host.name, instance.id);
                 }
+            }
+        }
+        // Brought back whole after it had gone as it was to: neither it nor its disks are to go again by the same word.
+        for stranger in inventory
+            .odd
+            .strangers
+            .iter()
+            .filter(|s| s.why == Strangeness::Forgotten)
+        {
+            let is_covered = |id: &InstanceId| self.warrants.covers(&stranger.host, *id, stranger.uuid);
+            if let Some(id) = stranger.id.filter(is_covered) {
+                self.warrants.withdraw(&stranger.host, id);
             }
         }
         // Where it comes from it is still the whole one, if it is there.

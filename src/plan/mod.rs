@@ -27,6 +27,8 @@ mod upgrade;
 mod wait;
 
 #[cfg(test)]
+mod brought_back_tests;
+#[cfg(test)]
 mod given_up_tests;
 #[cfg(test)]
 mod limit_properties;
