@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex};
 
 use scenario::odd::{ids, made, mark_pools, record, said};
 use scenario::theatre::{Capture, Theatre};
-use vmss::hypervisor::fake::{Failure, Fault};
-use vmss::hypervisor::{FaultKind, Stage};
+use vmss::hypervisor::fake::{Failure, Fault, Fleet};
+use vmss::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled, Stage};
 use vmss::inventory::{Power, Protection};
+use vmss::model::Model;
 use vmss::names::{InstanceId, StoreId};
+use vmss::plan::action::{InstanceRef, InstanceSpec};
+use vmss::scaleset::{Host, Limits};
 use vmss::units::Bytes;
 
 fn is_there(text: &str, words: &[&str]) {
@@ -603,4 +606,72 @@ fn who_takes_over_another_stores_instances_keeps_his_own_of_the_same_id() {
     assert_eq!(record(&theatre).known[&first].uuid, own.uuid, "it lives on kvm1");
     let shown = said(&theatre, "show", 0);
     is_there(&shown, &["2 of 2 running", &format!("domain {name} on kvm2")]);
+}
+
+/// The fleet, on which something happens when a host is looked at for the first time.
+struct Interrupted {
+    fleet: Arc<Fleet>,
+    act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Hosts for Interrupted {
+    fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor> {
+        if let Some(act) = self.act.lock().unwrap().take() {
+            act();
+        }
+        self.fleet.host(host, limits)
+    }
+    fn migrate(
+        &self,
+        _: &Host,
+        _: &Host,
+        _: &Limits,
+        _: &InstanceRef,
+        _: &InstanceSpec,
+        _: &Model,
+        _: &Pulse,
+    ) -> Result<(), HypervisorError> {
+        unreachable!("nothing is moved here")
+    }
+    fn settle(
+        &self,
+        _: &Host,
+        _: &Host,
+        _: &Limits,
+        _: &InstanceRef,
+        _: &Pulse,
+    ) -> Result<Settled, HypervisorError> {
+        unreachable!("nothing is moved here")
+    }
+}
+
+/// A process that was stopped while it looked, until another took its lease, made an instance and gave the lease back.
+#[test]
+fn who_has_lost_the_lease_while_looking_writes_nothing_down_and_does_nothing() {
+    for theirs in ["scale +0 --yes", "scale 4 --yes"] {
+        let theatre = Arc::new(made(2));
+        let (stdout, stderr) = (Capture::default(), Capture::default());
+        let mut world = theatre.world(&stdout, &stderr);
+        let other = Arc::clone(&theatre);
+        world.hosts = Arc::new(Interrupted {
+            fleet: Arc::clone(&theatre.stage.fleet),
+            act: Mutex::new(Some(Box::new(move || {
+                said(&other, theirs, 0);
+            }))),
+        });
+        let exit = vmss::run(scenario::parse::words("scale +1 --yes").unwrap(), &world);
+        let text = format!("{}{}", stdout.text(), stderr.text());
+        assert_ne!(exit, 0, "{text}");
+        is_there(&text, &["was taken over by another process"]);
+        is_there(&said(&theatre, "show", 0), &["stable"]);
+        let mut there: Vec<uuid::Uuid> = ["kvm1", "kvm2"]
+            .into_iter()
+            .flat_map(|host| theatre.stage.fleet.domains(host))
+            .map(|domain| domain.uuid)
+            .collect();
+        let mut known: Vec<uuid::Uuid> = record(&theatre).known.values().map(|k| k.uuid).collect();
+        there.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, there, "each has one UUID");
+    }
 }

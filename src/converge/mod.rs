@@ -374,6 +374,9 @@ pub fn converge(
         inventory.odd.twins.clone_from(&run.twins);
         told.unseen(&inventory, listener);
         let now = world.clock.now();
+        // Looking may have taken longer than the lease lasts, on a machine that was suspended, say: what was seen then is older than
+        // what another has made since.
+        store.renew(lease, now)?;
         let (record, _) = amend(store, set, |record| {
             // Both, whatever the first says.
             record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
@@ -459,6 +462,7 @@ pub fn converge(
             ));
         }
         consent.check(&plan.steps, &record, &inventory)?;
+        store.renew(lease, world.clock.now())?;
         run.carry_out(&record, &plan.steps);
     }
 }
@@ -610,11 +614,20 @@ enum Undone {
     Barred(Wait),
 }
 
-/// Whether nobody has asked for anything else since the record was `planned` by: what was to go may be wanted now.
+/// Whether nobody has asked for anything else since the record was `planned` by: what was to go may be wanted now. Nor has
+/// anybody acted by it: that begins another epoch.
 fn wants_the_same(record: &Record, planned: &Record) -> bool {
     fn wishes(r: &Record) -> impl PartialEq + use<'_> {
         let who = (&r.rollout, &r.repair, &r.condemned, &r.cordons, &r.disowned);
-        (who, r.capacity, r.life, r.keep_images, r.current, &r.applied)
+        (
+            who,
+            r.capacity,
+            r.life,
+            r.keep_images,
+            r.current,
+            r.epoch,
+            &r.applied,
+        )
     }
     wishes(record) == wishes(planned)
 }
