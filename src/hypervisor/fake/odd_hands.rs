@@ -4,7 +4,9 @@
 //! As in [`super::hands`]: on a host, domain or volume that is not there.
 
 use super::Fleet;
+use super::machine::{Domain, ImageCopy, Volume, copy_name};
 use crate::inventory::Metadata;
+use crate::model::ImageFormat;
 
 const ADDED: &str = "a test names only hosts, domains and volumes that are there";
 
@@ -45,5 +47,24 @@ impl Fleet {
     /// Somebody writes a domain's note anew.
     pub fn forge_note(&self, host: &str, name: &str, change: impl FnOnce(&mut Metadata)) {
         self.machine(host, |m| change(m.domain(name).meta.as_mut().expect(ADDED)));
+    }
+
+    /// A domain is there as somebody has described it.
+    pub fn put_domain(&self, host: &str, domain: Domain) {
+        self.machine(host, |m| m.domains.insert(domain.name.clone(), domain));
+    }
+
+    /// A volume is there as somebody has described it.
+    pub fn put_volume(&self, host: &str, volume: Volume) {
+        self.machine(host, |m| {
+            m.made = m.made.max(volume.serial);
+            m.volumes.insert(volume.name.clone(), volume);
+        });
+    }
+
+    /// A store's copy of an image of that format is there as somebody has described it.
+    pub fn put_copy(&self, host: &str, format: ImageFormat, copy: ImageCopy) {
+        let name = copy_name(&copy.digest, format, copy.store);
+        self.machine(host, |m| m.copies.insert(name, copy));
     }
 }
