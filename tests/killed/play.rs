@@ -42,7 +42,8 @@ pub struct Summary {
     disowned: usize,
     revisions: BTreeMap<u32, usize>,
     under_way: Vec<String>,
-    wrong: BTreeSet<String>,
+    /// What is wrong with the fleet ([`vmss::hypervisor::fake::Fleet::audit`]).
+    pub wrong: BTreeSet<String>,
 }
 
 /// A set on the way, and the stage it is on.
@@ -50,7 +51,7 @@ pub struct Play {
     /// The stage.
     pub theatre: Theatre,
     /// Every store that has to do with the set.
-    stores: Vec<StoreId>,
+    pub stores: Vec<StoreId>,
     /// How often it was brought back to where it was.
     restored: usize,
 }
