@@ -492,3 +492,71 @@ fn another_pool_of_a_host_is_refused_while_disks_of_instances_are_in_the_old_one
     }
     stage.expect(0, "apply --yes");
 }
+
+/// Kills vmss at a few moments of each command where a member is kept under another name, one is there twice, and one's note is
+/// forged; `tests/killed.rs` has every moment of many more such worlds, on the fake.
+#[test]
+fn killed_where_things_are_odd_nobody_loses_anything_and_what_is_left_is_finished() {
+    let stage = Stage::new(&[1, 1, 1]);
+    stage.expect(0, "create");
+    let quoted = |text: &str| format!("<name>{text}</name>");
+    // One is kept under another name.
+    let kept = &stage.daemons[0];
+    let name = kept.domains()[0].clone();
+    let xml = described(kept, &name, &[(&quoted(&name), &quoted("forensic-1"))]);
+    let domain = kept.connection().lookup_domain_by_name(&name).unwrap();
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+    kept.connection()
+        .define_domain_xml(&xml)
+        .unwrap()
+        .create()
+        .unwrap();
+    // One is there twice.
+    let (twice, other) = (&stage.daemons[1], &stage.daemons[2]);
+    let double = twice.domains()[0].clone();
+    other
+        .connection()
+        .define_domain_xml(&described(twice, &double, &[]))
+        .unwrap();
+    // One's note is another's.
+    let copied = twice.domains()[1].clone();
+    let own = uuid_of(twice, &copied).to_string();
+    let xml = described(
+        twice,
+        &copied,
+        &[
+            (&quoted(&copied), &quoted("web-copy")),
+            (&own, &Uuid::new_v4().to_string()),
+        ],
+    );
+    twice.connection().define_domain_xml(&xml).unwrap();
+    let is_odd = |domain: &str| [&*double, "forensic-1", "web-copy"].contains(&domain);
+    // Domains that are odd, with the disks of each.
+    let odd = || -> Everything {
+        let mut all = everything(&stage);
+        for (domains, volumes) in &mut all {
+            domains.retain(|(domain, ..)| is_odd(domain));
+            let of = |v: &String| {
+                [&name, &double, &copied]
+                    .iter()
+                    .any(|n| v.starts_with(&format!("{n}-")))
+            };
+            volumes.retain(of);
+        }
+        all
+    };
+    let before = odd();
+    let mut kills = 0;
+    for lines in [0, 3, 6, 9, 12] {
+        for args in ["scale 7 --yes", "scale 5 --yes"] {
+            kills += usize::from(stage.kill_after(args, lines));
+            assert_eq!(odd(), before, "vmss {args}, killed after {lines} lines");
+            stage.expect(5, args);
+            assert_eq!(odd(), before, "vmss {args}, after it was killed at {lines} lines");
+            let shown = stage.expect(0, "show -o json").json();
+            assert_eq!(shown["report"]["running"], shown["report"]["wanted"], "{shown}");
+        }
+    }
+    assert!(kills >= 4, "only {kills} runs were killed before their end");
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -88,7 +89,7 @@ struct Mortal {
 
 impl Mortal {
     fn alive(&self) -> Result<&Sqlite, StoreError> {
-        if self.fleet.is_killed() {
+        if !self.fleet.outlives() {
             return Err(StoreError::Broken {
                 doing: "writing".into(),
                 why: Failure::Other,
@@ -212,9 +213,12 @@ pub struct Theatre {
     /// The fleet.
     pub stage: Stage,
     folder: tempfile::TempDir,
-    store: String,
+    /// The store's file in it.
+    pub store: String,
     more: String,
     numbers: Arc<Told>,
+    /// How many UUIDs were drawn, where they are to be the same each time.
+    pub drawn: Option<Arc<AtomicU64>>,
     /// What the operator answers to a question; `None`: there is no terminal to ask on.
     pub answer: Option<bool>,
 }
@@ -235,6 +239,7 @@ impl Theatre {
             stage: Stage::default(),
             folder,
             numbers: Arc::default(),
+            drawn: None,
             store: "state.db".into(),
             more: String::new(),
             answer: None,
@@ -297,7 +302,13 @@ impl Theatre {
                 }) as Arc<dyn Store>)
             }),
             clock: Arc::new(FleetClock(self.stage.fleet.clock())),
-            draw: Box::new(uuid::Uuid::new_v4),
+            draw: match self.drawn.clone() {
+                None => Box::new(uuid::Uuid::new_v4),
+                Some(drawn) => Box::new(move || {
+                    let number = drawn.fetch_add(1, Ordering::Relaxed);
+                    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &number.to_be_bytes())
+                }),
+            },
             stdout: Output::new(stdout.clone()),
             stderr: Output::new(stderr.clone()),
             env: Env {

@@ -41,6 +41,11 @@ impl Clock {
         *now = now.checked_sub(back).unwrap_or(Timestamp::MIN);
     }
 
+    /// Sets it to `moment`, later or earlier.
+    pub(super) fn set(&self, moment: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+
     /// Moves it on to `moment`, unless it is later already: things that go on side by side take the longest one's
     /// time, not the sum.
     pub fn reach(&self, moment: Timestamp) {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::call::{Call, Result};
 use super::observe::problem;
-use super::shared::Shared;
+use super::shared::{Shared, State};
 use super::{create, delete, guest, health, images, measure, observe, owned, power, rework};
 use crate::addresses::Told;
 use crate::hypervisor::{
-    ConsoleLog, Finding, Groups, HostFacts, Hypervisor, InstanceStats, LocalImage, Pulse, Pushed, Ran,
-    StoredImage, Uses, Viewer, VolumeFacts, Watch,
+    ConsoleLog, FaultKind, Finding, Groups, HostFacts, Hypervisor, HypervisorError, InstanceStats,
+    LocalImage, Pulse, Pushed, Ran, StoredImage, Uses, Viewer, VolumeFacts, Watch,
 };
 use crate::inventory::{HostSeen, Protection, Rework};
 use crate::model::{ImageDigest, Model};
@@ -41,6 +41,19 @@ impl FakeHypervisor {
         let who = (self.name.as_str(), self.process);
         Call::run(&self.shared, who, what, (Some(pulse), instance), body)
     }
+
+    /// Changes something in a moment that is no step.
+    fn at_a_moment(&self, doing: &str, change: impl FnOnce(&mut State)) -> Result<()> {
+        let lives = self.shared.change(|s| {
+            let lives = s.process == self.process && s.lives_through_a_moment();
+            if lives {
+                change(s);
+            }
+            lives
+        });
+        let killed = || HypervisorError::new(FaultKind::Unreachable, doing, "process killed");
+        lives.then_some(()).ok_or_else(killed)
+    }
 }
 
 impl Hypervisor for FakeHypervisor {
@@ -55,21 +68,20 @@ impl Hypervisor for FakeHypervisor {
         self.call(&what, |c| c.look(&what, |m| Ok(observe::seen(m, watch))))
     }
 
-    // A mark holds nothing, and a process that dies before or after one has changed nothing: it is no step.
+    // A mark holds nothing: it is no step, but a moment.
     fn mark_pool(&self, mark: &PoolMark) -> Result<()> {
         self.call("mark the pool", |c| c.pool("marking the pool"))?;
-        self.shared.change(|s| {
+        self.at_a_moment("marking the pool", |s| {
             s.refresh(&self.name);
-            s.alter(&self.name, |m| m.marks.insert(mark.clone()))
-        });
-        Ok(())
+            s.alter(&self.name, |m| m.marks.insert(mark.clone()));
+        })
     }
 
     fn unmark_pool(&self, mark: &PoolMark) -> Result<()> {
         self.call("unmark the pool", |c| c.pool("unmarking the pool"))?;
-        self.shared
-            .change(|s| s.alter(&self.name, |m| m.marks.remove(mark)));
-        Ok(())
+        self.at_a_moment("unmarking the pool", |s| {
+            s.alter(&self.name, |m| m.marks.remove(mark));
+        })
     }
 
     fn marks(&self, _: &str) -> Result<BTreeSet<PoolMark>> {

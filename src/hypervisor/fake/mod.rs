@@ -29,6 +29,7 @@ mod owned;
 mod power;
 mod rework;
 mod shared;
+mod snapshot;
 mod traffic;
 mod volumes;
 
@@ -38,6 +39,7 @@ pub use clock::Clock;
 pub use fault::{Failure, Fault};
 pub use load::{Load, Meter};
 pub use machine::{Agent, Content, Domain, FakeHost, ImageCopy, Volume};
+pub use snapshot::Snapshot;
 
 use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};
 use crate::model::Model;
@@ -45,7 +47,7 @@ use crate::plan::action::{InstanceRef, InstanceSpec};
 use crate::scaleset::{Host, Limits};
 use call::Call;
 use migrate::Way;
-use shared::{Doom, Shared};
+use shared::{Doom, Shared, State};
 
 /// The fleet. Calls that still wait on a hung host when it is dropped fail then.
 #[derive(Default)]
@@ -173,6 +175,23 @@ impl Fleet {
     pub fn kill_before(&self, steps: usize) {
         self.shared
             .change(|s| s.doom = Some(Doom::Before(s.journal.len() + steps)));
+    }
+
+    /// As [`Self::kill_before`], but counted are moments: steps, and whatever the process does elsewhere that a test tells the
+    /// fleet of ([`Self::outlives`]). Between two of them nothing changes anywhere, so there is no other time to be killed at.
+    pub fn kill_at(&self, moments: usize) {
+        self.shared
+            .change(|s| s.doom = Some(Doom::At(s.moments + moments)));
+    }
+
+    /// How many moments there were so far.
+    pub fn moments(&self) -> usize {
+        self.shared.lock().moments
+    }
+
+    /// The process is about to do something that is no step, such as a write to its store: a moment. Whether it lives to do it.
+    pub fn outlives(&self) -> bool {
+        self.shared.change(State::lives_through_a_moment)
     }
 
     /// Whether the process was killed: what else it would write must not be written either.

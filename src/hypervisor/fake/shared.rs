@@ -18,7 +18,7 @@ pub(super) struct Shared {
     pub clock: Clock,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     /// By name.
     pub machines: BTreeMap<String, Machine>,
@@ -40,6 +40,8 @@ pub(super) struct State {
     pub log: Vec<String>,
     /// Every step, as it was done.
     pub journal: Vec<String>,
+    /// How many moments there were so far: steps, and what the process did elsewhere.
+    pub moments: usize,
     /// When the process is to be killed.
     pub doom: Option<Doom>,
     /// The process that hosts are opened in; grows when a killed one is followed by another.
@@ -50,19 +52,22 @@ pub(super) struct State {
     pub is_closed: bool,
 }
 
-/// When the process is killed, by the number of the last step it does.
+/// When the process is killed, by the number of the last step, or moment, that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doom {
     /// Right after that step.
     After(usize),
     /// When it is about to do the step after that one.
     Before(usize),
+    /// When it is about to do anything after that moment.
+    At(usize),
 }
 
 impl State {
     /// Notes a step that was done.
     pub fn note(&mut self, host: &str, what: &str) {
         self.journal.push(format!("{host}: {what}"));
+        self.moments += 1;
         if let Some(machine) = self.machines.get_mut(host) {
             machine.faults.wear();
         }
@@ -74,7 +79,15 @@ impl State {
     /// Whether the process is killed instead of doing its next step.
     pub fn is_doomed(&mut self) -> bool {
         self.is_killed |= self.doom == Some(Doom::Before(self.journal.len()));
+        self.is_killed |= self.doom == Some(Doom::At(self.moments));
         self.is_killed
+    }
+
+    /// Whether the process lives through a moment that is no step, which is counted then.
+    pub fn lives_through_a_moment(&mut self) -> bool {
+        self.is_killed |= self.doom == Some(Doom::At(self.moments));
+        self.moments += usize::from(!self.is_killed);
+        !self.is_killed
     }
 }
 
