@@ -436,18 +436,19 @@ impl Theatre {
                 } else {
                     (copy, store)
                 };
+                let path = |name: &str| self.folder.path().join(name);
                 for end in ["", "-wal", "-shm"] {
-                    let path = |name: &str| self.folder.path().join(format!("{name}{end}"));
-                    let _ = std::fs::remove_file(path(&to));
-                    // The last two are there only while somebody has the store open.
-                    match std::fs::copy(path(&from), path(&to)) {
-                        Err(e) if e.kind() != std::io::ErrorKind::NotFound || end.is_empty() => {
-                            return (99, String::new(), format!("{}: {e}", path(&from).display()));
-                        }
-                        _ => {}
-                    }
+                    let _ = std::fs::remove_file(path(&format!("{to}{end}")));
                 }
-                return (0, String::new(), String::new());
+                // By the store's own means: a thread that is only just ending may have it open, and what it has written not
+                // yet be in the file.
+                let into = path(&to).display().to_string();
+                let copied = rusqlite::Connection::open(path(&from))
+                    .and_then(|store| store.execute("VACUUM INTO ?1", [into]));
+                return match copied {
+                    Ok(_) => (0, String::new(), String::new()),
+                    Err(e) => (99, String::new(), format!("{}: {e}", path(&from).display())),
+                };
             }
             Some((verb, [name])) if verb == "store" => {
                 self.store.clone_from(name);
