@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::inventory::{Instance, Inventory, Power, View};
+use crate::inventory::{Instance, Inventory, Phase, Power, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::record::{Known, Record};
+use crate::warrants::{Cause, Warrant};
 
 /// What looks like the set's and is no member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -153,6 +154,12 @@ impl Odd {
         self.older.retain(|o| other.older.contains(o));
     }
 
+    /// The note and the record of an instance say the same from now on.
+    pub fn levelled(&mut self, id: InstanceId) {
+        self.moved.retain(|moved| moved.id != id);
+        self.older.retain(|sight| sight.id != id);
+    }
+
     /// Instances that were set aside, with their hosts: what an operator may have taken in.
     pub fn aside(&self) -> impl Iterator<Item = (&Label, &Instance)> {
         self.aside.iter().map(|(host, instance)| (host, instance))
@@ -179,7 +186,8 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         return Judged::Stranger(Strangeness::Disowned);
     }
     let has_its_name = instance.name == instance_name(&record.applied.name, id);
-    if has_its_name && record.warrants.covers(host, id, uuid) {
+    let warrant = record.warrants.of(host, id).filter(|w| w.uuid == uuid);
+    if has_its_name && warrant.is_some_and(|w| !is_back(record, instance, w)) {
         return Judged::IsIt;
     }
     if let Some(written_off) = record.written_off.get(&id)
@@ -199,6 +207,15 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
         None => Judged::Stranger(Strangeness::Forgotten),
     }
+}
+
+/// Whether an instance that was seen to have gone as its warrant says is there again and whole: put back from a backup. The
+/// warrant has done its work, and whose it is, a person says. What was only about to be made comes late, by a call that was
+/// given up: that is to go.
+fn is_back(record: &Record, instance: &Instance, warrant: &Warrant) -> bool {
+    record.knows(instance.id, instance.uuid).is_none()
+        && matches!(instance.meta.phase, Phase::Ready | Phase::Changing)
+        && warrant.cause != Cause::UnfinishedCreation
 }
 
 /// Tells members from everything else, by `record` alone. What is no member is taken out of its host's list and told in
@@ -226,7 +243,10 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
                 id: record.id_of(*uuid),
                 runs: true,
                 addresses: Vec::new(),
-                why: Strangeness::NoNote,
+                why: match record.disowned.contains(uuid) {
+                    true => Strangeness::Disowned,
+                    false => Strangeness::NoNote,
+                },
             });
         }
         let mut kept = Vec::with_capacity(view.instances.len());

@@ -337,6 +337,28 @@ fn a_set_that_has_one_host_twice_is_left_alone_until_one_name_is_taken_out() {
         assert!(ran.stderr.contains("again"), "vmss {args}: {}", ran.stderr);
         assert_eq!(everything(&stage), before, "vmss {args}");
     }
+    // Nor does anything tell to end doubles that are none: who keeps one of the two copies loses the only one.
+    for args in ["show", "instances"] {
+        let ran = stage.expect(0, args);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(
+            told.contains("kvm1 and again are one libvirtd"),
+            "vmss {args}: {told}"
+        );
+        assert!(!told.contains("is there twice"), "vmss {args}: {told}");
+    }
+    let id = stage.daemons[0].domains()[0].replace("web-", "");
+    let ran = stage.expect(5, &format!("instance settle {id} --keep again --yes"));
+    assert!(
+        ran.stderr.contains("one libvirtd under two names"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        everything(&stage),
+        before,
+        "the only copy of instance {id} is there"
+    );
     fs::write(stage.path("scaleset.toml"), whole).unwrap();
     stage.expect(0, "apply --yes");
     assert_eq!(stage.faults(6), Vec::<String>::new());

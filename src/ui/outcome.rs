@@ -108,7 +108,7 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             ));
         }
     }
-    for wait in &report.waits {
+    for wait in crate::plan::told::sentences(&report.waits) {
         if good {
             ctx.say(format!("{} {wait}", style.warn("note:")));
         } else {

@@ -68,10 +68,10 @@ pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Foreca
     }
     let disks = forecast.losses.data_disks();
     if !disks.is_empty() {
-        ctx.print(format!("! {disks} will be deleted"));
+        ctx.print(format!("{} {disks} will be deleted", ctx.style.warn("!")));
     }
-    for wait in &end.waits {
-        ctx.print(format!("! {wait}"));
+    for wait in crate::plan::told::sentences(&end.waits) {
+        ctx.print(format!("{} {wait}", ctx.style.warn("!")));
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::claim::{changed, look_again, refuse_unknown_host, refuse_what_is_barred, situation};
 use super::select::{look_for, one};
 use crate::commands::Context;
+use crate::converge::twins::find_behind_doubles;
 use crate::converge::{Consent, amend};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
@@ -20,7 +21,9 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     let mut target = ctx.target()?;
     let name = target.name.clone();
     refuse_unknown_host(&target.record, keep)?;
-    let inventory = look_for(ctx, &mut target, &one(id));
+    let mut inventory = look_for(ctx, &mut target, &one(id));
+    // Of one host under two names there is no second copy: what goes would be the only one.
+    find_behind_doubles(ctx.world, &target.record.applied, &mut inventory);
     let meant = decide(ctx, &target.record, &inventory, id, keep)?;
     if !ctx.confirm(&question(&name, id, &meant))? {
         ctx.say("nothing was changed");
@@ -28,7 +31,8 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     }
     let verb = format!("instance settle {id} --keep {keep}");
     let held = ctx.hold(&target.store, &name, &format!("{verb} of {name}"))?;
-    let (record, inventory) = look_again(ctx, &*target.store, &name)?;
+    let (record, mut inventory) = look_again(ctx, &*target.store, &name)?;
+    find_behind_doubles(ctx.world, &record.applied, &mut inventory);
     let settlement = decide(ctx, &record, &inventory, id, keep)?;
     if (&settlement.kept, &settlement.dropped) != (&meant.kept, &meant.dropped) {
         return Err(changed(&name));
