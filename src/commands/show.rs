@@ -23,7 +23,7 @@ use crate::scaleset::{Probe, ScaleSet};
 use crate::scaling;
 use crate::timed::{self, Timed};
 use crate::ui::table::Table;
-use crate::ui::words::{ago, count, list, moment, ranges};
+use crate::ui::words::{ago, count, fold, list, moment, ranges};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -348,8 +348,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             ailing.state
         ));
     }
+    let width = ctx.world.env.width;
     for wait in told::sentences(&report.waits) {
-        ctx.print(format!("{} {wait}", ctx.style.warn("!")));
+        ctx.print(format!("{} {}", ctx.style.warn("!"), fold(&wait, width)));
     }
     // The one line that names no command, for what ails a host is not known from here.
     if report.waits.iter().any(|w| matches!(w, Wait::HostUnseen { .. })) {

@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// The waits as sentences, in their order. Of many of one kind the first few stand for all, and the line after them says how
+/// The waits as sentences, in their order. Of many of one kind the first few stand for all, and a line beside them says how
 /// many more there are.
 pub fn sentences(waits: &[Wait]) -> Vec<String> {
     let mut all: HashMap<Kind, usize> = HashMap::new();
@@ -66,7 +66,8 @@ pub fn sentences(waits: &[Wait]) -> Vec<String> {
         let there = all.get(&kind).copied().unwrap_or(0);
         if *n <= FEW || there == FEW + 1 {
             lines.push(wait.to_string());
-        } else if *n == there {
+        }
+        if *n == FEW && there > FEW + 1 {
             let hosts: Vec<&Label> = on.remove(&kind).into_iter().flatten().collect();
             let on = match hosts.as_slice() {
                 [] => String::new(),
@@ -111,6 +112,25 @@ mod tests {
             lines[FEW],
             "and 297 more like that, on kvm0, kvm1 (-o json names each)"
         );
+    }
+
+    #[test]
+    fn how_many_more_there_are_stands_beside_those_that_are_told() {
+        let moving = |id| Wait::Moving {
+            instance: InstanceId(id),
+            from: Label::new("a").unwrap(),
+            to: Label::new("b").unwrap(),
+        };
+        let waits: Vec<Wait> = (reverted(9).into_iter().zip(1..))
+            .flat_map(|(one, id)| [one, moving(id)])
+            .collect();
+        let lines = sentences(&waits);
+        assert_eq!(
+            lines[5], "and 6 more like that, on kvm0, kvm1 (-o json names each)",
+            "{lines:?}"
+        );
+        assert!(lines[4].contains("restored or reverted"), "{lines:?}");
+        assert_eq!(lines[7], "and 6 more like that (-o json names each)", "{lines:?}");
     }
 
     #[test]
