@@ -199,11 +199,16 @@ fn one_instance_on_two_hosts_is_told_and_nothing_is_done_to_either_copy() {
         assert!(ran.stderr.contains("there twice"), "vmss {args}: {}", ran.stderr);
         assert_eq!(everything(&stage), before, "vmss {args}");
     }
-    // Others may go and come; neither copy does.
-    stage.expect(5, "scale 3 --yes");
-    let there = |d: &Daemon| d.domains().contains(&name);
-    assert!(there(daemon) && there(other));
-    assert!(other.running().contains(&name) && !daemon.running().contains(&name));
+    // Others may go and come; neither copy does, not even with the whole set.
+    for args in ["scale 3 --yes", "delete --yes"] {
+        stage.expect(5, args);
+        let there = |d: &Daemon| d.domains().contains(&name);
+        assert!(there(daemon) && there(other), "vmss {args}");
+        assert!(
+            other.running().contains(&name) && !daemon.running().contains(&name),
+            "vmss {args}"
+        );
+    }
 }
 
 fn copy_store(stage: &Stage, from: &str, to: &str) {
