@@ -513,6 +513,8 @@ fn missing(what: &str, why: String) -> HypervisorError {
 mod tests {
     use super::*;
     use crate::hypervisor::fake::{FakeHost, Fleet};
+    use crate::names::InstanceId;
+    use crate::plan::action::InstanceRef;
 
     /// A listener that hears nothing, or panics at what is begun.
     struct Hears {
@@ -540,12 +542,24 @@ mod tests {
         for name in ["kvm1", "kvm2"] {
             fleet.add_host(&label(name), FakeHost::default());
         }
+        let digest = |text: &str| ImageDigest(text.repeat(32));
+        let steps = [("kvm1", "ab"), ("kvm2", "cd")].map(|(host, image)| Step {
+            host: label(host),
+            action: Action::PushImage {
+                digest: digest(image),
+            },
+            why: "it is needed".into(),
+        });
+        carried_out(&fleet, &steps, panics, barrier)
+    }
+
+    /// How steps end of which the record says nothing.
+    fn carried_out(fleet: &Arc<Fleet>, steps: &[Step], panics: bool, barrier: Barrier) -> Vec<End> {
         let limits = Limits {
             calls_per_host: 4,
             starts_per_host: 2,
             call_timeout: Duration::from_secs(30),
         };
-        let digest = |text: &str| ImageDigest(text.repeat(32));
         let means = Means {
             uses: Arc::default(),
             warrants: Arc::default(),
@@ -556,19 +570,12 @@ mod tests {
                 assert!(digest.0.starts_with("cd"), "no such drawer");
                 Err("there is none".to_owned())
             }),
-            hosts: Arc::clone(&fleet) as Arc<dyn Hosts>,
+            hosts: Arc::clone(fleet) as Arc<dyn Hosts>,
             find_host: Arc::new(|_| None),
             stores: vec![StoreId(uuid::Uuid::nil())],
             listener: Arc::new(Hears { panics }),
             interrupt: Interrupt::default(),
         };
-        let steps = [("kvm1", "ab"), ("kvm2", "cd")].map(|(host, image)| Step {
-            host: label(host),
-            action: Action::PushImage {
-                digest: digest(image),
-            },
-            why: "it is needed".into(),
-        });
         let host = |name: &Label| {
             let host = Host {
                 name: name.clone(),
@@ -578,8 +585,8 @@ mod tests {
             };
             Some(fleet.host(&host, &limits))
         };
-        let ended = execute(&steps, host, &means);
-        assert_eq!(ended.len(), 2, "no step is lost: {ended:?}");
+        let ended = execute(steps, host, &means);
+        assert_eq!(ended.len(), steps.len(), "no step is lost: {ended:?}");
         ended.into_iter().map(|e| e.end).collect()
     }
 
@@ -620,5 +627,54 @@ mod tests {
         for end in ends(true) {
             assert!(said(&end).contains("a fault of vmss: nobody listens"), "{end:?}");
         }
+    }
+
+    #[test]
+    fn what_the_record_does_not_name_is_not_deleted_whoever_made_the_step() {
+        let fleet = Fleet::new();
+        let kvm1 = Label::new("kvm1").unwrap();
+        fleet.add_host(&kvm1, FakeHost::default());
+        fleet.add_volume("kvm1", "web-1-00000000-os.qcow2", crate::units::Bytes::mib(1));
+        let instance = InstanceRef {
+            set: Label::new("web").unwrap(),
+            store: StoreId(uuid::Uuid::nil()),
+            id: InstanceId(1),
+            name: "web-1".to_owned(),
+            uuid: uuid::Uuid::nil(),
+            epoch: Default::default(),
+        };
+        let actions = [
+            Action::Delete {
+                instance: instance.clone(),
+                shutdown: Duration::ZERO,
+                cause: Cause::Operator,
+            },
+            Action::DropCopy {
+                instance,
+                shutdown: Duration::ZERO,
+                cause: Cause::Operator,
+            },
+            Action::DeleteVolume {
+                volume: "web-1-00000000-os.qcow2".to_owned(),
+                cause: Cause::Operator,
+            },
+            Action::DeleteImage {
+                digest: ImageDigest("ab".repeat(32)),
+            },
+        ];
+        for action in actions {
+            let step = Step {
+                host: kvm1.clone(),
+                why: "somebody has made it up".into(),
+                action,
+            };
+            let ends = carried_out(&fleet, std::slice::from_ref(&step), false, Arc::new(|| None));
+            let told = said(&ends[0]);
+            assert!(
+                told.contains("the record does not say that it is to go"),
+                "{step:?}: {told}"
+            );
+        }
+        assert_eq!(fleet.volumes("kvm1").len(), 1, "nothing was deleted");
     }
 }

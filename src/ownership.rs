@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::inventory::{Instance, Inventory, Phase, Power, View};
 use crate::names::{InstanceId, Label, instance_name};
 use crate::record::{Known, Record};
+use crate::warrants::{Cause, Warrant};
 
 /// What looks like the set's and is no member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -169,6 +170,12 @@ impl Odd {
         self.older.retain(|o| other.older.contains(o));
     }
 
+    /// The note and the record of an instance say the same from now on.
+    pub fn levelled(&mut self, id: InstanceId) {
+        self.moved.retain(|moved| moved.id != id);
+        self.older.retain(|sight| sight.id != id);
+    }
+
     /// Instances that were set aside, with their hosts: what an operator may have taken in.
     pub fn aside(&self) -> impl Iterator<Item = (&Label, &Instance)> {
         self.aside.iter().map(|(host, instance)| (host, instance))
@@ -195,10 +202,8 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         return Judged::Stranger(Strangeness::Disowned);
     }
     let has_its_name = instance.name == instance_name(&record.applied.name, id);
-    // One that has gone as it was to and is there again, whole, was brought back by somebody: from a backup, say.
-    let is_whole = matches!(instance.meta.phase, Phase::Ready | Phase::Changing);
-    let may_be_going = record.knows(id, uuid).is_some() || !is_whole;
-    if has_its_name && may_be_going && record.warrants.covers(host, id, uuid) {
+    let warrant = record.warrants.of(host, id).filter(|w| w.uuid == uuid);
+    if has_its_name && warrant.is_some_and(|w| !is_back(record, instance, w)) {
         return Judged::IsIt;
     }
     if let Some(written_off) = record.written_off.get(&id)
@@ -219,6 +224,15 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         None if id >= record.next_id => Judged::Stranger(Strangeness::Beyond),
         None => Judged::Stranger(Strangeness::Forgotten),
     }
+}
+
+/// Whether an instance that was seen to have gone as its warrant says is there again and whole: put back from a backup. The
+/// warrant has done its work, and whose it is, a person says. What was only about to be made comes late, by a call that was
+/// given up: that is to go.
+fn is_back(record: &Record, instance: &Instance, warrant: &Warrant) -> bool {
+    record.knows(instance.id, instance.uuid).is_none()
+        && matches!(instance.meta.phase, Phase::Ready | Phase::Changing)
+        && warrant.cause != Cause::UnfinishedCreation
 }
 
 /// Tells members from everything else, by `record` alone. What is no member is taken out of its host's list and told in

@@ -221,7 +221,7 @@ fn a_note_that_lies_is_disowned_and_owned_again() {
     assert!(record(&theatre).disowned.contains(&uuid));
     is_there(
         &said(&theatre, "show", 0),
-        &["was disowned", &format!("vmss instance disown {uuid} --undo")],
+        &["disowned    web-", &format!("vmss instance disown {uuid} --undo")],
     );
     is_there(&said(&theatre, "plan", 0), &["nothing to do"]);
     said(&theatre, "scale +0", 0);

@@ -199,11 +199,16 @@ fn one_instance_on_two_hosts_is_told_and_nothing_is_done_to_either_copy() {
         assert!(ran.stderr.contains("there twice"), "vmss {args}: {}", ran.stderr);
         assert_eq!(everything(&stage), before, "vmss {args}");
     }
-    // Others may go and come; neither copy does.
-    stage.expect(5, "scale 3 --yes");
-    let there = |d: &Daemon| d.domains().contains(&name);
-    assert!(there(daemon) && there(other));
-    assert!(other.running().contains(&name) && !daemon.running().contains(&name));
+    // Others may go and come; neither copy does, not even with the whole set.
+    for args in ["scale 3 --yes", "delete --yes"] {
+        stage.expect(5, args);
+        let there = |d: &Daemon| d.domains().contains(&name);
+        assert!(there(daemon) && there(other), "vmss {args}");
+        assert!(
+            other.running().contains(&name) && !daemon.running().contains(&name),
+            "vmss {args}"
+        );
+    }
 }
 
 fn copy_store(stage: &Stage, from: &str, to: &str) {
@@ -337,6 +342,28 @@ fn a_set_that_has_one_host_twice_is_left_alone_until_one_name_is_taken_out() {
         assert!(ran.stderr.contains("again"), "vmss {args}: {}", ran.stderr);
         assert_eq!(everything(&stage), before, "vmss {args}");
     }
+    // Nor does anything tell to end doubles that are none: who keeps one of the two copies loses the only one.
+    for args in ["show", "instances"] {
+        let ran = stage.expect(0, args);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(
+            told.contains("kvm1 and again are one libvirtd"),
+            "vmss {args}: {told}"
+        );
+        assert!(!told.contains("is there twice"), "vmss {args}: {told}");
+    }
+    let id = stage.daemons[0].domains()[0].replace("web-", "");
+    let ran = stage.expect(5, &format!("instance settle {id} --keep again --yes"));
+    assert!(
+        ran.stderr.contains("one libvirtd under two names"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        everything(&stage),
+        before,
+        "the only copy of instance {id} is there"
+    );
     fs::write(stage.path("scaleset.toml"), whole).unwrap();
     stage.expect(0, "apply --yes");
     assert_eq!(stage.faults(6), Vec::<String>::new());

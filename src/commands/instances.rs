@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::addresses::{self, Choice, Refused};
 use crate::commands::Context;
-use crate::converge::look_closely;
+use crate::converge::{look_closely, twins};
 use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Instance, Inventory, Phase, Power, Protection, View};
@@ -16,6 +16,7 @@ use crate::names::{InstanceId, Label, instance_name};
 use crate::observe;
 use crate::plan::action::InstanceRef;
 use crate::plan::report::RefusedAddress;
+use crate::plan::{Experience, Situation, oddities, told};
 use crate::record::Record;
 use crate::scaleset::Probe;
 use crate::store::Store;
@@ -128,14 +129,17 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
 }
 
 /// The set's instances by id: those seen, and those known to be on hosts that could not be seen; and a
-/// sentence for each host, and each pool, that could not be.
+/// sentence for each host, and each pool, that could not be, and of what looks like an instance and is none.
 pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line>, Vec<String>) {
     let set = record.applied.clone();
-    let inventory = look_closely(world, store, &set, record);
+    let mut inventory = look_closely(world, store, &set, record);
+    twins::find_behind_doubles(world, &set, &mut inventory);
     let choice = reached(world, record, &inventory, None);
     let hash = &record.current().hash;
     let mut lines: Vec<Line> = Vec::new();
     for host in &inventory.hosts {
+        let mut domains = set.hosts().filter(|(_, h)| h.name == host.name);
+        let domain = domains.next().map(|(domain, _)| domain);
         for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
             lines.push(Line {
                 id: instance.id,
@@ -149,7 +153,8 @@ pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line
                 health_since: record.vitals.get(&instance.id).map(|v| v.since),
                 protection: instance.meta.protection,
                 host: host.name.clone(),
-                fault_domain: instance.meta.fault_domain.clone(),
+                // Where it is, and not where its note says: somebody may have moved it.
+                fault_domain: domain.unwrap_or(&instance.meta.fault_domain).clone(),
                 revision: Some(instance.meta.revision),
                 outdated: &instance.meta.model_hash != hash,
                 addresses: if instance.power == Power::Running || is_assigned(record, instance.id) {
@@ -199,7 +204,16 @@ pub fn lines(world: &World, store: &dyn Store, record: &mut Record) -> (Vec<Line
             ))
         }
     });
-    (lines, unseen.collect())
+    let experience = Experience::default();
+    let odd = oddities(Situation {
+        set: &set,
+        record,
+        inventory: &inventory,
+        experience: &experience,
+        now: world.clock.now(),
+        drawn: (world.draw)(),
+    });
+    (lines, unseen.chain(told::sentences(&odd)).collect())
 }
 
 /// Whether vmss gave an instance an address.

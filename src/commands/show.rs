@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::commands::{Context, Target, scale, upgrade};
-use crate::converge::look_closely;
 use crate::converge::seeds::planned;
+use crate::converge::{look_closely, twins};
 use crate::error::{Exit, Result};
 use crate::health::State;
 use crate::inventory::{Inventory, View};
@@ -15,15 +15,16 @@ use crate::lease::lease_key;
 use crate::load_balancer::Frontend;
 use crate::membership::BalancerView;
 use crate::names::{InstanceId, Label, instance_name};
+use crate::ownership::{Strangeness, Stranger};
 use crate::plan::report::{Report, Verdict, Wait};
-use crate::plan::{Experience, Plan, Situation};
+use crate::plan::{Experience, Plan, Situation, away, told};
 use crate::record::{Life, Record};
 use crate::rollout::Rollout;
 use crate::scaleset::{Probe, ScaleSet};
 use crate::scaling;
 use crate::timed::{self, Timed};
 use crate::ui::table::Table;
-use crate::ui::words::{ago, count, list, moment, ranges};
+use crate::ui::words::{ago, count, fold, list, moment, ranges};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -36,6 +37,7 @@ struct Document<'a> {
     model_hash: &'a str,
     image: &'a str,
     outdated: usize,
+    disowned: Vec<&'a Stranger>,
     health: BTreeMap<&'static str, usize>,
     ailing: Vec<Ailing>,
     rollout: Option<&'a Rollout>,
@@ -126,14 +128,15 @@ fn scaled(ctx: &Context<'_>, target: &Target) -> Result<Option<String>> {
 pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let mut target = ctx.target()?;
     let set = target.record.applied.clone();
-    let inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
+    let mut inventory = look_closely(ctx.world, &*target.store, &set, &mut target.record);
+    twins::find_behind_doubles(ctx.world, &set, &mut inventory);
     let now = ctx.world.clock.now();
     let record = &target.record;
     let experience = Experience::default();
     let Plan {
         mut steps,
         held,
-        report,
+        mut report,
         ..
     } = planned(
         ctx.world,
@@ -146,6 +149,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
             drawn: (ctx.world.draw)(),
         },
     );
+    report.waits.extend(away(record, &set, &inventory));
     // What waits for clients to leave is to be done all the same.
     steps.extend(held);
     let acting = target.store.holder(&lease_key(&target.name), now)?;
@@ -171,6 +175,9 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         model_hash: &current.hash,
         image: &current.model.image.digest.0,
         outdated,
+        disowned: (inventory.odd.strangers.iter())
+            .filter(|other| other.why == Strangeness::Disowned)
+            .collect(),
         health,
         ailing,
         rollout: record.rollout.as_ref(),
@@ -287,10 +294,18 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         ));
     }
     if outdated > 0 {
+        // A rollout under way comes to them by itself.
+        let hint = match document.rollout.is_some_and(Rollout::is_open) {
+            true => "",
+            false => " (vmss upgrade brings them level)",
+        };
         ctx.print(format!(
-            "  outdated    {} of an older revision",
+            "  outdated    {} of an older revision{hint}",
             count(outdated, "instance")
         ));
+    }
+    if let Some(text) = disowned(&document.disowned) {
+        ctx.print(format!("  disowned    {text}"));
     }
     let stopped = (inventory.instances())
         .filter(|i| State::of(i, None, &set.health) == State::Stopped)
@@ -330,20 +345,51 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         } else {
             format!(": {}", ailing.said)
         };
-        ctx.print(format!("! {} is {}{since}{said}", ailing.name, ailing.state));
+        ctx.print(format!(
+            "{} {} is {}{since}{said}",
+            ctx.style.warn("!"),
+            ailing.name,
+            ailing.state
+        ));
     }
-    for wait in &report.waits {
-        ctx.print(format!("! {wait}"));
+    let width = ctx.world.env.width;
+    for wait in told::sentences(&report.waits) {
+        ctx.print(format!("{} {}", ctx.style.warn("!"), fold(&wait, width)));
+    }
+    // The one line that names no command, for what ails a host is not known from here.
+    if report.waits.iter().any(|w| matches!(w, Wait::HostUnseen { .. })) {
+        ctx.print("hint: vmss check tells what is wrong with a host that was not seen");
     }
     if !steps.is_empty() {
         let subjects: Vec<String> = steps
             .iter()
             .map(|s| format!("{} {}", s.action.verb(), s.action.subject()))
             .collect();
-        ctx.print(format!("! to do: {} (vmss scale +0 does it)", list(&subjects, 6)));
+        ctx.print(format!(
+            "{} to do: {} (vmss scale +0 does it)",
+            ctx.style.warn("!"),
+            list(&subjects, 6)
+        ));
     }
     ctx.mention_drift(&target);
     Ok(Exit::Converged)
+}
+
+/// Domains that an operator has disowned: settled, and yet there.
+fn disowned(there: &[&Stranger]) -> Option<String> {
+    let named: Vec<String> = there
+        .iter()
+        .map(|s| format!("{} on {}", s.name, s.host))
+        .collect();
+    let undo = match there {
+        [] => return None,
+        [one] => one.uuid.to_string(),
+        _ => "UUID".to_owned(),
+    };
+    Some(format!(
+        "{} (vmss instance disown {undo} --undo takes that back)",
+        list(&named, 4)
+    ))
 }
 
 /// Where clients connect, and how many instances take them: one line for each frontend.

@@ -10,9 +10,9 @@ use crate::hypervisor::VolumeFacts;
 use crate::inventory::Inventory;
 use crate::names::{Label, VolumeName};
 use crate::observe::ask_all;
-use crate::plan::Experience;
 use crate::plan::action::Step;
-use crate::plan::sweep::{Claim, by_hand, claims};
+use crate::plan::sweep::{Claim, by_hand, claims, is_one_folder, is_told_before};
+use crate::plan::{Experience, Situation};
 use crate::record::Record;
 use crate::ui::table::Table;
 use crate::ui::words::{count, list, moment};
@@ -29,6 +29,8 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
     let set = target.record.applied.clone();
     let inventory = glance_aside(ctx.world, &*target.store, &set, &mut target.record);
     let (meant, spared) = decide(ctx, &target.record, &inventory, names, all)?;
+    let experience = Experience::default();
+    let files = files(situation(ctx, &target.record, &inventory, &experience), &meant);
     if !spared.is_empty() {
         ctx.say(format!("note: left where they are: {}", list(&spared, 3)));
     }
@@ -41,15 +43,15 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
         }
         return Ok(Exit::Converged);
     }
-    let facts = facts(ctx, &target.record, &meant)?;
+    let facts = facts(ctx, &target.record, &files)?;
     if !ctx.is_json() {
-        show(ctx, &target.record, &meant, &facts);
+        show(ctx, &target.record, &files, &facts);
     }
     let sizes: Bytes = facts.values().map(|f| f.allocation).sum();
     let question = format!(
         "Delete {} of {name} ({sizes}), whatever is on {}?",
-        count(meant.len(), "volume"),
-        if meant.len() == 1 { "it" } else { "them" }
+        count(files.len(), "volume"),
+        if files.len() == 1 { "it" } else { "them" }
     );
     if !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
@@ -57,11 +59,10 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
     }
     let held = ctx.hold(&target.store, &name, &format!("state sweep {name}"))?;
     let (record, inventory) = look_again(ctx, &*target.store, &name)?;
-    // More there may be, where a host that shares a folder has looked into it since: of that nobody was asked. And one of the
-    // same name may be another by now, which somebody has put there.
-    if !meant.is_subset(&decide(ctx, &record, &inventory, names, all)?.0)
-        || self::facts(ctx, &record, &meant)? != facts
-    {
+    let (found, _) = decide(ctx, &record, &inventory, names, all)?;
+    let is_same = is_same(situation(ctx, &record, &inventory, &experience), &meant, &found);
+    // One of the same name may be another by now, which somebody has put there.
+    if !is_same || self::facts(ctx, &record, &files)? != facts {
         return Err(changed(&name));
     }
     let capacity = Some(record.capacity);
@@ -70,13 +71,33 @@ pub fn run(ctx: &Context<'_>, names: &[String], all: bool) -> Result<Exit> {
         &target.store,
         &held,
         &entry,
-        steps(&meant),
+        steps(&found),
         Consent::To(BTreeSet::new()),
     )?;
     Ok(ctx.conclude(&name, "state sweep", &ending))
 }
 
 type Meant = BTreeSet<(Label, VolumeName)>;
+
+/// Each file once, though several hosts that share its folder list it.
+fn files(s: Situation<'_>, meant: &Meant) -> Meant {
+    let is_first = |(host, volume): &&(Label, VolumeName)| {
+        let mut before = meant.iter().take_while(|m| &m.0 != host);
+        !before.any(|(other, v)| v == volume && is_one_folder(s, host, other))
+    };
+    meant.iter().filter(is_first).cloned().collect()
+}
+
+/// Whether what was found is what was asked about: the same volumes, though a host that shares a folder may have looked into it
+/// meanwhile and list them as well.
+fn is_same(s: Situation<'_>, asked: &Meant, found: &Meant) -> bool {
+    let is_one_of = |host: &Label, volume: &VolumeName| {
+        asked
+            .iter()
+            .any(|(other, v)| v == volume && is_one_folder(s, host, other))
+    };
+    asked.is_subset(found) && found.iter().all(|(host, volume)| is_one_of(host, volume))
+}
 
 fn steps(meant: &Meant) -> Vec<Step> {
     meant
@@ -150,6 +171,9 @@ fn decide(
         if let Some((exit, why)) = used {
             if all {
                 meant.remove(&(host.clone(), volume.clone()));
+                if is_told_before(situation, host, &volume.name) {
+                    continue;
+                }
                 spared.push(format!("{} on {host} ({why})", volume.name));
                 continue;
             }

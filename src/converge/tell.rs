@@ -9,6 +9,7 @@ use crate::inventory::{Inventory, View};
 use crate::names::{InstanceId, Label, instance_name, list, ranges};
 use crate::plan::Left;
 use crate::plan::report::Wait;
+use crate::plan::told::sentences;
 use crate::record::Record;
 use crate::rollout::{Rollout, RolloutState};
 
@@ -170,7 +171,7 @@ impl Told {
 
     pub(super) fn waits(&mut self, waits: &[Wait], listener: &Arc<dyn Listener>) {
         let waits = waits.iter().filter(|w| !matches!(w, Wait::HostUnseen { .. }));
-        let waits: Vec<String> = waits.map(ToString::to_string).collect();
+        let waits = sentences(&waits.cloned().collect::<Vec<_>>());
         for text in waits.iter().filter(|text| !self.waits.contains(text)) {
             listener.event(&Event::Waiting { text: text.clone() });
         }

@@ -80,6 +80,14 @@ pub fn find(world: &World, set: &ScaleSet, inventory: &Inventory) -> Vec<Twins> 
     twins
 }
 
+/// For who only looks, or acts on one of two copies: where an instance seems to be there twice, whether that is because two
+/// hosts are one.
+pub fn find_behind_doubles(world: &World, set: &ScaleSet, inventory: &mut Inventory) {
+    if !inventory.odd.doubles.is_empty() {
+        inventory.odd.twins = find(world, set, inventory);
+    }
+}
+
 /// Refuses a definition that names one host twice.
 ///
 /// # Errors

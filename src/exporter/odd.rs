@@ -30,7 +30,7 @@ impl Area for Odd {
                 "vmss_odd_domains",
                 "Domains that look like instances and are none (copied, renamed, no-note, garbled, forgotten, beyond, disowned, \
                  elsewhere), instances that are there twice (double), and those that are not as the record says (moved, older, \
-                 newer)",
+                 newer); pairs of hosts that are one (twins)",
             ),
             unclaimed: families.gauge(
                 "vmss_unclaimed_volumes",
@@ -54,6 +54,7 @@ impl Area for Odd {
             ("moved", odd.moved.len()),
             ("older", odd.older.len()),
             ("newer", odd.newer.len()),
+            ("twins", odd.twins.len()),
         ];
         // Those that nothing is of are told as well: an alert on a series that is not there never fires.
         let all = strangers.chain(others);

@@ -31,7 +31,6 @@ fn what_somebody_brings_back_after_it_was_deleted_is_a_stranger_and_costs_nobody
             request: None,
         },
         Cause::Operator,
-        Cause::UnfinishedCreation,
     ] {
         let mut scene = brought_back(cause.clone());
         let plan = scene.plan();

@@ -24,6 +24,8 @@ pub enum Bar {
     OtherStore,
     /// Notes on the hosts were written under a later record.
     RecordOld,
+    /// Two hosts are one: what is there once is seen twice.
+    OneHost,
 }
 
 impl fmt::Display for Bar {
@@ -31,6 +33,7 @@ impl fmt::Display for Bar {
         f.write_str(match self {
             Self::OtherStore => "instances of the set are managed from another store",
             Self::RecordOld => "the record is older than what is on the hosts",
+            Self::OneHost => "two of its hosts are one libvirtd under two names",
         })
     }
 }
@@ -43,6 +46,7 @@ impl Bar {
                 "run the command where that store is, or take the set over with vmss state adopt"
             }
             Self::RecordOld => "vmss state catch-up shows what it would take over, and asks",
+            Self::OneHost => "vmss show names the two: take one out of the definition, then vmss apply",
         }
     }
 }
@@ -56,6 +60,9 @@ pub fn record_old(s: Situation<'_>) -> Option<Wait> {
 pub fn bar(s: Situation<'_>) -> Option<Bar> {
     if !Fleet::of(s).others.is_empty() {
         return Some(Bar::OtherStore);
+    }
+    if !s.inventory.odd.twins.is_empty() {
+        return Some(Bar::OneHost);
     }
     s.inventory.odd.is_record_old().then_some(Bar::RecordOld)
 }
@@ -407,7 +414,7 @@ pub fn suspects(s: Situation<'_>, named: Named, host: Option<&Label>, disowned: 
     };
     let strangers = (odd.strangers.iter())
         .filter(|other| (other.why == Strangeness::Disowned) == disowned)
-        .filter(|other| other.why != Strangeness::NoNote && is_meant(other.id, other.uuid, &other.host))
+        .filter(|other| is_meant(other.id, other.uuid, &other.host))
         .map(|other| Suspect {
             uuid: other.uuid,
             name: other.name.clone(),

@@ -109,7 +109,12 @@ pub(super) fn is_half(
             (is_being_made || is_believed).then_some(Cause::UnfinishedCreation)
         }
         Phase::Deleting => (is_due || is_believed).then_some(Cause::UnfinishedDeletion),
-        Phase::Ready | Phase::Changing => None,
+        // It came late, by a call that was given up: the record has seen that it was not there.
+        Phase::Ready | Phase::Changing => {
+            let warrant = s.record.warrants.of(host, id).filter(|w| w.uuid == uuid);
+            (known.is_none() && warrant.is_some_and(|w| w.cause == Cause::UnfinishedCreation))
+                .then_some(Cause::UnfinishedCreation)
+        }
     }
 }
 

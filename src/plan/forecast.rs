@@ -173,15 +173,16 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                 // Seen only once it is the only one: of two copies one was set aside.
                 host.instances.retain(|i| i.uuid != instance.uuid);
             }
-            // Brought level, which no plan looks at again.
+            // Brought level: it is neither moved nor old any more.
             Action::Renote {
                 instance,
                 fault_domain,
             } => {
                 if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
                     (i.meta.host, i.meta.fault_domain) = (step.host.clone(), fault_domain.clone());
-                    i.meta.phase = Phase::Ready;
+                    (i.meta.phase, i.meta.epoch) = (Phase::Ready, Some(instance.epoch));
                 }
+                inventory.odd.levelled(instance.id);
             }
             Action::DeleteVolume { volume, .. } => {
                 host.volumes.retain(|v| v.name != *volume);
@@ -257,5 +258,43 @@ fn appear(host: &mut HostSeen, spec: &InstanceSpec, model: &Model) {
     host.used_vcpus += model.vcpus;
     if model.clone == CloneMode::Full {
         host.pool_free = host.pool_free.saturating_sub(model.disk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Epoch;
+    use crate::plan::testing::Scene;
+
+    /// One that was restored from a backup, and one that somebody has moved.
+    #[test]
+    fn a_note_that_is_written_anew_is_written_once() {
+        let mut scene = Scene::new(&[1, 1]);
+        scene.record.capacity = 2;
+        scene.add("d0h0", 1);
+        scene.add("d1h0", 2);
+        scene.absorb();
+        for known in scene.record.known.values_mut() {
+            known.epoch = Some(Epoch { count: 5, drawn: 5 });
+        }
+        for host in ["d0h0", "d1h0"] {
+            scene.host(host).instances[0].meta.epoch = Some(Epoch { count: 5, drawn: 5 });
+        }
+        scene.host("d0h0").instances[0].meta.epoch = Some(Epoch { count: 3, drawn: 3 });
+        let elsewhere = crate::plan::testing::label("d0h0");
+        scene.record.known.get_mut(&InstanceId(2)).unwrap().host = elsewhere.clone();
+        scene.host("d1h0").instances[0].meta.host = elsewhere;
+        crate::ownership::sort_out(&scene.record, &mut scene.inventory);
+        assert_eq!(scene.inventory.odd.older.len(), 1, "the first was restored");
+        assert_eq!(scene.inventory.odd.moved.len(), 1, "the second was moved");
+        let forecast = forecast(scene.situation());
+        let steps: Vec<&Step> = forecast.batches.iter().flatten().collect();
+        assert_eq!(forecast.batches.len(), 1, "{steps:?}");
+        assert!(
+            steps.iter().all(|s| matches!(s.action, Action::Renote { .. })),
+            "{steps:?}"
+        );
+        assert!(forecast.end.waits.is_empty(), "{:?}", forecast.end.waits);
     }
 }

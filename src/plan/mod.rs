@@ -23,6 +23,7 @@ mod scale_in;
 mod sight;
 pub(crate) mod spread;
 pub mod sweep;
+pub mod told;
 mod upgrade;
 mod wait;
 
@@ -61,6 +62,8 @@ use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
 pub(crate) use crate::plan::fleet::{Fleet, Member, reference};
 pub use crate::plan::membership::{Left, Release, as_noted, at_rest, release};
+pub use crate::plan::odd::told as oddities;
+pub use crate::plan::pool::away;
 use crate::plan::report::{Report, Wait};
 pub use crate::plan::scale_in::protected;
 use crate::record::{Life, Record};

@@ -1,5 +1,6 @@
 //! What looks like the set's and is no member: told, and spared.
 
+use crate::ownership::Strangeness;
 use crate::plan::Situation;
 use crate::plan::action::Step;
 use crate::plan::report::Wait;
@@ -9,7 +10,7 @@ pub(super) fn record_old(s: Situation<'_>) -> Option<Wait> {
     let odd = &s.inventory.odd;
     odd.is_record_old().then(|| {
         let beyond = (odd.strangers.iter())
-            .filter(|other| other.why == crate::ownership::Strangeness::Beyond)
+            .filter(|other| other.why == Strangeness::Beyond)
             .filter_map(|other| Some((other.id?, other.host.clone())));
         let newer = odd.newer.iter().map(|sight| (sight.id, sight.host.clone()));
         Wait::RecordOld {
@@ -19,7 +20,7 @@ pub(super) fn record_old(s: Situation<'_>) -> Option<Wait> {
     })
 }
 
-/// Tells of everything that is odd.
+/// Tells of everything that is odd, but of what an operator has disowned: that is settled.
 pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
     let odd = &s.inventory.odd;
     waits.extend(record_old(s));
@@ -29,10 +30,18 @@ pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
         return;
     }
     waits.extend(odd.doubles.iter().cloned().map(Wait::Double));
-    let strangers = (odd.strangers.iter()).filter(|other| other.why != crate::ownership::Strangeness::Beyond);
+    let is_told = |why| !matches!(why, Strangeness::Beyond | Strangeness::Disowned);
+    let strangers = odd.strangers.iter().filter(|other| is_told(other.why));
     waits.extend(strangers.cloned().map(Wait::Stranger));
     waits.extend(odd.moved.iter().cloned().map(Wait::MovedByHand));
     waits.extend(odd.older.iter().cloned().map(Wait::NoteReverted));
+}
+
+/// What is odd, without a plan.
+pub fn told(s: Situation<'_>) -> Vec<Wait> {
+    let mut waits = Vec::new();
+    tell(s, &mut waits);
+    waits
 }
 
 /// Nothing is done to an instance that is there twice.

@@ -4,12 +4,16 @@
 //! A guest there that is off is started all the same, and one that is on may be restarted: its domain names its disks by their
 //! paths, so that libvirt needs no pool for it, and nothing is lost if they are not there.
 
-use crate::inventory::HostSeen;
+use std::collections::HashSet;
+
+use crate::inventory::{HostSeen, Instance, Inventory, Phase};
 use crate::model::ImageDigest;
-use crate::names::Label;
+use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
 use crate::plan::{Situation, sweep};
+use crate::record::Record;
+use crate::scaleset::{Host, ScaleSet};
 
 fn seen<'a>(s: Situation<'a>, host: &Label) -> Option<&'a HostSeen> {
     s.inventory.host(host)?.seen()
@@ -37,6 +41,35 @@ pub(super) fn waits(s: Situation<'_>) -> Vec<Wait> {
                 .collect(),
         })
         .collect()
+}
+
+/// Instances whose disks are not where their host has its pool: the pool is another folder than it was, or somebody has moved or
+/// deleted them. Their guests have them as long as the files are there. For who looks: nothing is done about it.
+pub fn away(record: &Record, set: &ScaleSet, inventory: &Inventory) -> Vec<Wait> {
+    let on = |host: &Host| -> Option<Wait> {
+        let seen = inventory.host(&host.name)?.seen()?;
+        let there: HashSet<&str> = seen.volumes.iter().map(|v| v.name.as_str()).collect();
+        let is_settled = |i: &&Instance| {
+            let known = record.knows(i.id, i.uuid);
+            known.is_some_and(|k| k.confirmed && k.host == host.name)
+                && i.meta.phase == Phase::Ready
+                && i.meta.moving_to.is_none()
+                && !record.moves.contains_key(&i.id)
+                && !inventory.odd.is_double(i.id)
+        };
+        let lacks = |i: &&Instance| i.meta.volumes.iter().any(|v| !there.contains(v.as_str()));
+        let instances: Vec<InstanceId> = (seen.instances.iter())
+            .filter(|i| is_settled(i) && lacks(i))
+            .map(|i| i.id)
+            .collect();
+        let is_seen = seen.pool_unseen.is_none() && !instances.is_empty();
+        is_seen.then(|| Wait::DisksAway {
+            host: host.name.clone(),
+            pool: host.pool.clone(),
+            instances,
+        })
+    };
+    set.hosts().filter_map(|(_, host)| on(host)).collect()
 }
 
 /// Whether an action needs the pool of the host it is on.
@@ -117,7 +150,7 @@ pub(super) fn send_once(s: Situation<'_>, steps: &mut Vec<Step>) {
 }
 
 /// Whether two hosts were seen to have their pools in one folder: one has the other's mark in it.
-fn share(s: Situation<'_>, one: &Label, other: &Label) -> bool {
+pub(super) fn share(s: Situation<'_>, one: &Label, other: &Label) -> bool {
     let has = |host: &Label, mark: &Label| seen(s, host).is_some_and(|seen| sweep::shares(s, seen, mark));
     has(one, other) || has(other, one)
 }

@@ -8,6 +8,7 @@ use crate::inventory::{HostSeen, Instance, Phase};
 use crate::names::{Label, PoolMark, VolumeName};
 use crate::plan::action::{Action, Step};
 use crate::plan::fleet::is_half;
+use crate::plan::pool::share;
 use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
 use crate::record::Life;
@@ -80,6 +81,21 @@ pub fn claims(s: Situation<'_>) -> Vec<(Label, VolumeName, Claim)> {
     all.collect()
 }
 
+/// Whether two hosts have their pools in one folder: what one lists and the other lists is one file.
+pub fn is_one_folder(s: Situation<'_>, one: &Label, other: &Label) -> bool {
+    one == other || share(s, one, other)
+}
+
+/// Whether a host that stands before this one in the definition lists the very same file.
+pub fn is_told_before(s: Situation<'_>, host: &Label, volume: &str) -> bool {
+    (s.set.hosts())
+        .map(|(_, other)| &other.name)
+        .take_while(|other| *other != host)
+        .filter(|other| share(s, host, other))
+        .filter_map(|other| s.inventory.host(other)?.seen())
+        .any(|seen| seen.volumes.iter().any(|v| v.name == volume))
+}
+
 /// The step by which an operator has a volume deleted.
 pub fn by_hand(host: &Label, volume: &str) -> Step {
     sweep(host, volume, Cause::Operator)
@@ -103,6 +119,7 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
                 Fate::Unclaimed => unclaimed.push(volume.name.clone()),
             }
         }
+        unclaimed.retain(|volume| !is_told_before(s, host, volume));
         if !unclaimed.is_empty() {
             waits.push(Wait::Unclaimed {
                 host: host.clone(),

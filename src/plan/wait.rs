@@ -440,6 +440,15 @@ pub enum Wait {
         /// Names of the domains that have it, as far as they are known.
         by: Vec<String>,
     },
+    /// Instances have disks that are not in the pool of their host.
+    DisksAway {
+        /// The host.
+        host: Label,
+        /// The pool's name.
+        pool: String,
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
     /// The spread is less even than the hosts in sight would let it be. Nothing waits for it: nobody moves anything for that
     /// without being asked.
     Uneven {
@@ -567,12 +576,13 @@ impl fmt::Display for Wait {
             Self::Stranger(stranger) => self::stranger(f, stranger),
             Self::MovedByHand(moved) => write!(
                 f,
-                "instance {} was moved by hand from {} to {}: it is the set's there",
+                "instance {} was moved by hand from {} to {}: it is the set's there; vmss scale +0 writes that down",
                 moved.id, moved.from, moved.to
             ),
             Self::NoteReverted(sight) => write!(
                 f,
-                "instance {} on {} was restored or reverted: its note is older than the record, which counts",
+                "instance {} on {} was restored or reverted: its note is older than the record, which counts; vmss scale +0 \
+                 writes it anew",
                 sight.id, sight.host
             ),
             Self::Unclaimed { host, volumes, ends } => match volumes.as_slice() {
@@ -588,12 +598,12 @@ impl fmt::Display for Wait {
                 ),
                 [one] => write!(
                     f,
-                    "volume {one} on {host} is no living instance's: left alone; vmss state sweep {one} deletes it, unless \
+                    "volume {one} on {host} belongs to no instance there: left alone; vmss state sweep {one} deletes it, unless \
                      anything uses it"
                 ),
                 several => write!(
                     f,
-                    "{} volumes on {host} are no living instance's: left alone; vmss state sweep --all, or NAME, deletes \
+                    "{} volumes on {host} belong to no instance there: left alone; vmss state sweep --all, or NAME, deletes \
                      those that nothing uses ({})",
                     several.len(),
                     crate::names::list(several, 2)
@@ -1043,6 +1053,17 @@ impl fmt::Display for Wait {
                 "{balancer}, which the definition no longer has, may still know the set: {error}; the next command tries \
                  again, vmss lb sync --forget-dropped gives up"
             ),
+            Self::DisksAway {
+                host,
+                pool,
+                instances,
+            } => write!(
+                f,
+                "disks of {} {} are not in pool {pool} on {host} (moved, deleted, or the pool is another folder now): left \
+                 alone; virsh pool-refresh {pool} there if they are, vmss instance replace ID gives them up",
+                instances_noun(instances),
+                list(instances)
+            ),
             Self::Uneven {
                 domains,
                 fullest,
@@ -1094,19 +1115,31 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
     let id = stranger
         .id
         .map_or_else(|| "an instance".to_owned(), |id| format!("instance {id}"));
-    let adopt = stranger
-        .id
-        .map_or_else(String::new, |id| format!("vmss instance adopt {id}"));
+    let (adopt, disown) = match stranger.id {
+        Some(id) => (
+            format!("vmss instance adopt {id}"),
+            format!("vmss instance disown {id}"),
+        ),
+        None => (String::new(), format!("vmss instance disown {}", stranger.uuid)),
+    };
     match stranger.why {
         Strangeness::Renamed if stranger.is_contested => {
             write!(f, "is what {id} was, under another name: left alone")
         }
-        Strangeness::Copied => write!(f, "has the note of {id}, which is another domain: left alone"),
+        Strangeness::Copied => write!(
+            f,
+            "has the note of {id}, which is another domain: left alone; {disown} if it is to stay"
+        ),
         Strangeness::Renamed => write!(
             f,
-            "is what {id} was, under another name: left alone; under its own name again, {adopt} takes it in"
+            "is what {id} was, under another name: left alone; {disown} if it is to stay so, or, under its own name \
+             again, {adopt}"
         ),
-        Strangeness::NoNote => write!(f, "has the UUID of {id}, and no note of vmss: left alone"),
+        Strangeness::NoNote => write!(
+            f,
+            "has the UUID of {id}, and no note of vmss (an edit may have dropped it): left alone; {disown} if it is to \
+             stay so"
+        ),
         Strangeness::Garbled => write!(
             f,
             "has a note of vmss that can't be read: left alone; vmss instance disown {} says that it is none of the set's",
@@ -1124,7 +1157,8 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
         ),
         Strangeness::Forgotten => write!(
             f,
-            "says that it is {id}, which the record no longer has: left alone; {adopt} takes it in"
+            "says that it is {id}, which the record no longer has: left alone; {adopt} takes it in, or {disown} if it is \
+             to stay so"
         ),
         Strangeness::Beyond => write!(
             f,

@@ -9,7 +9,7 @@ use crate::names::Label;
 use crate::plan::report::{Verdict, Wait};
 use crate::record::Life;
 use crate::rollout::RolloutState;
-use crate::ui::words::{count, list};
+use crate::ui::words::{count, fold, list};
 
 /// How a run ended, in a clause for the history.
 pub fn in_history(ending: &Ending) -> String {
@@ -108,7 +108,13 @@ pub fn tell(ctx: &Context<'_>, name: &Label, verb: &str, ending: &Ending, exit: 
             ));
         }
     }
-    for wait in &report.waits {
+    for wait in crate::plan::told::sentences(&report.waits) {
+        // The width is that of the terminal of stdout, which is that of stderr if both are one.
+        let env = &ctx.world.env;
+        let taken = if good { "note: ".len() - 2 } else { 0 };
+        let width = env.width.filter(|_| env.stderr_is_terminal);
+        let width = width.map(|w| w.saturating_sub(u16::try_from(taken).unwrap_or(0)));
+        let wait = fold(&wait, width);
         if good {
             ctx.say(format!("{} {wait}", style.warn("note:")));
         } else {

@@ -9,7 +9,7 @@ use crate::plan::forecast::Forecast;
 use crate::plan::report::Verdict;
 use crate::record::{Life, Record};
 use crate::ui::table::Table;
-use crate::ui::words::{count, ranges};
+use crate::ui::words::{count, fold, ranges};
 
 /// From so many steps on, steps of one host and verb share a line (all are shown with `-v`).
 const MANY: usize = 60;
@@ -68,10 +68,11 @@ pub fn print(ctx: &Context<'_>, name: &Label, record: &Record, forecast: &Foreca
     }
     let disks = forecast.losses.data_disks();
     if !disks.is_empty() {
-        ctx.print(format!("! {disks} will be deleted"));
+        ctx.print(format!("{} {disks} will be deleted", ctx.style.warn("!")));
     }
-    for wait in &end.waits {
-        ctx.print(format!("! {wait}"));
+    for wait in crate::plan::told::sentences(&end.waits) {
+        let wait = fold(&wait, ctx.world.env.width);
+        ctx.print(format!("{} {wait}", ctx.style.warn("!")));
     }
 }
 

@@ -35,6 +35,35 @@ pub fn one_line(text: &str) -> String {
     words.filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// A sentence for a terminal of `width` columns, of which the first two are taken: broken between words, and first of all between
+/// its parts, so that the command that a part names is on one line. Nothing is broken without a terminal, or where that is narrow.
+pub fn fold(text: &str, width: Option<u16>) -> String {
+    let room = usize::from(width.unwrap_or(0)).saturating_sub(2);
+    if room < 40 || text.chars().count() <= room {
+        return text.to_owned();
+    }
+    let mut lines = vec![String::new()];
+    let mut put = |part: &str, room: usize| {
+        let line = lines.last_mut().map(|line| (line.chars().count(), line));
+        let Some((taken, line)) = line else { return };
+        let gap = usize::from(taken > 0);
+        if taken > 0 && taken + gap + part.chars().count() > room {
+            lines.push(part.to_owned());
+        } else {
+            *line += if gap == 1 { " " } else { "" };
+            *line += part;
+        }
+    };
+    for part in text.split_inclusive("; ").map(str::trim_end) {
+        if part.chars().count() <= room {
+            put(part, room);
+        } else {
+            part.split(' ').for_each(|word| put(word, room));
+        }
+    }
+    lines.join("\n  ")
+}
+
 /// How long ago `then` was: "12s ago".
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
     let d = Duration::try_from(now.duration_since(then)).unwrap_or_default();
@@ -64,6 +93,20 @@ mod tests {
         assert_eq!(brief(Duration::from_secs(130)), "2m10s");
         assert_eq!(brief(Duration::from_secs(11_100)), "3h05m");
         assert_eq!(brief(Duration::from_secs(4 * 86_400 + 7300)), "4d02h");
+        let told = "instance 1 is there twice, on kvm1 (runs) and kvm2 (off): nothing is done to either; vmss instance settle 1 ends it";
+        assert_eq!(fold(told, None), told);
+        assert_eq!(fold(told, Some(200)), told);
+        assert_eq!(
+            fold(told, Some(80)),
+            "instance 1 is there twice, on kvm1 (runs) and kvm2 (off): nothing is done to\n  either; vmss instance settle 1 ends it"
+        );
+        assert_eq!(
+            fold(
+                "the pool can't be seen: it is not active; virsh pool-start default there may mend it",
+                Some(60)
+            ),
+            "the pool can't be seen: it is not active;\n  virsh pool-start default there may mend it"
+        );
         assert_eq!(one_line("no\n  \u{1b}[2Jroom\r\n"), "no [2Jroom");
     }
 }

@@ -372,3 +372,47 @@ fn under_an_old_record_no_command_changes_a_host_or_what_is_wanted() {
         }
     }
 }
+
+/// What decides something odd, with how it came about.
+const DECIDES: &[(&str, &[&str])] = &[
+    ("instance settle 1 --keep kvm2", &["copy kvm1 web-1 kvm2"]),
+    (
+        "instance adopt 1",
+        &[
+            "back-up kvm1 web-1",
+            "vmss instance delete 1 --yes",
+            "put-back kvm1 web-1",
+        ],
+    ),
+    ("instance disown 1", &["rename kvm1 web-1 kept"]),
+    ("state sweep --all", &["undefine kvm1 web-1", "vmss scale +0"]),
+    (
+        "state catch-up",
+        &["backup-store", "vmss scale 3", "restore-store"],
+    ),
+    ("state rebuild", &["store another.db"]),
+];
+
+#[test]
+fn whoever_decides_what_is_odd_is_asked_first() {
+    for (command, before) in DECIDES {
+        for answer in [None, Some(false)] {
+            let mut theatre = Theatre::new();
+            let made = ["host rack-a kvm1", "host rack-b kvm2", "define 2", "vmss create"];
+            for line in made.iter().chain(*before) {
+                let ran = theatre.command(line);
+                assert_eq!(ran.0, 0, "{line}: {}", ran.2);
+            }
+            theatre.answer = answer;
+            let then = there(&theatre);
+            let (exit, _, stderr) = theatre.vmss(&words(command));
+            let when = format!("{command}, answer {answer:?}: exit {exit}: {stderr}");
+            assert_eq!(there(&theatre), then, "{when}");
+            let (code, word) = match answer {
+                None => (2, "There is no terminal to ask on."),
+                Some(_) => (0, "nothing was changed"),
+            };
+            assert!(exit == code && stderr.contains(word), "{when}");
+        }
+    }
+}

@@ -22,6 +22,7 @@
 pub mod at_once;
 pub mod compare;
 pub mod controller;
+pub mod daily;
 pub mod odd;
 pub mod parse;
 pub mod readme;

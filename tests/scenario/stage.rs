@@ -18,6 +18,7 @@ power-cut HOST               it has lost power; its guests answer nothing, and a
 cut HOST                     its guests answer no probe; calls work
 hang HOST                    calls wait until it is healed
 die HOST after N             it is down after N more steps
+call HOST NAME               the definition calls the host so when it is written next
 full HOST [unseen]           its pool is full; unseen: no observation shows it
 starts-fail HOST [ID]        instances, or one, don't start
 corrupt HOST                 images arrive as something else
@@ -69,6 +70,9 @@ pub struct Stage {
     pub fleet: std::sync::Arc<Fleet>,
     /// Hosts in declared order.
     pub hosts: Vec<(Label, Label)>,
+    /// What the definition calls hosts otherwise.
+    pub called: std::collections::BTreeMap<Label, Label>,
+    backups: super::daily::Backups,
 }
 
 impl Default for Stage {
@@ -76,6 +80,8 @@ impl Default for Stage {
         Self {
             fleet: Fleet::new(),
             hosts: Vec::new(),
+            called: Default::default(),
+            backups: Default::default(),
         }
     }
 }
@@ -87,6 +93,7 @@ impl Stage {
         let (verb, rest) = words.split_first()?;
         let known = COMMANDS
             .lines()
+            .chain(super::daily::COMMANDS.lines())
             .filter_map(|l| l.split_whitespace().next())
             .any(|v| v == *verb);
         known.then(|| {
@@ -124,6 +131,10 @@ impl Stage {
             ("share", [percent]) => fleet.share_load(&web(), number(percent)?),
             ("requests", [balancer, n]) => fleet.set_requests(balancer, number(n)?),
             ("sleep", [seconds]) => fleet.clock().sleep(Duration::from_secs(number(seconds)?)),
+            ("call", [host, name]) => {
+                let label = |text: &str| Label::new(text).map_err(|e| format!("{text}: {e}"));
+                self.called.insert(label(host)?, label(name)?);
+            }
             (_, [host, rest @ ..]) if self.hosts.iter().any(|(_, h)| h.as_str() == *host) => {
                 return self.meddle(verb, host, rest);
             }
@@ -250,7 +261,10 @@ impl Stage {
             ("shares", [guest]) => fleet.share_pool(host, guest),
             ("refresh", []) => fleet.refresh(host),
             ("boots", [seconds]) => fleet.set_boot_takes(host, Duration::from_secs(number(seconds)?)),
-            _ => return Err(usage(verb)),
+            _ => match self.backups.meddle(fleet, host, verb, words) {
+                Some(done) => done?,
+                None => return Err(usage(verb)),
+            },
         }
         Ok(())
     }
@@ -332,6 +346,7 @@ fn id_in(name: &str) -> Result<InstanceId, String> {
 fn usage(verb: &str) -> String {
     let mut lines = COMMANDS
         .lines()
+        .chain(super::daily::COMMANDS.lines())
         .filter(|l| l.split_whitespace().next() == Some(verb));
     format!("it goes like this: {}", lines.next().unwrap_or(COMMANDS))
 }
@@ -344,7 +359,7 @@ fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T,
     text.parse().map_err(|e| format!("{text}: {e}"))
 }
 
-fn size(text: &str) -> Result<Bytes, String> {
+pub(super) fn size(text: &str) -> Result<Bytes, String> {
     text.parse::<bytesize::ByteSize>()
         .map(|size| Bytes(size.as_u64()))
         .map_err(|e| format!("{text}: {e}"))

@@ -260,7 +260,10 @@ impl Theatre {
         for domain in domains {
             let hosts = self.stage.hosts.iter().filter(|(d, _)| d == domain);
             let hosts: Vec<String> = hosts
-                .map(|(_, h)| format!("{{ name = \"{h}\", uri = \"qemu+ssh://{h}/system\" }}"))
+                .map(|(_, h)| {
+                    let name = self.stage.called.get(h).unwrap_or(h);
+                    format!("{{ name = \"{name}\", uri = \"qemu+ssh://{h}/system\" }}")
+                })
                 .collect();
             text += &format!(
                 "\n[[fault_domains]]\nname = \"{domain}\"\nhosts = [{}]\n",

@@ -138,5 +138,7 @@ fn question(set: &Label, meant: &Suspect) -> String {
     } else {
         "It holds nothing up from then on; neither it nor its note is touched.".to_owned()
     };
-    format!("Say that the note of {name} on {host} (UUID {uuid}) lies? {what}")
+    format!(
+        "Say that {name} on {host} (UUID {uuid}) is not of {set}, and its note, if it has one, lies? {what}"
+    )
 }

@@ -3,6 +3,7 @@
 use super::claim::{agree, carry_out, refuse_unknown_host, refuse_what_is_barred, situation};
 use super::select::one;
 use crate::commands::Context;
+use crate::converge::twins::find_behind_doubles;
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::names::{InstanceId, Label, instance_name};
@@ -22,7 +23,12 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
     let agreed = agree(
         ctx,
         (&mut target, &one(id), &doing),
-        |record, inventory| decide(ctx, record, inventory, id, keep),
+        |record, inventory| {
+            // Of one host under two names there is no second copy: what goes would be the only one.
+            let mut inventory = inventory.clone();
+            find_behind_doubles(ctx.world, &record.applied, &mut inventory);
+            decide(ctx, record, &inventory, id, keep)
+        },
         |_, settlement| Some(question(&name, id, settlement)),
         |meant, now| (&meant.kept, &meant.dropped, &meant.spared) == (&now.kept, &now.dropped, &now.spared),
     )?;

@@ -290,7 +290,7 @@ fn result(ended: &Result<Option<Ending>>) -> Option<Tick> {
 }
 
 fn verdict(name: &Label, ending: &Ending) -> String {
-    let waits: Vec<String> = ending.report.waits.iter().map(ToString::to_string).collect();
+    let waits = crate::plan::told::sentences(&ending.report.waits);
     let tail = if waits.is_empty() {
         String::new()
     } else {

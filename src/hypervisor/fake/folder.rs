@@ -89,8 +89,11 @@ impl State {
         self.refresh(guest);
     }
 
-    /// Whether the file of that name lies where the machine's pool is, whatever its daemon knows.
+    /// Whether the file of that name lies where the machine's pool is or was, whatever its daemon knows.
     pub fn is_file(&self, machine: &Machine, volume: &str) -> bool {
+        if machine.elsewhere.contains_key(volume) {
+            return true;
+        }
         match machine.folder.and_then(|at| self.folders.get(at)) {
             Some(folder) => folder.volumes.contains_key(volume),
             None => machine.volumes.contains_key(volume),

@@ -205,6 +205,8 @@ pub(super) struct Machine {
     /// The folder that its pool shares with others', if it does: volumes, copies and marks are then what the host knew of it
     /// when it looked last.
     pub folder: Option<usize>,
+    /// Volumes in a folder that was the pool's once.
+    pub elsewhere: BTreeMap<String, Volume>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
     /// How many volumes were made here so far.
@@ -224,6 +226,7 @@ impl Machine {
             copies: BTreeMap::new(),
             marks: BTreeSet::new(),
             folder: None,
+            elsewhere: BTreeMap::new(),
             foreign: Default::default(),
             made: 0,
             in_flight: 0,

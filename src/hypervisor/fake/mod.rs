@@ -10,6 +10,7 @@ mod balancers;
 mod call;
 mod clock;
 mod create;
+mod daily_hands;
 mod delete;
 mod fault;
 mod folder;
@@ -36,6 +37,7 @@ mod volumes;
 use std::sync::Arc;
 
 pub use clock::Clock;
+pub use daily_hands::Backup;
 pub use fault::{Failure, Fault};
 pub use load::{Load, Meter};
 pub use machine::{Agent, Content, Domain, FakeHost, ImageCopy, Volume};
@@ -62,11 +64,11 @@ impl Drop for Fleet {
 }
 
 impl Hosts for Fleet {
-    /// The host of that name; its URI means nothing here. One that was not added is unreachable.
+    /// The host of that name, or, if there is none, the one that its URI names. One that was not added is unreachable.
     fn host(&self, host: &Host, _: &Limits) -> Arc<dyn Hypervisor> {
         Arc::new(host::FakeHypervisor {
             shared: Arc::clone(&self.shared),
-            name: host.name.to_string(),
+            name: self.name_of(host),
             pool: host.pool.clone(),
             process: self.shared.lock().process,
         })
@@ -102,6 +104,22 @@ impl Hosts for Fleet {
 }
 
 impl Fleet {
+    /// What a host is called here: a definition may call it otherwise.
+    fn name_of(&self, host: &Host) -> String {
+        let machines = &self.shared.lock().machines;
+        let by_uri = || {
+            let name = host.uri.strip_prefix("qemu+ssh://")?.strip_suffix("/system")?;
+            machines.contains_key(name).then(|| name.to_owned())
+        };
+        let own = host.name.as_str();
+        let other = if machines.contains_key(own) {
+            None
+        } else {
+            by_uri()
+        };
+        other.unwrap_or_else(|| own.to_owned())
+    }
+
     /// A call that two hosts take part in.
     fn between<T>(
         &self,
@@ -112,7 +130,7 @@ impl Fleet {
         body: impl FnOnce(&Way<'_>) -> Result<T, HypervisorError>,
     ) -> Result<T, HypervisorError> {
         let (shared, process) = (&*self.shared, self.shared.lock().process);
-        let (source, target) = (from.name.as_str(), to.name.as_str());
+        let (source, target) = (&*self.name_of(from), &*self.name_of(to));
         if source == target {
             let error = HypervisorError::new(FaultKind::Other, what, "both are one host");
             return Err(error);

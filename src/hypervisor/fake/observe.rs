@@ -66,7 +66,7 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
                 let its = domain.meta.as_ref().filter(|m| &m.set == set);
                 let is_garbled = its.is_some_and(|m| m.id > InstanceId::MAX);
                 let is_looked_at = is_watched || has_form_of_instance(set, &domain.name);
-                if is_looked_at && is_garbled || is_watched && id.is_none() {
+                if is_looked_at && is_garbled || is_watched {
                     seen.nameless.push(Nameless {
                         name: domain.name.clone(),
                         uuid: domain.uuid,

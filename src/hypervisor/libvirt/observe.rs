@@ -73,8 +73,7 @@ pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, Hyper
             _ if sight.gone => {}
             (id, None) => {
                 seen.foreign.extend(id);
-                let is_told = |n: &Nameless| id.is_none() || n.is_garbled;
-                seen.nameless.extend(sight.nameless.filter(is_told));
+                seen.nameless.extend(sight.nameless);
             }
         }
     }

@@ -351,3 +351,40 @@ fn under_another_store_or_an_old_record_nothing_is_said_of_domains() {
     let plan = plan(scene.situation());
     assert_eq!(plan.steps, []);
 }
+
+/// An instance that was deleted by the set's own word is there again, whole, within the hour that its warrant is kept.
+#[test]
+fn one_that_is_put_back_after_its_deletion_counts_for_nothing_and_costs_nobody() {
+    let mut scene = forgotten();
+    scene.warrant("d1h0", 2, Cause::Operator);
+    scene.volume("d1h0", 2);
+    let plan_now = scene.plan();
+    assert_eq!(plan_now.steps, [], "neither it goes, nor another in its place");
+    assert_eq!(plan_now.report.seen, 1);
+    assert_eq!(scene.inventory.odd.strangers[0].why, Strangeness::Forgotten);
+    let adoption = adoption(scene.situation(), InstanceId(2), None).unwrap();
+    let request = Request::of(crate::request::Verb::InstanceAdopt, "ann@ops1", at(1));
+    adoption.note(&mut scene.record, &request);
+    let plan_then = scene.plan();
+    assert_eq!(
+        (plan_then.steps, plan_then.report.seen),
+        (Vec::new(), 2),
+        "taken in it stays"
+    );
+    assert!(
+        !scene
+            .record
+            .warrants
+            .covers(&label("d1h0"), InstanceId(2), adoption.instance.uuid)
+    );
+}
+
+#[test]
+fn one_that_was_only_to_be_made_and_comes_late_goes_and_costs_nobody() {
+    let mut scene = forgotten();
+    scene.warrant("d1h0", 2, Cause::UnfinishedCreation);
+    let steps: Vec<(Label, Option<InstanceId>, &str)> = (scene.plan().steps.iter())
+        .map(|s| (s.host.clone(), s.action.instance(), s.action.verb()))
+        .collect();
+    assert_eq!(steps, [(label("d1h0"), Some(InstanceId(2)), "delete")]);
+}
