@@ -204,6 +204,16 @@ mod tests {
         }
     }
 
+    /// What the second format did not know yet is left out, and means what it meant.
+    #[test]
+    fn a_record_of_the_second_format_is_carried_over_as_it_is() {
+        let mut json: Value = serde_json::from_str(&with(Some(2.into()), &record())).unwrap();
+        json.as_object_mut().unwrap().remove("request");
+        let read = decode(&json.to_string()).unwrap();
+        assert_eq!(read.request, None);
+        assert_eq!(read.known, record().known);
+    }
+
     #[test]
     fn a_record_of_the_first_format_that_lists_nothing_takes_in_what_is_there_once() {
         let mut scene = Scene::new(&[1, 1]);
