@@ -36,8 +36,10 @@ impl<'f, 'a> Drain<'f, 'a> {
         // What is in question is settled first: none is made in its place, and it does not go; until its move has ended it may be
         // held, as if it could not be moved. What has its disks in a pool that can't be seen waits until it can.
         let moves = moving::between(s);
-        let is_settled =
-            |m: &Member<'_>| !moves.contains_key(&m.id) && !s.inventory.odd.is_double(m.id) && m.has_pool;
+        let is_settled = |m: &Member<'_>| {
+            let is_between = moves.contains_key(&m.id) || is_changed_before_it_moves(s, m);
+            !is_between && !s.inventory.odd.is_double(m.id) && m.has_pool
+        };
         let on_host = (fleet.members.iter())
             .filter(|m| is_settled(m) && is_leaving(s, m) && !s.record.condemned.contains(&m.id));
         let (staying, mut leaving): (Vec<&Member<'_>>, Vec<&Member<'_>>) =
@@ -215,6 +217,12 @@ fn may_move(s: Situation<'_>, member: &Member<'_>) -> bool {
     s.record.cordons.get(member.host).is_some_and(|c| c.migrate)
         && member.instance.power == Power::Running
         && member.instance.meta.phase == Phase::Ready
+}
+
+/// Whether a member is to be moved as it runs once its change, which did not end, has: it is not replaced for that.
+fn is_changed_before_it_moves(s: Situation<'_>, member: &Member<'_>) -> bool {
+    s.record.cordons.get(member.host).is_some_and(|c| c.migrate)
+        && member.instance.meta.phase == Phase::Changing
 }
 
 /// Ids of the members on hosts that are being drained.

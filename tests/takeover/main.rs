@@ -393,6 +393,30 @@ fn one_in() -> usize {
     std::env::var("VMSS_TAKEOVER").map_or(150, |n| n.parse().unwrap())
 }
 
+/// What has gone wrong once, whichever else are played.
+#[test]
+fn what_is_cut_short_is_neither_replaced_nor_made_again_nor_left_behind() {
+    let fixtures = all();
+    let of = |name: &str, label: &str, command, kill| {
+        let fixture = fixtures.iter().find(|f| f.name == name).unwrap();
+        let moment = fixture.moments.iter().find(|m| m.label.starts_with(label));
+        Play {
+            fixture,
+            moment: moment.unwrap(),
+            command,
+            kill,
+        }
+    };
+    let reimage = "instance reimage {first} --yes";
+    let wrong = wrong_of(&[
+        of("moved", "after 8:", "apply --yes", None),
+        of("moved", "after 3:", "delete --yes", None),
+        of("moved-target-unseen", "after 2:", reimage, Some((3, false))),
+        of("adopting", "after 2:", "apply --yes", None),
+    ]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
 #[test]
 fn whatever_is_done_next_living_instances_live_on_and_nothing_is_left_behind() {
     let (fixtures, one_in) = (all(), one_in());
