@@ -141,8 +141,8 @@ impl Fixture {
 
     /// The path of its store.
     pub fn store(&self, theatre: &Theatre) -> std::path::PathBuf {
-        let names = self.did.iter().filter_map(|l| l.strip_prefix("store "));
-        theatre.folder().join(names.last().unwrap_or("state.db"))
+        let mut names = self.did.iter().filter_map(|l| l.strip_prefix("store "));
+        theatre.folder().join(names.next_back().unwrap_or("state.db"))
     }
 
     /// Names of its hosts.
@@ -157,11 +157,11 @@ fn put(theatre: &Theatre, line: &str, notes: &mut BTreeMap<String, Metadata>) {
     let fleet = &theatre.stage.fleet;
     let words: Vec<&str> = line.split_whitespace().collect();
     let value = |key: &str| {
-        let values = words
+        let mut values = words
             .iter()
             .filter_map(|w| w.strip_prefix(key)?.strip_prefix('='));
         values
-            .last()
+            .next_back()
             .unwrap_or_else(|| panic!("{key} is missing: {line}"))
     };
     let list = |key: &str| -> Vec<String> {

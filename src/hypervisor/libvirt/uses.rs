@@ -179,9 +179,11 @@ fn collect<'x>(element: &'x Element, found: &mut Vec<&'x str>) {
     for (name, value) in &element.attributes {
         let name = name.as_str();
         // A disk on the network is called "volume/file"; a character device is a path.
-        if NAMING.contains(&name) || value.starts_with('/') || is_source && matches!(name, "name" | "path") {
-            found.extend(parts(value));
-        } else if is_argument && name == "value" {
+        let is_name = NAMING.contains(&name)
+            || value.starts_with('/')
+            || is_source && matches!(name, "name" | "path")
+            || is_argument && name == "value";
+        if is_name {
             found.extend(parts(value));
         }
     }
