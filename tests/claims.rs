@@ -9,6 +9,7 @@ mod scenario;
 
 use std::sync::{Arc, Mutex};
 
+use jiff::Timestamp;
 use scenario::odd::{ids, made, mark_pools, record, said};
 use scenario::theatre::{Capture, Theatre};
 use vmss::hypervisor::fake::{Failure, Fault, Fleet};
@@ -18,6 +19,8 @@ use vmss::model::Model;
 use vmss::names::{InstanceId, StoreId};
 use vmss::plan::action::{InstanceRef, InstanceSpec};
 use vmss::scaleset::{Host, Limits};
+use vmss::store::Store as _;
+use vmss::store::sqlite::Sqlite;
 use vmss::units::Bytes;
 
 fn is_there(text: &str, words: &[&str]) {
@@ -608,15 +611,20 @@ fn who_takes_over_another_stores_instances_keeps_his_own_of_the_same_id() {
     is_there(&shown, &["2 of 2 running", &format!("domain {name} on kvm2")]);
 }
 
-/// The fleet, on which something happens when a host is looked at for the first time.
+/// The fleet, on which something happens when a host is looked at for the first time by whoever has the lease.
 struct Interrupted {
     fleet: Arc<Fleet>,
+    store: std::path::PathBuf,
     act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Hosts for Interrupted {
     fn host(&self, host: &Host, limits: &Limits) -> Arc<dyn Hypervisor> {
-        if let Some(act) = self.act.lock().unwrap().take() {
+        let store = Sqlite::open(&self.store)
+            .unwrap()
+            .judging(Arc::new(|_| Some(true)));
+        let is_held = store.holder("set/web", Timestamp::UNIX_EPOCH).unwrap().is_some();
+        if let Some(act) = is_held.then(|| self.act.lock().unwrap().take()).flatten() {
             act();
         }
         self.fleet.host(host, limits)
@@ -655,6 +663,7 @@ fn who_has_lost_the_lease_while_looking_writes_nothing_down_and_does_nothing() {
         let other = Arc::clone(&theatre);
         world.hosts = Arc::new(Interrupted {
             fleet: Arc::clone(&theatre.stage.fleet),
+            store: theatre.folder().join("state.db"),
             act: Mutex::new(Some(Box::new(move || {
                 said(&other, theirs, 0);
             }))),

@@ -398,7 +398,7 @@ fn what_is_odd_is_told_by_its_kind() {
             "{set=\"web\",kind=\"forgotten\"} 1"
         ]
     );
-    assert_eq!(odd.len(), 12, "every kind is told");
+    assert_eq!(odd.len(), 13, "every kind is told");
     assert_eq!(
         samples(&page, "vmss_unclaimed_volumes"),
         ["{set=\"web\",host=\"d0h0\"} 0", "{set=\"web\",host=\"d1h0\"} 1"]

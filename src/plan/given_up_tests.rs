@@ -62,7 +62,7 @@ fn one_with_data_disks_is_switched_off_and_its_volumes_are_told_and_stay() {
         assert_eq!(lines(&plan), Vec::<String>::new(), "look {look}");
         let told: Vec<String> = plan.report.waits.iter().map(ToString::to_string).collect();
         assert!(
-            told.iter().any(|t| t.contains("is no living instance's")),
+            told.iter().any(|t| t.contains("belongs to no instance there")),
             "{told:?}"
         );
         assert!(scene.record.written_off.is_empty() && scene.record.departed.is_empty());

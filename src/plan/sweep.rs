@@ -92,8 +92,11 @@ pub fn is_told_before(s: Situation<'_>, host: &Label, volume: &str) -> bool {
         .map(|(_, other)| &other.name)
         .take_while(|other| *other != host)
         .filter(|other| share(s, host, other))
-        .filter_map(|other| s.inventory.host(other)?.seen())
-        .any(|seen| seen.volumes.iter().any(|v| v.name == volume))
+        .filter_map(|other| Some((other, s.inventory.host(other)?.seen()?)))
+        .any(|(other, seen)| {
+            let mut its = seen.volumes.iter().filter(|v| v.name == volume);
+            its.any(|v| matches!(fate(s, other, seen, v), Fate::Unclaimed))
+        })
 }
 
 /// The step by which an operator has a volume deleted.
