@@ -13,7 +13,7 @@ use crate::names::InstanceId;
 use crate::plan::action::{Action, Step};
 use crate::plan::change::elsewhere;
 use crate::plan::report::Wait;
-use crate::plan::{Fleet, Member, Situation, moving, placement, reference};
+use crate::plan::{Fleet, Member, Situation, moving, placement, reference, sweep};
 use crate::warrants::Cause;
 
 /// How far draining has come.
@@ -159,8 +159,13 @@ impl<'f, 'a> Drain<'f, 'a> {
         let digest = &model.model.image.digest;
         for (member, (domain, host)) in group.into_iter().zip(places) {
             let seen = self.s.inventory.host(host).and_then(|h| h.seen());
-            let in_the_way = (seen.into_iter().flat_map(|h| &h.volumes))
-                .find(|volume| volume.is_of(member.id, member.instance.uuid));
+            // Where both have their disks in one folder it is the instance's own: that the move itself refuses, and says why.
+            let lists_its_own = sweep::is_one_folder(self.s, member.host, host);
+            let in_the_way = (seen
+                .into_iter()
+                .filter(|_| !lists_its_own)
+                .flat_map(|h| &h.volumes))
+            .find(|volume| volume.is_of(member.id, member.instance.uuid));
             if let Some(volume) = in_the_way {
                 // What our own acts have left is swept by this very plan.
                 waits.push(Wait::InTheWay {

@@ -986,3 +986,22 @@ proptest! {
         prop_assert_eq!(gone.len(), total.saturating_sub(wanted as usize));
     }
 }
+
+/// Both list the one file, which is the instance's own: that says nothing of somebody else, and no command would delete it.
+#[test]
+fn where_hosts_share_a_folder_an_instance_is_not_in_its_own_way() {
+    let mut scene = moved_within_a_folder();
+    scene.record.warrants = Default::default();
+    scene.record.cordons.insert(
+        label("d1h0"),
+        Cordon {
+            by: "ann@ops1".into(),
+            at: at(1),
+            drain: true,
+            migrate: true,
+        },
+    );
+    let plan = scene.plan();
+    let is_it = |w: &Wait| matches!(w, Wait::InTheWay { .. });
+    assert!(!plan.report.waits.iter().any(is_it), "{:?}", plan.report.waits);
+}
