@@ -25,6 +25,7 @@ pub mod controller;
 pub mod odd;
 pub mod parse;
 pub mod readme;
+pub mod shelf;
 pub mod stage;
 pub mod theatre;
 

@@ -207,6 +207,10 @@ pub(super) struct Machine {
     pub folder: Option<usize>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
+    /// Domains as they were when somebody made a snapshot of them.
+    pub snapshots: BTreeMap<Uuid, Domain>,
+    /// Volumes as they were when somebody made a backup of the pool.
+    pub backup: BTreeMap<String, Volume>,
     /// How many volumes were made here so far.
     pub made: u64,
     pub in_flight: usize,
@@ -225,6 +229,8 @@ impl Machine {
             marks: BTreeSet::new(),
             folder: None,
             foreign: Default::default(),
+            snapshots: BTreeMap::new(),
+            backup: BTreeMap::new(),
             made: 0,
             in_flight: 0,
             most_in_flight: 0,

@@ -30,6 +30,7 @@ mod power;
 mod rework;
 mod shared;
 mod traffic;
+mod upkeep;
 mod volumes;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use clock::Clock;
 pub use fault::{Failure, Fault};
 pub use load::{Load, Meter};
 pub use machine::{Agent, Content, Domain, FakeHost, ImageCopy, Volume};
+pub use upkeep::HostAsItIs;
 
 use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};
 use crate::model::Model;
@@ -60,13 +62,15 @@ impl Drop for Fleet {
 }
 
 impl Hosts for Fleet {
-    /// The host of that name; its URI means nothing here. One that was not added is unreachable.
+    /// The host of that name, or of which that is another name ([`Fleet::call_host`]); its URI means nothing here. One that
+    /// was not added is unreachable.
     fn host(&self, host: &Host, _: &Limits) -> Arc<dyn Hypervisor> {
+        let state = self.shared.lock();
         Arc::new(host::FakeHypervisor {
             shared: Arc::clone(&self.shared),
-            name: host.name.to_string(),
+            name: state.real_name(host.name.as_str()).to_owned(),
             pool: host.pool.clone(),
-            process: self.shared.lock().process,
+            process: state.process,
         })
     }
 
@@ -110,7 +114,8 @@ impl Fleet {
         body: impl FnOnce(&Way<'_>) -> Result<T, HypervisorError>,
     ) -> Result<T, HypervisorError> {
         let (shared, process) = (&*self.shared, self.shared.lock().process);
-        let (source, target) = (from.name.as_str(), to.name.as_str());
+        let real = |host: &Host| shared.lock().real_name(host.name.as_str()).to_owned();
+        let (source, target) = (&*real(from), &*real(to));
         if source == target {
             let error = HypervisorError::new(FaultKind::Other, what, "both are one host");
             return Err(error);
