@@ -567,21 +567,24 @@ impl Record {
 
     /// Forgets warrants of what was seen to be gone, once no call that was given up can land any more.
     fn forget_warrants(&mut self, inventory: &Inventory, now: Timestamp) -> bool {
-        let mut there: BTreeMap<&Label, HashSet<(InstanceId, String)>> = BTreeMap::new();
+        let mut there: HashSet<(InstanceId, String)> = HashSet::new();
+        let mut seen_hosts: HashSet<&Label> = HashSet::new();
         for host in &inventory.hosts {
             let Some(seen) = host.seen().filter(|seen| seen.pool_unseen.is_none()) else {
                 continue;
             };
-            if !self.warrants.instances.contains_key(&host.name) {
+            seen_hosts.insert(&host.name);
+            if self.warrants.instances.is_empty() {
                 continue;
             }
-            let instances = seen.instances.iter().map(|i| (i.id, volume_tag(i.uuid)));
-            let volumes = seen.volumes.iter().map(|v| (v.id, v.tag.clone()));
-            there.insert(&host.name, instances.chain(volumes).collect());
+            there.extend(seen.instances.iter().map(|i| (i.id, volume_tag(i.uuid))));
+            // Also where another host that has its disks in the same folder has not looked into it since.
+            there.extend(seen.volumes.iter().map(|v| (v.id, v.tag.clone())));
         }
         self.warrants.retain(|host, id, warrant| {
-            let Some(there) = there.get(host) else { return true };
-            there.contains(&(id, volume_tag(warrant.uuid))) || later(warrant.at, LANDS_WITHIN) > now
+            !seen_hosts.contains(host)
+                || there.contains(&(id, volume_tag(warrant.uuid)))
+                || later(warrant.at, LANDS_WITHIN) > now
         })
     }
 

@@ -30,11 +30,17 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let agreed;
     let ask = |record: &Record, seen: Option<&Inventory>| may_create(ctx, &*store, record, seen);
     let capacity = match store.get(&set.name)? {
-        // Nothing was ever made of it: a first try with a wrong definition binds nobody.
+        // Nothing is there of it: a first try with a wrong definition binds nobody. What the record says of what was there stays.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
             let new = Record {
                 next_id: old.next_id,
+                former_images: old.images().into_iter().cloned().collect(),
                 former: old.former,
+                epoch: old.epoch,
+                warrants: old.warrants,
+                written_off: old.written_off,
+                departed: old.departed,
+                disowned: old.disowned,
                 ..record(ctx, &set, model, old.store)
             };
             agreed = ask(&new, None)?;

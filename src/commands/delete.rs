@@ -128,7 +128,7 @@ fn told_of_abandoned(ctx: &Context<'_>, name: &Label, ending: &Ending) {
         ctx.json(&document(name, "delete", ending, Exit::Converged));
         return;
     }
-    let hidden = ending.inventory.hosts.iter().filter(|h| h.seen().is_none());
+    let hidden = ending.inventory.hosts.iter().filter(|h| h.unseen().is_some());
     let hosts: Vec<&Label> = hidden.map(|h| &h.name).collect();
     let left = match ending.report.unseen {
         0 => String::new(),

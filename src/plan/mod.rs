@@ -95,8 +95,8 @@ pub struct Experience {
     pub name_clashes: BTreeMap<Label, u32>,
     /// Images that something else on the host is backed by: kept.
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
-    /// Shared seeds that a domain still has in its drive: kept.
-    pub kept_seeds: BTreeSet<(Label, String)>,
+    /// Shared seeds that a domain still has in its drive, and volumes left by our own acts that somebody uses by now: kept.
+    pub kept_volumes: BTreeSet<(Label, String)>,
     /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
     /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
@@ -110,7 +110,7 @@ pub struct Experience {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
     /// An image stays, because something else on the host is backed by it, or what is left of it is another store's; a shared
-    /// seed, because a domain has it in its drive.
+    /// seed, because a domain has it in its drive; what our own acts have left, because somebody uses it by now.
     Kept,
     /// The name of a new instance was taken by somebody else's domain.
     NameTaken(String),
@@ -130,7 +130,7 @@ impl Experience {
                 self.kept_images.insert((host, digest.clone()));
             }
             (Lesson::Kept, Action::DeleteVolume { volume, .. }) => {
-                self.kept_seeds.insert((host, volume.clone()));
+                self.kept_volumes.insert((host, volume.clone()));
             }
             (Lesson::Kept, _) => {}
             // Somebody else's name shows in the next observation and is passed over; only a host that goes on

@@ -1,7 +1,9 @@
 //! What looks like the set's and is no member: told, and spared.
 
+use crate::inventory::Rework;
+use crate::names::InstanceId;
 use crate::plan::Situation;
-use crate::plan::action::Step;
+use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
 
 /// Which instances the record is older than, if it is.
@@ -35,14 +37,24 @@ pub(super) fn tell(s: Situation<'_>, waits: &mut Vec<Wait>) {
     waits.extend(odd.older.iter().cloned().map(Wait::NoteReverted));
 }
 
-/// Nothing is done to an instance that is there twice.
+/// Whether a domain runs that has the UUID of an instance, and another name or no note.
+pub(super) fn runs_as_another(s: Situation<'_>, id: InstanceId) -> bool {
+    let known = s.record.known.get(&id);
+    let mut strangers = s.inventory.odd.strangers.iter();
+    strangers.any(|other| other.runs && known.is_some_and(|known| known.uuid == other.uuid))
+}
+
+/// Nothing is done to an instance that is there twice; and none is started whose UUID runs already, under another name or without
+/// a note.
 pub(super) fn spare(s: Situation<'_>, steps: &mut Vec<Step>) {
-    if s.inventory.odd.doubles.is_empty() {
-        return;
-    }
+    let starts = |action: &Action| match action {
+        Action::Start(_) | Action::Restart { .. } => true,
+        Action::Rework { how, .. } => *how != Rework::Live,
+        _ => false,
+    };
     steps.retain(|step| {
-        step.action
-            .instance()
-            .is_none_or(|id| !s.inventory.odd.is_double(id))
+        (step.action.instance()).is_none_or(|id| {
+            !s.inventory.odd.is_double(id) && !(starts(&step.action) && runs_as_another(s, id))
+        })
     });
 }

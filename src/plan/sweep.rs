@@ -99,6 +99,8 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
         for volume in &seen.volumes {
             match fate(s, host, seen, volume) {
                 Fate::Used => {}
+                Fate::Goes(_)
+                    if (s.experience.kept_volumes).contains(&(host.clone(), volume.name.clone())) => {}
                 Fate::Goes(cause) => sweeps.push(sweep(host, &volume.name, cause)),
                 Fate::Unclaimed => unclaimed.push(volume.name.clone()),
             }
@@ -257,7 +259,10 @@ fn seeds(s: Situation<'_>, host: &Label, seen: &HostSeen, here: &[&Step], sweeps
             .any(|place| place.host == *host)
         || seen.instances.iter().any(|i| i.meta.phase == Phase::Changing);
     for (revision, volume) in &seen.seeds {
-        let kept = s.experience.kept_seeds.contains(&(host.clone(), volume.clone()));
+        let kept = s
+            .experience
+            .kept_volumes
+            .contains(&(host.clone(), volume.clone()));
         if !read.contains(revision) && !may_read_any && !kept {
             let cause = Cause::SeedNotNeeded {
                 revision: *revision,

@@ -419,7 +419,10 @@ fn deleting_takes_instances_seeds_and_images() {
         3,
         "an image that something else needs stays"
     );
-    scene.experience.kept_seeds.insert((label("d0h0"), "seed".into()));
+    scene
+        .experience
+        .kept_volumes
+        .insert((label("d0h0"), "seed".into()));
     assert_eq!(
         lines(&scene.plan()),
         ["d0h0 delete web-1", "d0h0 delete image abababababab"],

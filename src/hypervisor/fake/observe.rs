@@ -59,9 +59,12 @@ pub(super) fn seen(machine: &Machine, watch: &Watch) -> HostSeen {
                 vcpus: domain.vcpus,
                 meta: meta.clone(),
             }),
-            (Some(id), None) => seen.foreign.push(id),
-            (None, None) if is_watched => seen.nameless.push((domain.name.clone(), domain.uuid)),
-            (None, None) => {}
+            (id, None) => {
+                seen.foreign.extend(id);
+                if is_watched {
+                    seen.nameless.push((domain.name.clone(), domain.uuid));
+                }
+            }
         }
     }
     for volume in machine.volumes.values() {

@@ -72,8 +72,10 @@ pub fn observe(line: &Line, pool: &str, watch: &Watch) -> Result<HostSeen, Hyper
         match (sight.id, sight.instance) {
             (_, Some(instance)) => seen.instances.push(instance),
             _ if sight.gone => {}
-            (Some(id), None) => seen.foreign.push(id),
-            (None, None) => seen.nameless.extend(sight.nameless),
+            (id, None) => {
+                seen.foreign.extend(id);
+                seen.nameless.extend(sight.nameless);
+            }
         }
     }
     // libvirt lists them in any order; whoever reads an inventory shall not see that.
