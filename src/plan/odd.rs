@@ -52,9 +52,8 @@ pub(super) fn spare(s: Situation<'_>, steps: &mut Vec<Step>) {
         Action::Rework { how, .. } => *how != Rework::Live,
         _ => false,
     };
-    steps.retain(|step| {
-        (step.action.instance()).is_none_or(|id| {
-            !s.inventory.odd.is_double(id) && !(starts(&step.action) && runs_as_another(s, id))
-        })
-    });
+    let is_spared = |action: &Action, id: InstanceId| {
+        s.inventory.odd.is_double(id) || (starts(action) && runs_as_another(s, id))
+    };
+    steps.retain(|step| (step.action.instance()).is_none_or(|id| !is_spared(&step.action, id)));
 }

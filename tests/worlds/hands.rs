@@ -199,6 +199,8 @@ impl HostsHand {
                 let at = *n as usize % hosts.len();
                 hosts[at] = match hosts[at].strip_prefix("rack") {
                     Some(number) => format!("kvm{number}"),
+                    // An alias has no other name.
+                    None if hosts[at].ends_with("-ip") => hosts[at].clone(),
                     None => hosts[at].replace("kvm", "rack"),
                 };
             }

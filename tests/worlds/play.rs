@@ -8,7 +8,7 @@ use vmss::record::Life;
 use crate::commands::Deed;
 use crate::properties::{Before, Did};
 use crate::scenario::parse::words;
-use crate::stage::{HOSTS, Managed, Sets, Setting, World};
+use crate::stage::{HOSTS, Managed, Sets, Setting, World, real};
 
 /// Runs a command, and looks whether all holds of it. Returns its exit code and what it said.
 fn tell(world: &mut World, managed: &Managed, args: &str) -> Result<(u8, String), String> {
@@ -196,7 +196,11 @@ fn settle(world: &mut World, managed: &Managed) -> Result<(), String> {
                 for forged in forged(world, managed) {
                     tell(world, managed, &format!("instance disown {forged} --yes"))?;
                 }
-                tell(world, managed, "state catch-up --yes")?;
+                let (exit, said) = tell(world, managed, "state catch-up --yes")?;
+                if exit != 0 && said.contains("is there more than once") {
+                    // Neither can be ended before the other, but by hand, as it says.
+                    undefine_doubles(world, managed);
+                }
             }
             "protected" => _ = tell(world, managed, "instance unprotect --all")?,
             "repair-suspended" | "start-backoff" => _ = tell(world, managed, "repair --resume --yes")?,
@@ -205,6 +209,18 @@ fn settle(world: &mut World, managed: &Managed) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Of each instance that is there twice somebody undefines all copies but one, which runs if any does.
+fn undefine_doubles(world: &mut World, managed: &Managed) {
+    for wait in waits(world, managed) {
+        let places = wait["places"].as_array().cloned().unwrap_or_default();
+        let kept = places.iter().position(|p| p["runs"] == true).unwrap_or(0);
+        for (_, place) in places.iter().enumerate().filter(|(at, _)| *at != kept) {
+            let host = real(place["host"].as_str().unwrap());
+            world.other(&format!("undefine {host} {}-{}", managed.set, wait["id"]));
+        }
+    }
 }
 
 /// Domains with a copied note and another id in it: whoever made them knows that it lies.
