@@ -8,7 +8,7 @@ use vmss::record::Life;
 use crate::commands::Deed;
 use crate::properties::{Before, Did};
 use crate::scenario::parse::words;
-use crate::stage::{HOSTS, Managed, Sets, Setting, World, real};
+use crate::stage::{HOSTS, Managed, Sets, Setting, World};
 
 /// Runs a command, and looks whether all holds of it. Returns its exit code and what it said.
 fn tell(world: &mut World, managed: &Managed, args: &str) -> Result<(u8, String), String> {
@@ -79,7 +79,7 @@ pub fn odd(setting: &Setting, deeds: &[Deed]) -> Result<(), String> {
     world.other("revive");
     end_what_vmss_may_not(&mut world);
     for at in 0..world.managed.len() {
-        let hosts: Vec<&str> = HOSTS[..3].iter().map(|(host, _)| *host).collect();
+        let hosts: Vec<&str> = HOSTS.iter().map(|(host, _)| *host).collect();
         world.other(&format!("hosts {} {}", world.managed[at].file, hosts.join(" ")));
         let managed = world.managed[at].clone();
         if !is_anothers(&world, &managed) {
@@ -213,13 +213,18 @@ fn settle(world: &mut World, managed: &Managed) -> Result<(), String> {
 
 /// Of each instance that is there twice somebody undefines all copies but one, which runs if any does.
 fn undefine_doubles(world: &mut World, managed: &Managed) {
-    for wait in waits(world, managed) {
-        let places = wait["places"].as_array().cloned().unwrap_or_default();
-        let kept = places.iter().position(|p| p["runs"] == true).unwrap_or(0);
-        for (_, place) in places.iter().enumerate().filter(|(at, _)| *at != kept) {
-            let host = real(place["host"].as_str().unwrap());
-            world.other(&format!("undefine {host} {}-{}", managed.set, wait["id"]));
-        }
+    let hosts = world.hosts();
+    let mut all: Vec<(&str, &Domain)> = (hosts.iter())
+        .flat_map(|h| h.domains.iter().map(|d| (h.name.as_str(), d)))
+        .filter(|(_, d)| parse_instance_name(&managed.set, &d.name).is_some())
+        .collect();
+    all.sort_by_key(|(_, d)| (d.uuid, !d.is_active()));
+    let others = all.windows(2).filter(|pair| pair[0].1.uuid == pair[1].1.uuid);
+    let lines: Vec<String> = others
+        .map(|pair| format!("undefine {} {}", pair[1].0, pair[1].1.name))
+        .collect();
+    for line in lines {
+        world.other(&line);
     }
 }
 

@@ -291,7 +291,8 @@ pub fn touchable(
     let mut places: BTreeMap<Uuid, Vec<(String, String)>> = BTreeMap::new();
     for host in hosts.iter().filter(|h| seen.contains(&h.name)) {
         for domain in &host.domains {
-            if listed.contains(&(domain.uuid, domain.name.clone())) {
+            // One that has lost its note is a stranger.
+            if domain.meta.is_some() && listed.contains(&(domain.uuid, domain.name.clone())) {
                 let place = (host.name.clone(), domain.name.clone());
                 places.entry(domain.uuid).or_default().push(place);
             }
