@@ -118,6 +118,8 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
         for volume in &seen.volumes {
             match fate(s, host, seen, volume) {
                 Fate::Used => {}
+                Fate::Goes(_)
+                    if (s.experience.kept_volumes).contains(&(host.clone(), volume.name.clone())) => {}
                 Fate::Goes(cause) => sweeps.push(sweep(host, &volume.name, cause)),
                 Fate::Unclaimed => unclaimed.push(volume.name.clone()),
             }
