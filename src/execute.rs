@@ -475,8 +475,9 @@ fn act(
                 return Err(unwarranted(action));
             }
             let uses = means.uses.of(name)?.0.without(gone);
-            // A guest that was changed while it runs has the seed it was started with in its drive until it is started anew.
-            if matches!(cause, Cause::SeedNotNeeded { .. }) && uses.speaks_against(volume, None).is_some() {
+            // A guest that was changed while it runs has the seed it was started with in its drive until it is started anew; and
+            // what our own acts have left may be in use by now, by whoever found it. Only who named the volume has to hear no.
+            if !matches!(cause, Cause::Operator) && uses.speaks_against(volume, None).is_some() {
                 return Ok(End::Kept);
             }
             host.delete_volume(volume, &uses).map(|()| End::Done)

@@ -202,6 +202,14 @@ impl Instance {
     pub fn is_arriving(&self) -> bool {
         self.meta.moving_to.as_ref() == Some(&self.meta.host)
     }
+
+    /// A volume in its note that has the name of another instance's: what vmss writes names none, so that the note was copied.
+    pub fn anothers_disk(&self) -> Option<&str> {
+        let is_anothers = |name: &&String| {
+            VolumeName::parse(&self.meta.set, name).is_some_and(|v| !v.is_of(self.id, self.uuid))
+        };
+        self.meta.volumes.iter().find(is_anothers).map(String::as_str)
+    }
 }
 
 /// Whether a domain runs.

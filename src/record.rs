@@ -647,14 +647,19 @@ impl Record {
 
     /// Forgets warrants of what was seen to be gone, once no call that was given up can land any more.
     fn forget_warrants(&mut self, inventory: &Inventory, now: Timestamp) -> bool {
+        if self.warrants.instances.is_empty() {
+            return false;
+        }
         let mut there: BTreeMap<&Label, HashSet<(InstanceId, String)>> = BTreeMap::new();
+        // What no living instance has, on any host: another that has its disks in the same folder may not have looked into it since.
+        let mut left: HashSet<(InstanceId, String)> = HashSet::new();
         for host in &inventory.hosts {
             let Some(seen) = host.seen().filter(|seen| seen.pool_unseen.is_none()) else {
                 continue;
             };
-            if !self.warrants.instances.contains_key(&host.name) {
-                continue;
-            }
+            let is_living = |v: &&VolumeName| self.known.get(&v.id).is_some_and(|k| v.is_of(v.id, k.uuid));
+            let nobodys = seen.volumes.iter().filter(|v| !is_living(v));
+            left.extend(nobodys.map(|v| (v.id, v.tag.clone())));
             let instances = seen.instances.iter().map(|i| (i.id, volume_tag(i.uuid)));
             // Those that lie there for an instance that lives on another host of the same folder stay as long as it does.
             let volumes = (seen.volumes.iter())
@@ -664,7 +669,8 @@ impl Record {
         }
         self.warrants.retain(|host, id, warrant| {
             let Some(there) = there.get(host) else { return true };
-            there.contains(&(id, volume_tag(warrant.uuid))) || later(warrant.at, LANDS_WITHIN) > now
+            let its = (id, volume_tag(warrant.uuid));
+            there.contains(&its) || left.contains(&its) || later(warrant.at, LANDS_WITHIN) > now
         })
     }
 

@@ -108,6 +108,15 @@ fn decide(
     match catch_up(record, inventory, capacity, (&who, now), drawn) {
         Ok(done) => Ok(Some(done)),
         Err(Stuck::Level) => Ok(None),
+        Err(Stuck::Lies { id, host, disk }) => {
+            let text = format!(
+                "the note of {} on {host} lies: its disk {disk} is another instance's; nothing was changed",
+                instance_name(&set, id)
+            );
+            Err(Error::message(Exit::Blocked, text).hint(format!(
+                "vmss instance disown {id} --host {host} says so for good; then run this again"
+            )))
+        }
         Err(Stuck::Twice(id, hosts)) => {
             let text = format!(
                 "{} is there more than once, on {}: nothing was changed",

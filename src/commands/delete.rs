@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cli::DeleteArgs;
 use crate::commands::instance::claim::{changed, refuse_what_is_barred, situation};
 use crate::commands::{Context, lb, unrecorded};
-use crate::converge::{Consent, Ending, amend, glance, marks};
+use crate::converge::{Consent, Ending, amend, glance, marks, twins};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::{Inventory, Protection};
 use crate::names::{InstanceId, Label, ranges};
@@ -84,6 +84,9 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         record.keep_images = keep_images;
         changed
     })?;
+    if let Some(definition) = &definition {
+        drop_second_names(ctx, &name, &*store, definition)?;
+    }
     let operation = ctx.operation(&name, "delete", Some(record.capacity), Some(0));
     let ending = ctx.converge(&store, &held, &operation, Consent::Any)?;
     let unseen = match abandon_unseen {
@@ -91,6 +94,43 @@ pub fn run(ctx: &Context<'_>, args: &DeleteArgs) -> Result<Exit> {
         false => Unseen::WaitedFor,
     };
     end(ctx, &name, &*store, &ending, unseen)
+}
+
+/// Of two names of one host, which were applied while it could not be seen, the one that the definition has no more is dropped: no
+/// definition is applied to a set that is being deleted, and nothing may go as long as a host is there twice.
+fn drop_second_names(
+    ctx: &Context<'_>,
+    name: &Label,
+    store: &dyn Store,
+    definition: &ScaleSet,
+) -> Result<()> {
+    let (record, _) = amend(store, name, |_| false)?;
+    let is_dropped = |host: &Label| definition.host(host).is_none();
+    if !record.applied.hosts().any(|(_, host)| is_dropped(&host.name)) {
+        return Ok(());
+    }
+    let inventory = glance(ctx.world, store, &record.applied, &record);
+    for twins in twins::find(ctx.world, &record.applied, &inventory) {
+        let (second, first) = match (is_dropped(&twins.first), is_dropped(&twins.second)) {
+            (true, false) => (twins.first, twins.second),
+            (false, true) => (twins.second, twins.first),
+            _ => continue,
+        };
+        amend(store, name, |record| {
+            for domain in &mut record.applied.fault_domains {
+                domain.hosts.retain(|host| host.name != second);
+            }
+            record
+                .applied
+                .fault_domains
+                .retain(|domain| !domain.hosts.is_empty());
+            true
+        })?;
+        ctx.say(format!(
+            "note: {second} is another name of {first}, and the definition has it no more: it is left out"
+        ));
+    }
+    Ok(())
 }
 
 /// What becomes of a set of which not everything could be seen.

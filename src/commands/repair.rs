@@ -103,7 +103,11 @@ pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
             .line(format!("{} {name}: {what}", ctx.style.bad("not healthy:")));
         ctx.world.stderr.line(format!("hint: {hint}"));
     }
-    Ok(Exit::Unhealthy)
+    // What can't be seen comes before what is known of the rest.
+    Ok(match exit {
+        Exit::Unreachable => exit,
+        _ => Exit::Unhealthy,
+    })
 }
 
 /// What repair did in the run: "repaired instances 2, 4".

@@ -1,6 +1,6 @@
 //! `vmss state rebuild | adopt | show`: for the day when the store is lost, or another one manages the set.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::commands::unrecorded::Unrecorded;
@@ -8,7 +8,7 @@ use crate::commands::{Context, create};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
 use crate::hypervisor::Watch;
-use crate::inventory::{Inventory, View};
+use crate::inventory::{Instance, Inventory, View};
 use crate::names::{Label, StoreId, instance_name};
 use crate::observe::{ask_all, observe};
 use crate::record::Record;
@@ -47,6 +47,12 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     store.put(&set.name, &record, None)?;
     let adopted = take_over(ctx, &set, &stores, record.store)?;
     drop(held);
+    for (host, instance, disk) in lies(&inventory) {
+        ctx.say(format!(
+            "note: the note of {} on {host} lies: its disk {disk} is another instance's; it was left out",
+            instance.name
+        ));
+    }
     ctx.say(format!(
         "{}: record made again: {} found, capacity {}, next id {}{}",
         set.name,
@@ -199,8 +205,7 @@ fn remake(
     inventory: &Inventory,
     capacity: Option<u32>,
 ) -> Result<(Record, usize)> {
-    let found = inventory.instances().count();
-    if found == 0 {
+    if inventory.instances().next().is_none() {
         return Err(
             Error::message(Exit::Failed, format!("no host has an instance of {}", set.name))
                 .hint("to make the set anew: vmss create"),
@@ -221,29 +226,40 @@ fn remake(
     if let Some(revision) = record.models.last_mut() {
         revision.number = same.unwrap_or(newest + 1);
     }
-    let capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
-    let now = ctx.world.clock.now();
-    record.ask_for(capacity, || Request::of(Verb::State, ctx.world.env.who(), now));
     let others = stores(inventory).into_iter().filter(|s| *s != record.store);
     let others: Vec<StoreId> = others.filter(|s| !record.former.contains(s)).collect();
     record.former.extend(others);
-    take_in_all(&mut record, inventory);
+    let found = take_in_all(&mut record, inventory);
+    let capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
+    let now = ctx.world.clock.now();
+    record.ask_for(capacity, || Request::of(Verb::State, ctx.world.env.who(), now));
     Ok((record, found))
 }
 
-/// Everything that has a note of the set and the name that goes with it becomes the record's own.
-fn take_in_all(record: &mut Record, inventory: &Inventory) {
+/// Everything that has a note of the set, the name that goes with it and no other instance's disks becomes the record's own: how
+/// many instances these are.
+fn take_in_all(record: &mut Record, inventory: &Inventory) -> usize {
+    let mut found = BTreeSet::new();
     let set = record.applied.name.clone();
     for host in &inventory.hosts {
         for instance in host.seen().into_iter().flat_map(|h| &h.instances) {
             let (id, uuid) = (instance.id, instance.uuid);
             // Of two that say they are one instance the record's own stays it, and the other is told.
             let is_taken = record.known.contains_key(&id) && record.knows(id, uuid).is_none();
-            if instance.name == instance_name(&set, id) && !is_taken {
+            if instance.name == instance_name(&set, id) && !is_taken && instance.anothers_disk().is_none() {
                 record.take_in(instance, &host.name);
+                found.insert(id);
             }
         }
     }
+    found.len()
+}
+
+/// Domains whose note has a disk of another instance in it, with their hosts and that disk.
+fn lies(inventory: &Inventory) -> impl Iterator<Item = (&Label, &Instance, &str)> {
+    let all = (inventory.hosts.iter()).filter_map(|host| Some((&host.name, host.seen()?)));
+    all.flat_map(|(name, seen)| seen.instances.iter().map(move |i| (name, i)))
+        .filter_map(|(name, i)| Some((name, i, i.anothers_disk()?)))
 }
 
 fn take_over(ctx: &Context<'_>, set: &ScaleSet, from: &[StoreId], to: StoreId) -> Result<usize> {

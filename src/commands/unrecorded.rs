@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use crate::commands::Context;
 use crate::error::{Error, Exit};
 use crate::hypervisor::Watch;
-use crate::inventory::{Inventory, View};
-use crate::names::{Label, StoreId};
+use crate::inventory::{Instance, Inventory, View};
+use crate::names::{Label, StoreId, instance_name};
 use crate::observe::observe;
 use crate::record::Record;
 use crate::scaleset::{Host, ScaleSet};
@@ -62,7 +62,9 @@ impl Unrecorded {
     pub fn of(set: &Label, store: StoreId, inventory: &Inventory, left: Option<&Record>) -> Self {
         let mut of: BTreeMap<StoreId, Of> = BTreeMap::new();
         let mut given_up = 0;
-        for instance in inventory.instances() {
+        // What somebody keeps under another name is no instance.
+        let are_named = |i: &&Instance| i.name == instance_name(set, i.id);
+        for instance in inventory.instances().filter(are_named) {
             if instance.meta.store == store && left.is_some_and(|r| r.gave_up(instance.id, instance.uuid)) {
                 given_up += 1;
                 continue;

@@ -39,7 +39,8 @@ pub(super) fn leave(world: &World, record: &Record, inventory: &Inventory) -> bo
     leave(lacking) && leave(there.into_iter().map(|(host, _)| host).collect())
 }
 
-/// Takes the store's marks away from the hosts of a set that is gone, but for those that another set of the store has.
+/// Takes the store's marks away from the hosts of a set that is gone, but for those that another set of the store has: these read
+/// their pools anew, for what was deleted through another host of the same folder would be listed there until somebody does.
 ///
 /// # Errors
 /// The store can't be read.
@@ -53,18 +54,26 @@ pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), Store
     }
     let open = (set.hosts())
         .map(|(_, host)| host)
-        .filter(|host| !still_used.contains(&(host.uri.clone(), host.pool.clone())))
         .map(|host| {
+            let is_used = still_used.contains(&(host.uri.clone(), host.pool.clone()));
             // Those of a store that had the set before, too: if it lives, it leaves its own again.
             let marks = gone.stores().into_iter();
             let marks: Vec<_> = marks.map(|store| PoolMark::new(store, &host.uri)).collect();
-            (world.hosts.host(host, &set.limits), marks)
+            (
+                world.hosts.host(host, &set.limits),
+                (is_used, marks, PoolMark::new(gone.store, &host.uri)),
+            )
         })
         .collect();
     // One that stays holds nothing, and only says that somebody has used the pool.
-    let _ = ask_all(open, set.limits.call_timeout, |host, marks: Vec<PoolMark>| {
-        marks.iter().try_for_each(|mark| host.unmark_pool(mark))
-    });
+    let _ = ask_all(
+        open,
+        set.limits.call_timeout,
+        |host, (is_used, marks, own): (bool, Vec<PoolMark>, PoolMark)| match is_used {
+            true => host.mark_pool(&own),
+            false => marks.iter().try_for_each(|mark| host.unmark_pool(mark)),
+        },
+    );
     Ok(())
 }
 

@@ -724,13 +724,15 @@ fn image_source(world: &World, set: &ScaleSet, images: &LocalImages) -> ImageSou
     let interrupt = world.interrupt.clone();
     Arc::new(move |wanted, pulse| {
         // One lane reads it; the others wait, and show that they are alive.
+        let mut pause = Duration::from_millis(1);
         let mut known = loop {
             match images.try_lock() {
                 Ok(known) => break known,
                 Err(TryLockError::Poisoned(known)) => break known.into_inner(),
                 Err(TryLockError::WouldBlock) => {
                     pulse.beat();
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(20));
                 }
             }
         };

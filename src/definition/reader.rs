@@ -13,7 +13,7 @@ use crate::scaleset::Amount;
 /// Collects problems while sections are read.
 pub struct Reader<'t> {
     text: &'t str,
-    schema: serde_json::Value,
+    schema: &'static serde_json::Value,
     problems: Vec<Draft>,
     /// Problems that were only counted.
     unworded: usize,
@@ -47,7 +47,7 @@ impl<'t> Reader<'t> {
     pub fn new(text: &'t str) -> Self {
         Self {
             text,
-            schema: written::schema(),
+            schema: written::schema_once(),
             problems: Vec::new(),
             unworded: 0,
         }
@@ -100,7 +100,7 @@ impl<'t> Reader<'t> {
 
     /// Notes every key of `section` that `kind` does not have, with the nearest that it has.
     fn check_keys(&mut self, section: &Section<'_, '_>, kind: &str) {
-        let known = written::keys(&self.schema, kind);
+        let known = written::keys(self.schema, kind);
         for (key, _) in section.table {
             let name = key.get_ref().as_ref();
             if known.iter().any(|k| k == name) {

@@ -723,6 +723,12 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
+/// [`schema`], made once in a process: the controller reads definitions again and again.
+pub(super) fn schema_once() -> &'static serde_json::Value {
+    static SCHEMA: std::sync::LazyLock<serde_json::Value> = std::sync::LazyLock::new(schema);
+    &SCHEMA
+}
+
 fn drop_null(value: &mut serde_json::Value) {
     use serde_json::Value;
     match value {

@@ -80,6 +80,13 @@ impl Uses {
         left
     }
 
+    /// Whether anybody beside the host of that URI has disks in the pool's folder, as far as marks tell.
+    pub fn is_shared(&self, uri: &str) -> bool {
+        self.marks
+            .iter()
+            .any(|mark| mark.host != PoolMark::new(mark.store, uri).host)
+    }
+
     /// Names of whoever uses the volume.
     pub fn users(&self, volume: &str) -> Vec<String> {
         let users = self.files.get(volume).into_iter().flatten();
@@ -93,7 +100,12 @@ impl Uses {
         let mut others = users.filter(|u| u.is_elsewhere || own.is_none() || u.uuid != own);
         if let Some(user) = others.next() {
             let what = if user.uuid.is_some() { "domain" } else { "volume" };
-            return Some(format!("{volume} is used by {what} {}", user.name));
+            let place = if user.is_elsewhere {
+                " on another host of the folder"
+            } else {
+                ""
+            };
+            return Some(format!("{volume} is used by {what} {}{place}", user.name));
         }
         let unread = self.unread.first()?;
         Some(format!("{unread} could not be read, and may use {volume}"))
@@ -116,7 +128,7 @@ mod tests {
         uses.join(&elsewhere);
         assert_eq!(
             uses.speaks_against("web-1-os.qcow2", Some(own)).as_deref(),
-            Some("web-1-os.qcow2 is used by domain forensic-1")
+            Some("web-1-os.qcow2 is used by domain forensic-1 on another host of the folder")
         );
         assert_eq!(uses.speaks_against("web-2-os.qcow2", None), None);
         let mut copied = Uses::default();
@@ -127,7 +139,7 @@ mod tests {
         for uses in [&copied, &copied.without(&HashSet::from([own]))] {
             assert_eq!(
                 uses.speaks_against("web-3-os.qcow2", Some(own)).as_deref(),
-                Some("web-3-os.qcow2 is used by domain kept"),
+                Some("web-3-os.qcow2 is used by domain kept on another host of the folder"),
                 "a copy on another host has its UUID"
             );
         }

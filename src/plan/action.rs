@@ -202,6 +202,14 @@ impl Action {
         }
     }
 
+    /// Whatever runs on `host` from then on because of it: of which revision it is made.
+    pub fn brings(&self, host: &Label) -> Option<u32> {
+        match self {
+            Self::Create(spec) | Self::Migrate { spec, .. } if spec.host == *host => Some(spec.revision),
+            _ => None,
+        }
+    }
+
     /// The instance whose guest begins anew by it, if one's does.
     pub fn restarted(&self) -> Option<InstanceId> {
         match self {

@@ -57,6 +57,15 @@ pub enum Stuck {
     Level,
     /// Several domains say that they are the same instance, or have the same UUID.
     Twice(InstanceId, Vec<Label>),
+    /// A domain's note has another instance's disk in it: it lies.
+    Lies {
+        /// The instance that it says it is.
+        id: InstanceId,
+        /// Where it is.
+        host: Label,
+        /// The disk.
+        disk: String,
+    },
 }
 
 /// Brings `record` level with what was seen on all hosts, `capacity` given or as many as live then.
@@ -76,6 +85,12 @@ pub fn catch_up(
         return Err(Stuck::Level);
     }
     let newer = newer(record, &inventory);
+    let lie =
+        (newer.iter()).find_map(|(host, instance)| Some((host, instance.id, instance.anothers_disk()?)));
+    if let Some((host, id, disk)) = lie {
+        let (host, disk) = ((*host).clone(), disk.to_owned());
+        return Err(Stuck::Lies { id, host, disk });
+    }
     let mut places: BTreeMap<InstanceId, Vec<Label>> = BTreeMap::new();
     let doubles = inventory
         .odd
@@ -234,6 +249,34 @@ mod tests {
 
     fn level(scene: &mut Scene, capacity: Option<u32>) -> Result<CatchUp, Stuck> {
         catch_up(&mut scene.record, &scene.inventory, capacity, (BY, at(1)), DRAWN)
+    }
+
+    #[test]
+    fn a_note_with_the_disks_of_another_instance_is_not_taken_over() {
+        let mut scene = restored();
+        let of_the_first = scene.host("d0h0").instances[0].uuid;
+        let disks = vec![crate::names::volume_name(
+            &label("web"),
+            InstanceId(1),
+            of_the_first,
+            "os",
+            "qcow2",
+        )];
+        let forged = scene
+            .host("d1h0")
+            .instances
+            .iter_mut()
+            .find(|i| i.id == InstanceId(4))
+            .unwrap();
+        forged.meta.volumes = disks.clone();
+        let before = scene.record.clone();
+        let lies = Stuck::Lies {
+            id: InstanceId(4),
+            host: label("d1h0"),
+            disk: disks[0].clone(),
+        };
+        assert_eq!(level(&mut scene, None), Err(lies));
+        assert_eq!(scene.record, before);
     }
 
     #[test]

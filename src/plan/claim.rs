@@ -46,7 +46,9 @@ impl Bar {
                 "run the command where that store is, or take the set over with vmss state adopt"
             }
             Self::RecordOld => "vmss state catch-up shows what it would take over, and asks",
-            Self::OneHost => "vmss show names the two: take one out of the definition, then vmss apply",
+            Self::OneHost => {
+                "vmss show names the two: take one out of the definition, then vmss apply, or vmss delete where that has begun"
+            }
         }
     }
 }
@@ -209,6 +211,8 @@ pub enum Refused {
     NoNote(String),
     /// An operator has said that its note lies.
     Disowned(Uuid),
+    /// Its note lists this volume, which is another instance's.
+    OthersDisk(String),
     /// The record has that id already, on this host.
     IdTaken(Label),
     /// The record has that UUID already, under this id.
@@ -240,6 +244,7 @@ impl fmt::Display for Refused {
             Self::Renamed { is, host } => write!(f, "its domain on {host} is called {is}"),
             Self::NoNote(name) => write!(f, "domain {name} has no note of vmss that can be read"),
             Self::Disowned(_) => f.write_str("an operator has disowned it"),
+            Self::OthersDisk(disk) => write!(f, "its note lists a disk of another instance, {disk}"),
             Self::IdTaken(host) => write!(f, "another domain is that instance, on {host}"),
             Self::UuidTaken(id) => write!(f, "its UUID is that of instance {id}"),
             Self::AddressTaken(address, id) => write!(f, "its address {address} is that of instance {id}"),
@@ -317,6 +322,9 @@ pub fn may_be_taken_in(record: &Record, instance: &Instance, why: Strangeness) -
     }
     if let Some(other) = record.id_of(instance.uuid).filter(|other| *other != id) {
         return Err(Refused::UuidTaken(other));
+    }
+    if let Some(disk) = instance.anothers_disk() {
+        return Err(Refused::OthersDisk(disk.to_owned()));
     }
     match instance.meta.phase {
         Phase::Ready | Phase::Changing => {}

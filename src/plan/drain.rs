@@ -13,7 +13,7 @@ use crate::names::InstanceId;
 use crate::plan::action::{Action, Step};
 use crate::plan::change::elsewhere;
 use crate::plan::report::Wait;
-use crate::plan::{Fleet, Member, Situation, moving, placement, reference, sweep};
+use crate::plan::{Fleet, Member, Situation, moving, placement, reference};
 use crate::warrants::Cause;
 
 /// How far draining has come.
@@ -87,6 +87,7 @@ impl<'f, 'a> Drain<'f, 'a> {
                 revision: self.s.record.current(),
                 count: more,
                 within: None,
+                moved_from: None,
                 why: "its host is being drained: another takes its place".into(),
             };
             placement::scale_out(self.s, self.fleet, &order, steps, waits);
@@ -129,6 +130,7 @@ impl<'f, 'a> Drain<'f, 'a> {
     /// budget is needed.
     fn go_over(&self, steps: &mut Vec<Step>, waits: &mut Vec<Wait>) {
         let Some(first) = self.moving.first() else { return };
+        let from = first.host;
         let revision = first.instance.meta.revision;
         let Some(model) = self.s.record.revision(revision) else {
             waits.push(Wait::Undrainable {
@@ -138,7 +140,7 @@ impl<'f, 'a> Drain<'f, 'a> {
         };
         let few = self.s.set.limits.starts_per_host as usize;
         let group: Vec<&&Member<'a>> = (self.moving.iter())
-            .filter(|m| m.instance.meta.revision == revision && m.domain == first.domain)
+            .filter(|m| m.instance.meta.revision == revision && m.host == from)
             .take(few)
             .collect();
         let place = |within, count| {
@@ -146,6 +148,7 @@ impl<'f, 'a> Drain<'f, 'a> {
                 revision: model,
                 count,
                 within,
+                moved_from: Some(from),
                 why: "".into(),
             };
             placement::choose(self.s, &self.fleet.per_domain(self.s), &order)
@@ -159,13 +162,8 @@ impl<'f, 'a> Drain<'f, 'a> {
         let digest = &model.model.image.digest;
         for (member, (domain, host)) in group.into_iter().zip(places) {
             let seen = self.s.inventory.host(host).and_then(|h| h.seen());
-            // Where both have their disks in one folder it is the instance's own: that the move itself refuses, and says why.
-            let lists_its_own = sweep::is_one_folder(self.s, member.host, host);
-            let in_the_way = (seen
-                .into_iter()
-                .filter(|_| !lists_its_own)
-                .flat_map(|h| &h.volumes))
-            .find(|volume| volume.is_of(member.id, member.instance.uuid));
+            let mut there = seen.into_iter().flat_map(|h| &h.volumes);
+            let in_the_way = there.find(|volume| volume.is_of(member.id, member.instance.uuid));
             if let Some(volume) = in_the_way {
                 // What our own acts have left is swept by this very plan.
                 waits.push(Wait::InTheWay {

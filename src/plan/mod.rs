@@ -104,6 +104,8 @@ pub struct Experience {
     pub kept_images: BTreeSet<(Label, ImageDigest)>,
     /// Shared seeds that domains still have in their drives, with the names of those, as far as they are known: kept.
     pub kept_seeds: BTreeMap<(Label, String), Vec<String>>,
+    /// Volumes left by our own acts that somebody uses by now: kept.
+    pub kept_volumes: BTreeSet<(Label, String)>,
     /// Load balancers, and discovery files that lead clients, that did not do what they were told, with what was said: who
     /// takes another's place may never get in.
     pub balancers: BTreeMap<String, String>,
@@ -117,7 +119,7 @@ pub struct Experience {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
     /// An image stays, because something else on the host is backed by it, or what is left of it is another store's; a shared
-    /// seed, because a domain has it in its drive.
+    /// seed, because a domain has it in its drive; what our own acts have left, because somebody uses it by now.
     Kept,
     /// The name of a new instance was taken by somebody else's domain.
     NameTaken(String),
@@ -142,8 +144,13 @@ impl Experience {
             (Lesson::Kept, Action::DeleteImage { digest }) => {
                 self.kept_images.insert((host, digest.clone()));
             }
-            (Lesson::Kept, Action::DeleteVolume { volume, .. }) => {
-                self.keep_seed(&host, volume, Vec::new());
+            (Lesson::Kept, Action::DeleteVolume { volume, cause }) => {
+                let is_seed = matches!(cause, Cause::SeedNotNeeded { .. });
+                if is_seed {
+                    self.keep_seed(&host, volume, Vec::new());
+                } else {
+                    self.kept_volumes.insert((host, volume.clone()));
+                }
             }
             (Lesson::Kept, _) => {}
             // Somebody else's name shows in the next observation and is passed over; only a host that goes on
@@ -373,6 +380,7 @@ fn meet_capacity(
             revision: s.record.current(),
             count: wanted - counted,
             within: None,
+            moved_from: None,
             why: format!("capacity is {wanted}, {} there", are(counted)).into(),
         };
         placement::scale_out(s, fleet, &order, steps, waits);

@@ -1,8 +1,10 @@
 //! What looks like the set's and is no member: told, and spared.
 
+use crate::inventory::Rework;
+use crate::names::InstanceId;
 use crate::ownership::Strangeness;
 use crate::plan::Situation;
-use crate::plan::action::Step;
+use crate::plan::action::{Action, Step};
 use crate::plan::report::Wait;
 
 /// Which instances the record is older than, if it is.
@@ -44,14 +46,23 @@ pub fn told(s: Situation<'_>) -> Vec<Wait> {
     waits
 }
 
-/// Nothing is done to an instance that is there twice.
+/// Whether a domain runs that has the UUID of an instance, and another name or no note.
+pub(super) fn runs_as_another(s: Situation<'_>, id: InstanceId) -> bool {
+    let known = s.record.known.get(&id);
+    let mut strangers = s.inventory.odd.strangers.iter();
+    strangers.any(|other| other.runs && known.is_some_and(|known| known.uuid == other.uuid))
+}
+
+/// Nothing is done to an instance that is there twice; and none is started whose UUID runs already, under another name or without
+/// a note.
 pub(super) fn spare(s: Situation<'_>, steps: &mut Vec<Step>) {
-    if s.inventory.odd.doubles.is_empty() {
-        return;
-    }
-    steps.retain(|step| {
-        step.action
-            .instance()
-            .is_none_or(|id| !s.inventory.odd.is_double(id))
-    });
+    let starts = |action: &Action| match action {
+        Action::Start(_) | Action::Restart { .. } => true,
+        Action::Rework { how, .. } => *how != Rework::Live,
+        _ => false,
+    };
+    let is_spared = |action: &Action, id: InstanceId| {
+        s.inventory.odd.is_double(id) || (starts(action) && runs_as_another(s, id))
+    };
+    steps.retain(|step| (step.action.instance()).is_none_or(|id| !is_spared(&step.action, id)));
 }

@@ -13,7 +13,7 @@ use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
 use crate::plan::change::{needs, rework};
-use crate::plan::{Fleet, Member, Situation, reference};
+use crate::plan::{Fleet, Member, Situation, odd, reference};
 use crate::scaleset::Upgrade;
 
 /// What is done to instances.
@@ -110,6 +110,8 @@ pub enum Why {
     OtherStore,
     /// It is there twice.
     Double,
+    /// A domain runs that has its UUID, under another name or without a note.
+    RunsAsAnother,
     /// Its note does not say what the record says, and is written anew first.
     Misnoted,
     /// Notes on the hosts were written under a later record: nothing is changed.
@@ -145,6 +147,9 @@ impl fmt::Display for Why {
             }
             Self::OtherStore => f.write_str("instances of the set are managed from another store"),
             Self::Double => f.write_str("there twice"),
+            Self::RunsAsAnother => {
+                f.write_str("there under another name, or without a note, as well, and runs there")
+            }
             Self::Misnoted => f.write_str("of another kind by its note than by the record"),
             Self::RecordOld => f.write_str("the record is older than what is on the hosts"),
             Self::HalfMade => f.write_str("never finished, and about to be undone"),
@@ -224,6 +229,13 @@ fn allow<'f, 'a>(
     }
     if s.inventory.odd.is_double(member.id) {
         return Err(Why::Double);
+    }
+    let starts = matches!(
+        operation,
+        Operation::Start | Operation::Restart | Operation::Reimage
+    );
+    if starts && odd::runs_as_another(s, member.id) {
+        return Err(Why::RunsAsAnother);
     }
     if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
         return Err(Why::Misnoted);

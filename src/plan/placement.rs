@@ -16,7 +16,7 @@ use crate::model::{Clone as CloneMode, Model};
 use crate::names::{InstanceId, Label, drawn_uuid, mac_address};
 use crate::plan::action::{Action, InstanceSpec, Step};
 use crate::plan::report::Wait;
-use crate::plan::{Fleet, Situation};
+use crate::plan::{Fleet, Situation, pool};
 use crate::ranges;
 use crate::record::Revision;
 use crate::scaleset::{Placement, Spread};
@@ -124,6 +124,9 @@ pub(crate) struct Order<'a> {
     pub count: usize,
     /// The only fault domain it may go to, by its index: one instance takes the place of another there.
     pub within: Option<usize>,
+    /// The host from which instances are moved as they run: a host whose pool is in one folder with that one's can't take
+    /// them, for their disks would be moved onto themselves.
+    pub moved_from: Option<&'a Label>,
     /// Why, for the steps.
     pub why: Arc<str>,
 }
@@ -168,6 +171,12 @@ pub(crate) fn choose<'a>(
             }
             if s.experience.shunned.contains_key(&host.name) {
                 reasons.push((host.name.clone(), "failed in this run".to_owned()));
+                continue;
+            }
+            if let Some(from) = order.moved_from
+                && pool::share(s, from, &host.name)
+            {
+                reasons.push((host.name.clone(), format!("its pool is in one folder with that of {from}: without --migrate they are made anew there")));
                 continue;
             }
             let room = room(seen, model, rules);

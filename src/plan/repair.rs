@@ -541,6 +541,7 @@ impl<'a> Stage<'_, 'a> {
             revision: self.own_revision(revision),
             count: 1,
             within: Some(domain),
+            moved_from: None,
             why: why.into(),
         };
         let before = self.turn.steps.len();

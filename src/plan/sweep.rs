@@ -118,6 +118,8 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
         for volume in &seen.volumes {
             match fate(s, host, seen, volume) {
                 Fate::Used => {}
+                Fate::Goes(_)
+                    if (s.experience.kept_volumes).contains(&(host.clone(), volume.name.clone())) => {}
                 Fate::Goes(cause) => sweeps.push(sweep(host, &volume.name, cause)),
                 Fate::Unclaimed => unclaimed.push(volume.name.clone()),
             }
@@ -130,7 +132,8 @@ pub(super) fn volumes(s: Situation<'_>, steps: &mut Vec<Step>, waits: &mut Vec<W
                 ends: s.record.life == Life::Deleting,
             });
         }
-        seeds(s, host, seen, here, &mut sweeps, waits);
+        let brought = steps.iter().filter_map(|step| step.action.brings(host)).collect();
+        seeds(s, host, seen, (here, brought), &mut sweeps, waits);
     }
     steps.append(&mut sweeps);
 }
@@ -273,7 +276,7 @@ fn seeds(
     s: Situation<'_>,
     host: &Label,
     seen: &HostSeen,
-    here: &[&Step],
+    (here, mut read): (&[&Step], HashSet<u32>),
     sweeps: &mut Vec<Step>,
     waits: &mut Vec<Wait>,
 ) {
@@ -285,11 +288,6 @@ fn seeds(
         .iter()
         .filter(|step| matches!(step.action, Action::Delete { .. }))
         .filter_map(|step| step.action.instance())
-        .collect();
-    let mut read: HashSet<u32> = here
-        .iter()
-        .filter_map(|step| step.action.created())
-        .map(|spec| spec.revision)
         .collect();
     read.extend(
         (seen.instances.iter())

@@ -496,6 +496,64 @@ fn a_seed_is_kept_while_anyone_reads_it_and_swept_after() {
     );
 }
 
+/// web-1 is to be moved as it runs, from the first host of three; the first two have their pools in one folder if `shared`.
+fn to_be_moved(racks: &[usize], shared: bool) -> Scene {
+    let mut scene = Scene::new(racks);
+    scene.add("d0h0", 1);
+    scene.record.capacity = 1;
+    let hosts: Vec<_> = scene.set.hosts().map(|(_, h)| h.clone()).collect();
+    if shared {
+        for host in &hosts[..2] {
+            let marks = hosts[..2]
+                .iter()
+                .map(|h| PoolMark::new(scene.record.store, &h.uri))
+                .collect();
+            scene.host(host.name.as_str()).marks = marks;
+        }
+    }
+    let cordon = Cordon {
+        by: "ann@ops1".into(),
+        at: at(0),
+        drain: true,
+        migrate: true,
+    };
+    scene.record.cordons.insert(label("d0h0"), cordon);
+    scene.absorb();
+    scene
+}
+
+#[test]
+fn a_seed_stays_where_an_instance_is_moved_that_reads_it() {
+    let mut scene = to_be_moved(&[1, 1], false);
+    for host in ["d0h0", "d1h0"] {
+        scene.host(host).seeds = vec![(1, "seed".into())];
+    }
+    assert_eq!(lines(&scene.plan()), ["d0h0 migrate web-1"]);
+    scene.host("d1h0").seeds.push((7, "old".into()));
+    assert_eq!(
+        lines(&scene.plan()),
+        ["d0h0 migrate web-1", "d1h0 delete volume old"]
+    );
+}
+
+#[test]
+fn nothing_is_moved_to_a_host_that_has_its_disks_in_the_same_folder() {
+    let target = |scene: &mut Scene| {
+        let steps = scene.plan().steps;
+        steps.iter().find_map(|step| match &step.action {
+            Action::Migrate { spec, .. } => Some(spec.host.to_string()),
+            _ => None,
+        })
+    };
+    assert_eq!(target(&mut to_be_moved(&[2, 1], false)).as_deref(), Some("d0h1"));
+    assert_eq!(target(&mut to_be_moved(&[2, 1], true)).as_deref(), Some("d1h0"));
+    let mut nowhere = to_be_moved(&[2], true);
+    assert_eq!(target(&mut nowhere), None);
+    let waits = nowhere.plan().report.waits;
+    let is_said = |w: &Wait| matches!(w, Wait::NoRoom { hosts, .. } if hosts[1].1.contains("one folder"));
+    assert!(waits.iter().any(is_said), "{waits:?}");
+}
+
 #[test]
 fn room_is_what_runs_out_first() {
     let scene = Scene::new(&[1]);
@@ -884,7 +942,7 @@ proptest! {
         let s = scene.situation();
         let fleet = Fleet::of(s);
         let before = fleet.per_domain(s);
-        let (chosen, wait) = choose(s, &before, &Order { revision: s.record.current(), count, within: None, why: "".into() });
+        let (chosen, wait) = choose(s, &before, &Order { revision: s.record.current(), count, within: None, moved_from: None, why: "".into() });
 
         let hosts: Vec<(usize, u64)> = (s.set.fault_domains.iter().enumerate())
             .flat_map(|(d, domain)| domain.hosts.iter().map(move |h| (d, h)))

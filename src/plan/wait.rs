@@ -547,7 +547,7 @@ impl fmt::Display for Wait {
             Self::OneHost(twins) => write!(
                 f,
                 "hosts {} and {} are one libvirtd under two names: nothing is changed; take one of the two out of the \
-                 definition, then vmss apply",
+                 definition, then vmss apply, or vmss delete where that has begun",
                 twins.first, twins.second
             ),
             Self::Double(double) => {

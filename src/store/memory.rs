@@ -22,7 +22,7 @@ pub struct Memory {
     shelves: Mutex<Shelves>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Shelves {
     /// The last version or token given out: one counter that outlives records and leases.
     last: u64,
@@ -37,13 +37,14 @@ struct Shelves {
 }
 
 /// What was measured and decided of a set, as JSON where a file has it so.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Measured {
     samples: BTreeMap<(Timestamp, String), Sample>,
     readings: Option<String>,
     decisions: Vec<String>,
 }
 
+#[derive(Clone)]
 struct Let {
     holder: Holder,
     stamp: Stamp,
@@ -96,6 +97,16 @@ impl Memory {
     pub fn judging(mut self, liveness: Liveness) -> Self {
         self.liveness = liveness;
         self
+    }
+
+    /// As a backup of its file would be: the same identity, and everything it holds now.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        Self {
+            id: self.id,
+            liveness: local_processes(),
+            shelves: Mutex::new(self.shelves().clone()),
+        }
     }
 
     fn shelves(&self) -> MutexGuard<'_, Shelves> {

@@ -26,6 +26,7 @@ pub mod daily;
 pub mod odd;
 pub mod parse;
 pub mod readme;
+pub mod shelf;
 pub mod stage;
 pub mod theatre;
 

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use vmss::hypervisor::Hosts as _;
 use vmss::names::{InstanceId, Label, PoolMark};
 use vmss::record::Record;
-use vmss::store::Store as _;
-use vmss::store::sqlite::Sqlite;
+use vmss::store::Store;
 
 use super::Outcome;
 use super::parse::words;
@@ -39,8 +38,8 @@ fn web() -> Label {
     Label::new("web").unwrap()
 }
 
-fn store(theatre: &Theatre) -> Sqlite {
-    Sqlite::open(&theatre.folder().join("state.db")).unwrap()
+fn store(theatre: &Theatre) -> Arc<dyn Store> {
+    theatre.store("state.db")
 }
 
 /// The set's record.

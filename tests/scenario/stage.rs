@@ -31,6 +31,15 @@ rename HOST NAME NEWNAME     somebody undefines a domain and defines it under an
 copy HOST NAME TO-HOST [off]  somebody has a domain on another host too, running or off
 forge HOST NAME FROM-NAME [protected]  somebody makes a domain with the note of another, and the id in NAME
 attach HOST NAME VOLUME      a domain uses a volume from now on: of-NAME stands for the OS disk of the domain NAME
+move HOST NAME TO-HOST [keeping]  somebody moves a running domain by hand; keeping: its definition stays behind, off
+reinstall HOST [keeping]     somebody installs a host anew: its domains are gone, and its disks too, unless he keeps them
+snapshot HOST NAME           somebody makes a snapshot of a domain
+revert HOST NAME             somebody reverts a domain to it, note and all
+lose-note HOST NAME          somebody leaves nothing of a domain's note that can be read
+take-volume HOST VOLUME      somebody deletes a volume
+backup-pool HOST             somebody makes a backup of a host's pool
+restore-pool HOST            somebody puts back what is in it and no more in the pool
+alias HOST NAME              the host is reached under another name too
 pool-off HOST                its pool is inactive; its guests run on
 pool-on HOST                 its pool is active again
 shares HOST HOST             the second has its pool in the folder of the first from now on
@@ -256,6 +265,34 @@ impl Stage {
                 there(name)?;
                 fleet.attach_volume(host, name, &self.volume(volume)?);
             }
+            ("move", [name, to]) => {
+                there(name)?;
+                fleet.migrate_domain(host, name, to, false);
+            }
+            ("move", [name, to, "keeping"]) => {
+                there(name)?;
+                fleet.migrate_domain(host, name, to, true);
+            }
+            ("reinstall", []) => fleet.reinstall(host, false),
+            ("reinstall", ["keeping"]) => fleet.reinstall(host, true),
+            ("snapshot", [name]) => {
+                there(name)?;
+                fleet.snapshot_domain(host, name);
+            }
+            ("revert", [name]) => {
+                there(name)?;
+                if !fleet.revert_domain(host, name) {
+                    return Err("there is no snapshot of it whose disks are there".into());
+                }
+            }
+            ("lose-note", [name]) => {
+                there(name)?;
+                fleet.strip_note(host, name);
+            }
+            ("take-volume", [name]) => fleet.take_volume(host, name),
+            ("backup-pool", []) => fleet.backup_pool(host),
+            ("restore-pool", []) => fleet.restore_pool(host),
+            ("alias", [name]) => fleet.call_host(host, name),
             ("pool-off", []) => fleet.lose_pool(host),
             ("pool-on", []) => fleet.find_pool(host),
             ("shares", [guest]) => fleet.share_pool(host, guest),

@@ -8,20 +8,19 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
-use vmss::autoscale::{Decision, Readings, Sample};
 use vmss::here::Here;
 use vmss::hypervisor::fake::{Clock, Fleet};
-use vmss::names::{Label, StoreId};
+use vmss::names::Label;
 use vmss::numbers::{Numbers, Range};
 use vmss::probe::{Heard, Probes, Target};
-use vmss::record::Record;
 use vmss::scaleset::Health;
 use vmss::store::sqlite::Sqlite;
-use vmss::store::{Failure, Holder, Lease, Operation, PastOperation, Stamp, Store, StoreError, Version};
+use vmss::store::{Holder, Store};
 use vmss::world::{self, Env, Interrupt, Output, World};
 
 use super::Outcome;
 use super::parse::words;
+use super::shelf::{Mortal, Shelves, on_shelf};
 use super::stage::Stage;
 
 /// The fleet's clock as the world's.
@@ -81,112 +80,6 @@ impl Numbers for Told {
     }
 }
 
-/// A store of which a killed process can write no more.
-struct Mortal {
-    store: Sqlite,
-    fleet: Arc<Fleet>,
-}
-
-impl Mortal {
-    fn alive(&self) -> Result<&Sqlite, StoreError> {
-        if !self.fleet.outlives() {
-            return Err(StoreError::Broken {
-                doing: "writing".into(),
-                why: Failure::Other,
-                message: "process killed".into(),
-            });
-        }
-        Ok(&self.store)
-    }
-}
-
-impl Store for Mortal {
-    fn id(&self) -> Result<StoreId, StoreError> {
-        self.store.id()
-    }
-    fn location(&self) -> String {
-        "/var/lib/vmss/state.db".into()
-    }
-    fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError> {
-        self.store.get(set)
-    }
-    fn put(&self, set: &Label, record: &Record, expected: Option<Version>) -> Result<Version, StoreError> {
-        self.alive()?.put(set, record, expected)
-    }
-    fn put_under(
-        &self,
-        lease: &Lease,
-        set: &Label,
-        record: &Record,
-        expected: Version,
-    ) -> Result<Version, StoreError> {
-        self.alive()?.put_under(lease, set, record, expected)
-    }
-    fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
-        self.alive()?.remove(set, expected)
-    }
-    fn abandon(&self, set: &Label, left: &Record, expected: Version) -> Result<(), StoreError> {
-        self.alive()?.abandon(set, left, expected)
-    }
-    fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError> {
-        self.store.abandoned(set)
-    }
-    fn sets(&self) -> Result<Vec<Label>, StoreError> {
-        self.store.sets()
-    }
-    fn acquire(
-        &self,
-        key: &str,
-        holder: &Holder,
-        now: Timestamp,
-        unrenewed: Option<Stamp>,
-    ) -> Result<Lease, StoreError> {
-        self.alive()?.acquire(key, holder, now, unrenewed)
-    }
-    fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.alive()?.renew(lease, now)
-    }
-    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
-        self.store.holds(lease)
-    }
-    fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.alive()?.release(lease)
-    }
-    fn holder(&self, key: &str, now: Timestamp) -> Result<Option<Holder>, StoreError> {
-        self.store.holder(key, now)
-    }
-    fn begin(&self, operation: &Operation) -> Result<u64, StoreError> {
-        self.alive()?.begin(operation)
-    }
-    fn finish(&self, number: u64, at: Timestamp, outcome: &str, to: Option<u32>) -> Result<(), StoreError> {
-        self.alive()?.finish(number, at, outcome, to)
-    }
-    fn measured(
-        &self,
-        set: &Label,
-        samples: &[Sample],
-        readings: &Readings,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.alive()?.measured(set, samples, readings, now)
-    }
-    fn samples(&self, set: &Label, since: Timestamp) -> Result<Vec<Sample>, StoreError> {
-        self.store.samples(set, since)
-    }
-    fn readings(&self, set: &Label) -> Result<Readings, StoreError> {
-        self.store.readings(set)
-    }
-    fn decided(&self, set: &Label, decision: &Decision, anew: bool) -> Result<(), StoreError> {
-        self.alive()?.decided(set, decision, anew)
-    }
-    fn decisions(&self, set: &Label, limit: usize) -> Result<Vec<Decision>, StoreError> {
-        self.store.decisions(set, limit)
-    }
-    fn history(&self, set: Option<&Label>, limit: usize) -> Result<Vec<PastOperation>, StoreError> {
-        self.store.history(set, limit)
-    }
-}
-
 /// Collects what is written.
 #[derive(Clone, Default)]
 pub struct Capture(Arc<Mutex<Vec<u8>>>);
@@ -217,6 +110,8 @@ pub struct Theatre {
     pub store: String,
     more: String,
     numbers: Arc<Told>,
+    /// Stores that are no files: where thousands of worlds are played, SQLite takes most of the time.
+    shelves: Option<Shelves>,
     /// How many UUIDs were drawn, where they are to be the same each time.
     pub drawn: Option<Arc<AtomicU64>>,
     /// What the operator answers to a question; `None`: there is no terminal to ask on.
@@ -239,11 +134,55 @@ impl Theatre {
             stage: Stage::default(),
             folder,
             numbers: Arc::default(),
-            drawn: None,
             store: "state.db".into(),
             more: String::new(),
+            shelves: None,
+            drawn: None,
             answer: None,
         }
+    }
+
+    /// An empty one, with its stores in memory, and the same UUIDs each time.
+    pub fn in_memory() -> Self {
+        Self {
+            shelves: Some(Shelves::default()),
+            drawn: Some(Arc::default()),
+            ..Self::new()
+        }
+    }
+
+    /// The store of that name, as a process that nobody has killed opens it.
+    pub fn store(&self, name: &str) -> Arc<dyn Store> {
+        let path = self.folder.path().join(name);
+        match &self.shelves {
+            Some(shelves) => on_shelf(shelves, &path),
+            None => Arc::new(Sqlite::open(&path).unwrap()),
+        }
+    }
+
+    /// Commands use the store of that name from now on.
+    pub fn use_store(&mut self, name: &str) {
+        name.clone_into(&mut self.store);
+    }
+
+    /// The file that is copied where a store is backed up or restored, and what of it lies beside.
+    fn copy_store(&self, from: &str, to: &str) -> Result<(), String> {
+        let path = |name: &str, end: &str| self.folder.path().join(format!("{name}{end}"));
+        if let Some(shelves) = &self.shelves {
+            let copy = on_shelf(shelves, &path(from, "")).backup();
+            shelves.lock().unwrap().insert(path(to, ""), Arc::new(copy));
+            return Ok(());
+        }
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(path(to, end));
+        }
+        // By the store's own means: a thread that is only just ending may have it open, and what it has written not yet be in the
+        // file.
+        let into = path(to, "").display().to_string();
+        rusqlite::Connection::open(path(from, ""))
+            .and_then(|store| store.execute("VACUUM INTO ?1", [into]))
+            .map_err(|e| format!("{}: {e}", path(from, "").display()))?;
+        Ok(())
     }
 
     fn define(&self, capacity: u32) {
@@ -287,7 +226,7 @@ impl Theatre {
 
     /// The world of one process, which writes into these.
     pub fn world(&self, stdout: &Capture, stderr: &Capture) -> World {
-        let fleet = Arc::clone(&self.stage.fleet);
+        let (fleet, shelves) = (Arc::clone(&self.stage.fleet), self.shelves.clone());
         World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
             meter: vmss::hypervisor::meter::Meter::default(),
@@ -299,10 +238,12 @@ impl Theatre {
             here: Arc::new(Management),
             neighbours: vmss::here::Neighbours::default(),
             open_store: Box::new(move |path| {
-                Ok(Arc::new(Mortal {
-                    store: Sqlite::open(path)?,
-                    fleet: Arc::clone(&fleet),
-                }) as Arc<dyn Store>)
+                let store: Arc<dyn Store> = match &shelves {
+                    Some(shelves) => on_shelf(shelves, path),
+                    None => Arc::new(Sqlite::open(path)?),
+                };
+                let fleet = Arc::clone(&fleet);
+                Ok(Arc::new(Mortal { store, fleet }) as Arc<dyn Store>)
             }),
             clock: Arc::new(FleetClock(self.stage.fleet.clock())),
             draw: match self.drawn.clone() {
@@ -439,22 +380,13 @@ impl Theatre {
                 } else {
                     (copy, store)
                 };
-                let path = |name: &str| self.folder.path().join(name);
-                for end in ["", "-wal", "-shm"] {
-                    let _ = std::fs::remove_file(path(&format!("{to}{end}")));
-                }
-                // By the store's own means: a thread that is only just ending may have it open, and what it has written not
-                // yet be in the file.
-                let into = path(&to).display().to_string();
-                let copied = rusqlite::Connection::open(path(&from))
-                    .and_then(|store| store.execute("VACUUM INTO ?1", [into]));
-                return match copied {
-                    Ok(_) => (0, String::new(), String::new()),
-                    Err(e) => (99, String::new(), format!("{}: {e}", path(&from).display())),
+                return match self.copy_store(&from, &to) {
+                    Ok(()) => (0, String::new(), String::new()),
+                    Err(e) => (99, String::new(), e),
                 };
             }
             Some((verb, [name])) if verb == "store" => {
-                self.store.clone_from(name);
+                self.use_store(name);
                 return (0, String::new(), String::new());
             }
             _ => {}

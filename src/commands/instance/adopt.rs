@@ -69,7 +69,7 @@ fn refused(record: &Record, id: InstanceId, why: &Refused) -> Error {
         }
         Refused::NoNote(_) => "without its note vmss does not know what it is: make another with vmss scale".to_owned(),
         Refused::Disowned(uuid) => format!("vmss instance disown {uuid} --undo takes that back"),
-        Refused::IdTaken(_) | Refused::UuidTaken(_) => {
+        Refused::IdTaken(_) | Refused::UuidTaken(_) | Refused::OthersDisk(_) => {
             format!("it stays a stranger; vmss instance disown {id} says that its note lies")
         }
         Refused::AddressTaken(..) => "give the other instance up first (vmss instance delete), or leave this one alone".to_owned(),

@@ -224,6 +224,7 @@ fn hint(refusal: &Refusal, ids: &str) -> String {
             "run the command where that store is, or take the set over with vmss state adopt".to_owned()
         }
         Why::Double => "vmss show tells where; vmss instance settle ID --keep HOST ends it".to_owned(),
+        Why::RunsAsAnother => "vmss show tells where; end that one, or give it a UUID of its own".to_owned(),
         Why::RecordOld => "vmss show tells which; vmss state catch-up brings the record level".to_owned(),
         Why::Misnoted | Why::HalfMade | Why::Going | Why::Changing => {
             "vmss scale +0 finishes that".to_owned()

@@ -37,19 +37,23 @@ impl Fleet {
         self.machine(host, |m| m.domains.remove(name).expect(ADDED));
     }
 
-    /// The host was set up anew: libvirt knows no domain, and has another UUID. Without `disks` its pool is empty as well.
+    /// The host was set up anew: libvirt knows no domain, and has another UUID. Without `disks` its pool is empty as well, unless
+    /// it lies in a folder that others use.
     pub fn reinstall(&self, host: &str, disks: bool) {
         self.machine(host, |m| {
             m.uuid = Uuid::new_v5(&m.uuid, b"anew");
+            m.faults = Default::default();
             m.domains.clear();
             m.foreign.0.clear();
-            if !disks {
+            m.snapshots.clear();
+            if !disks && m.folder.is_none() {
                 m.foreign.1.clear();
                 m.volumes.clear();
                 m.copies.clear();
                 m.marks.clear();
             }
         });
+        self.refresh(host);
     }
 
     /// Somebody makes a backup of a VM.

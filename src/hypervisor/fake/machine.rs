@@ -209,6 +209,10 @@ pub(super) struct Machine {
     pub elsewhere: BTreeMap<String, Volume>,
     /// Somebody else's domains and volumes as they were when a test put them there.
     pub foreign: (BTreeMap<String, Domain>, BTreeMap<String, Volume>),
+    /// Domains as they were when somebody made a snapshot of them.
+    pub snapshots: BTreeMap<Uuid, Domain>,
+    /// Volumes as they were when somebody made a backup of the pool.
+    pub backup: BTreeMap<String, Volume>,
     /// How many volumes were made here so far.
     pub made: u64,
     pub in_flight: usize,
@@ -228,6 +232,8 @@ impl Machine {
             folder: None,
             elsewhere: BTreeMap::new(),
             foreign: Default::default(),
+            snapshots: BTreeMap::new(),
+            backup: BTreeMap::new(),
             made: 0,
             in_flight: 0,
             most_in_flight: 0,

@@ -3,6 +3,7 @@
 use super::call::{Call, Result};
 use super::create::{base, fits};
 use super::machine::{Content, Domain, Volume};
+use super::observe;
 use super::owned::{in_phase, not_moving, not_ours, owned, renote};
 use super::power::set_power;
 use super::volumes::{make_copy, seed, write_seed};
@@ -18,6 +19,7 @@ pub(super) struct Way<'a> {
     pub here: &'a Call<'a>,
     pub there: &'a Call<'a>,
     pub to: &'a Label,
+    pub uris: (&'a str, &'a str),
     pub instance: &'a InstanceRef,
 }
 
@@ -58,8 +60,15 @@ pub(super) fn migrate(way: &Way<'_>, spec: &InstanceSpec, model: &Model) -> Resu
         if power != Some(Power::Running) {
             return Err(way.refuse(FaultKind::Other, "it is not running"));
         }
-        let own = before.volumes.iter().filter_map(|v| m.volumes.get(v));
-        Ok(own.filter(|v| v.content == Content::Disk).cloned().collect())
+        let disks = before.volumes.iter().filter(|v| !v.ends_with("-seed.img"));
+        let own: Option<Vec<&Volume>> = disks.map(|v| m.volumes.get(v)).collect();
+        let own =
+            own.ok_or_else(|| way.refuse(FaultKind::Missing, "one of its volumes is not in the pool"))?;
+        Ok(own
+            .into_iter()
+            .filter(|v| v.content == Content::Disk)
+            .cloned()
+            .collect())
     })?;
     let folder = |on: &Call<'_>| on.look(&doing, |m| Ok(m.folder));
     if let (Some(one), Some(other)) = (folder(here)?, folder(there)?)
@@ -166,7 +175,7 @@ pub(super) fn settle(way: &Way<'_>) -> Result<Settled> {
             if arrived.is_some() {
                 undefine(way.there, way.instance)?;
             }
-            delete_volumes(way.there, way.instance, &meta)?;
+            delete_volumes((way.there, way.uris.1), way.instance, &meta)?;
             if domain.power == Power::Paused {
                 let_go(way.here, way.instance)?;
             }
@@ -195,7 +204,7 @@ fn arrive(way: &Way<'_>, meta: &Metadata) -> Result<Settled> {
         })?;
     }
     way.here.stage(Stage::DeleteDisks);
-    delete_volumes(way.here, way.instance, meta)?;
+    delete_volumes((way.here, way.uris.0), way.instance, meta)?;
     Ok(Settled::Moved)
 }
 
@@ -213,12 +222,20 @@ fn undefine(on: &Call<'_>, instance: &InstanceRef) -> Result<()> {
     })
 }
 
-fn delete_volumes(on: &Call<'_>, instance: &InstanceRef, note: &Metadata) -> Result<()> {
+/// What anybody uses, or might, stays.
+fn delete_volumes((on, uri): (&Call<'_>, &str), instance: &InstanceRef, note: &Metadata) -> Result<()> {
+    let looking = "looking for who uses what";
+    on.refresh(looking)?;
+    let uses = on.look(looking, |m| Ok(observe::uses(m)))?;
+    if uses.is_shared(uri) {
+        return Ok(());
+    }
     let stem = volume_name(&instance.set, instance.id, instance.uuid, "", "");
     let stem = stem.trim_end_matches('.');
     for volume in note.volumes.iter().filter(|v| v.starts_with(stem)) {
         let doing = format!("delete volume {volume}");
-        if on.look(&doing, |m| Ok(m.volumes.contains_key(volume)))? {
+        let is_used = uses.speaks_against(volume, None).is_some();
+        if !is_used && on.look(&doing, |m| Ok(m.volumes.contains_key(volume)))? {
             on.last_step(Stage::DeleteDisks, &doing, |m| {
                 m.volumes.remove(volume);
                 Ok(())

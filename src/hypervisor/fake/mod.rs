@@ -32,6 +32,7 @@ mod rework;
 mod shared;
 mod snapshot;
 mod traffic;
+mod upkeep;
 mod volumes;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use fault::{Failure, Fault};
 pub use load::{Load, Meter};
 pub use machine::{Agent, Content, Domain, FakeHost, ImageCopy, Volume};
 pub use snapshot::Snapshot;
+pub use upkeep::HostAsItIs;
 
 use super::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Settled};
 use crate::model::Model;
@@ -64,7 +66,8 @@ impl Drop for Fleet {
 }
 
 impl Hosts for Fleet {
-    /// The host of that name, or, if there is none, the one that its URI names. One that was not added is unreachable.
+    /// The host of that name, or of which that is another name ([`Fleet::call_host`]); if there is none, the one that its URI
+    /// names. One that was not added is unreachable.
     fn host(&self, host: &Host, _: &Limits) -> Arc<dyn Hypervisor> {
         Arc::new(host::FakeHypervisor {
             shared: Arc::clone(&self.shared),
@@ -106,13 +109,13 @@ impl Hosts for Fleet {
 impl Fleet {
     /// What a host is called here: a definition may call it otherwise.
     fn name_of(&self, host: &Host) -> String {
-        let machines = &self.shared.lock().machines;
+        let state = self.shared.lock();
         let by_uri = || {
             let name = host.uri.strip_prefix("qemu+ssh://")?.strip_suffix("/system")?;
-            machines.contains_key(name).then(|| name.to_owned())
+            state.machines.contains_key(name).then(|| name.to_owned())
         };
-        let own = host.name.as_str();
-        let other = if machines.contains_key(own) {
+        let own = state.real_name(host.name.as_str());
+        let other = if state.machines.contains_key(own) {
             None
         } else {
             by_uri()
@@ -146,6 +149,7 @@ impl Fleet {
                     here,
                     there,
                     to: &to.name,
+                    uris: (&from.uri, &to.uri),
                     instance,
                 })
             })

@@ -22,6 +22,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// By name.
     pub machines: BTreeMap<String, Machine>,
+    /// Other names of hosts, each with the one that it stands for.
+    pub other_names: BTreeMap<String, String>,
     /// Folders that several hosts share.
     pub folders: Vec<super::folder::Folder>,
     /// Load balancers, by name.
@@ -64,6 +66,11 @@ pub(super) enum Doom {
 }
 
 impl State {
+    /// The name of the host that is called so.
+    pub fn real_name<'n>(&'n self, name: &'n str) -> &'n str {
+        self.other_names.get(name).map_or(name, String::as_str)
+    }
+
     /// Notes a step that was done.
     pub fn note(&mut self, host: &str, what: &str) {
         self.journal.push(format!("{host}: {what}"));

@@ -63,6 +63,7 @@ const LOOK: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy)]
 struct End<'a> {
     name: &'a Label,
+    uri: &'a str,
     host: &'a Libvirt,
 }
 
@@ -85,6 +86,7 @@ impl<'a> Way<'a> {
     ) -> Self {
         let end = |(host, opened): (&'a Host, &'a Libvirt)| End {
             name: &host.name,
+            uri: &host.uri,
             host: opened,
         };
         Self {

@@ -203,6 +203,11 @@ fn what_is_half_made_or_disowned_or_renamed_is_not_taken_in() {
         sort_out(&scene.record, &mut scene.inventory);
         adoption(scene.situation(), two, None).unwrap_err()
     };
+    let of_the_first = "web-1-00000000-os.qcow2";
+    assert_eq!(
+        change(|_, i| i.meta.volumes = vec!["web-1-00000000-os.qcow2".into()]),
+        Refused::OthersDisk(of_the_first.into())
+    );
     assert_eq!(change(|_, i| i.meta.phase = Phase::Creating), Refused::Half);
     assert_eq!(
         change(|_, i| i.meta.moving_to = Some(label("d0h0"))),

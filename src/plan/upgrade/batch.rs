@@ -190,6 +190,7 @@ impl<'a> Stage<'_, 'a> {
             let order = placement::Order {
                 revision: self.target,
                 within,
+                moved_from: None,
                 count: lacking.min(room),
                 why: why.into(),
             };
@@ -269,6 +270,7 @@ impl<'a> Stage<'_, 'a> {
         let order = placement::Order {
             revision: self.target,
             within: self.domain_of(batch),
+            moved_from: None,
             count,
             why: "".into(),
         };
