@@ -211,7 +211,7 @@ impl Before {
             return Ok(());
         }
         let (were, are) = (volumes(&self.hosts), volumes(after));
-        let record = self.record.as_ref();
+        let record = self.record.as_ref().or(self.left.as_ref());
         let used: BTreeSet<&String> = (self.hosts.iter())
             .flat_map(|h| &h.domains)
             .flat_map(|d| &d.disks)
@@ -359,10 +359,10 @@ impl Before {
             all.len() < many
         };
         let applied = are_twins(&mut record.applied.hosts().map(|(_, h)| h.name.to_string()));
-        let takes_definition = matches!(did.verb(), "apply" | "delete");
-        let defined = takes_definition && are_twins(&mut self.managed.hosts.iter().cloned());
+        let in_the_file = are_twins(&mut self.managed.hosts.iter().cloned());
         // A definition without it, once it counts, is the end of it.
-        let is_mended = takes_definition && !defined;
+        let is_mended = matches!(did.verb(), "apply" | "delete") && !in_the_file;
+        let defined = did.verb() == "apply" && in_the_file;
         if is_sharp && (applied || defined) && !is_mended {
             must(matches!(exit, 2..=5), "one host is there under two names")?;
             return self
