@@ -1,7 +1,7 @@
 //! `vmss apply`: makes a changed definition count. What concerns the set counts at once; a changed model becomes a new
 //! revision, to which the instances are brought as the upgrade policy says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -14,10 +14,10 @@ use crate::inventory::Inventory;
 use crate::load_balancer::Dropped;
 use crate::model::{Change, Disruption, Model};
 use crate::names::{InstanceId, Label};
-use crate::ownership::Twins;
+use crate::ownership::{Strangeness, Twins};
 use crate::plan::Experience;
 use crate::plan::loss::Named;
-use crate::record::Record;
+use crate::record::{Known, Record};
 use crate::request::{Limits, Request, Verb};
 use crate::scaleset::{Host, Method, ScaleSet, UpgradePolicy};
 use crate::ui::words::ranges as ids;
@@ -43,12 +43,10 @@ pub fn run(ctx: &Context<'_>, args: &ApplyArgs) -> Result<Exit> {
     // What was seen is written down only once it is clear that something is to be done.
     let mut seen = record.clone();
     seen.absorb(&inventory);
-    refuse_lost_hosts(
-        &record.applied,
-        &set,
-        &seen.known.values().map(|k| &k.host).collect(),
-        &twins::find(ctx.world, &record.applied, &inventory),
-    )?;
+    let twins = twins::find(ctx.world, &record.applied, &inventory);
+    let in_use = seen.known.values().map(|k| k.host.clone()).collect();
+    refuse_lost_hosts(&record.applied, &set, &in_use, &twins)?;
+    refuse_lost_copies(&seen, &set, &inventory, &twins)?;
 
     // The hosts as they will be: one that is added may be one that is there already.
     let will_be = glance(ctx.world, &*target.store, &set, &record);
@@ -202,7 +200,6 @@ pub fn sentence(change: &Change) -> String {
     )
 }
 
-/// A host may leave the definition only when nothing of the set is on it, or its instances would be out of reach.
 /// Hosts that have another name in the definition now, old and new: what is asked at one URI for one pool is one host.
 fn renamed_hosts(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<(Label, Label)> {
     let is_it = |old: &Host, new: &Host| (&old.uri, &old.pool) == (&new.uri, &new.pool);
@@ -217,12 +214,8 @@ fn renamed_hosts(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<(Label, Label)> {
     .collect()
 }
 
-fn refuse_lost_hosts(
-    applied: &ScaleSet,
-    wanted: &ScaleSet,
-    in_use: &BTreeSet<&Label>,
-    twins: &[Twins],
-) -> Result<()> {
+/// Hosts that are looked at no more once `wanted` is applied, under no other name either.
+fn lost_hosts<'a>(applied: &'a ScaleSet, wanted: &ScaleSet, twins: &[Twins]) -> Vec<&'a Label> {
     let renamed = renamed_hosts(applied, wanted);
     let is_kept = |name: &Label| {
         let others = twins.iter().filter_map(|t| match name {
@@ -234,9 +227,49 @@ fn refuse_lost_hosts(
             || renamed.iter().any(|(from, _)| from == name)
             || others.into_iter().any(|other| wanted.host(other).is_some())
     };
-    let lost: Vec<&str> = (applied.hosts())
-        .map(|(_, h)| &h.name)
-        .filter(|name| !is_kept(name) && in_use.contains(name))
+    let names = applied.hosts().map(|(_, h)| &h.name);
+    names.filter(|name| !is_kept(name)).collect()
+}
+
+/// A host with a copy of an instance, whatever it is called there, stays in the definition: out of sight it would be forgotten, and
+/// the other taken for the only one, started beside it, or changed with disks that the copy has too.
+fn refuse_lost_copies(
+    record: &Record,
+    wanted: &ScaleSet,
+    inventory: &Inventory,
+    twins: &[Twins],
+) -> Result<()> {
+    let odd = &inventory.odd;
+    let doubles = (odd.doubles.iter()).flat_map(|d| d.places.iter().map(move |p| (&p.host, d.id)));
+    let strangers = odd
+        .strangers
+        .iter()
+        .filter(|other| other.why != Strangeness::Disowned);
+    let kept = strangers.filter_map(|other| {
+        let is_its = |(_, k): &(&InstanceId, &Known)| k.uuid == other.uuid;
+        let (id, _) = record.known.iter().find(is_its)?;
+        Some((&other.host, *id))
+    });
+    let copies: BTreeMap<&Label, InstanceId> = doubles.chain(kept).collect();
+    let lost = lost_hosts(&record.applied, wanted, twins);
+    let Some((host, id)) = lost.into_iter().find_map(|host| Some((host, copies.get(host)?))) else {
+        return Ok(());
+    };
+    let text = format!("the definition drops host {host}, which has a copy of instance {id}, with its UUID");
+    Err(Error::message(Exit::Blocked, text).hint(format!(
+        "keep it until there is one of them: vmss instance settle {id} --keep HOST, or undefine by hand the one that is not to be"
+    )))
+}
+
+/// A host may leave the definition only when nothing of the set is on it, or its instances would be out of reach.
+fn refuse_lost_hosts(
+    applied: &ScaleSet,
+    wanted: &ScaleSet,
+    in_use: &BTreeSet<Label>,
+    twins: &[Twins],
+) -> Result<()> {
+    let lost = lost_hosts(applied, wanted, twins);
+    let lost: Vec<&str> = (lost.into_iter().filter(|name| in_use.contains(name)))
         .map(Label::as_str)
         .collect();
     if lost.is_empty() {

@@ -297,12 +297,13 @@ fn tell_what_was_given_up(ctx: &Context<'_>, name: &Label, ending: &Ending, left
         let bad = ctx.style.bad("not done:");
         ctx.world.stderr.line(format!("{bad} {text}"));
     }
-    for wait in ending
-        .report
-        .waits
-        .iter()
-        .filter(|w| matches!(w, Wait::Unclaimed { .. }))
-    {
+    let stays = |w: &&Wait| {
+        matches!(
+            w,
+            Wait::Unclaimed { .. } | Wait::Stranger(_) | Wait::SeedInUse { .. }
+        )
+    };
+    for wait in ending.report.waits.iter().filter(stays) {
         ctx.say(format!("{} {wait}", ctx.style.warn("note:")));
     }
     ctx.say(format!(

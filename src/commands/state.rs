@@ -3,12 +3,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::commands::unrecorded::Unrecorded;
 use crate::commands::{Context, create};
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
 use crate::hypervisor::Watch;
-use crate::inventory::{Instance, Inventory, View};
+use crate::inventory::{Instance, Inventory, Phase, View};
 use crate::names::{Label, StoreId, instance_name};
 use crate::observe::{ask_all, observe};
 use crate::record::Record;
@@ -16,6 +18,7 @@ use crate::request::{Request, Verb};
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::Store;
 use crate::ui::words::count;
+use crate::warrants::Cause;
 
 /// Makes the record again from the instances' metadata.
 pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
@@ -103,7 +106,7 @@ pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
                 .filter(|s| !record.former.contains(s))
                 .collect();
             record.former.extend(&news);
-            take_in_all(record, inventory);
+            take_in_all(record, inventory, ctx.world.clock.now());
             true
         })
     };
@@ -229,16 +232,17 @@ fn remake(
     let others = stores(inventory).into_iter().filter(|s| *s != record.store);
     let others: Vec<StoreId> = others.filter(|s| !record.former.contains(s)).collect();
     record.former.extend(others);
-    let found = take_in_all(&mut record, inventory);
-    let capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
     let now = ctx.world.clock.now();
+    let found = take_in_all(&mut record, inventory, now);
+    let capacity = capacity.unwrap_or_else(|| u32::try_from(found).unwrap_or(u32::MAX));
     record.ask_for(capacity, || Request::of(Verb::State, ctx.world.env.who(), now));
     Ok((record, found))
 }
 
 /// Everything that has a note of the set, the name that goes with it and no other instance's disks becomes the record's own: how
-/// many instances these are.
-fn take_in_all(record: &mut Record, inventory: &Inventory) -> usize {
+/// many instances these are. What was being deleted is, for there is no other record that could say more of it; as little may be
+/// left of it as of what was being made.
+fn take_in_all(record: &mut Record, inventory: &Inventory, now: Timestamp) -> usize {
     let mut found = BTreeSet::new();
     let set = record.applied.name.clone();
     for host in &inventory.hosts {
@@ -248,7 +252,14 @@ fn take_in_all(record: &mut Record, inventory: &Inventory) -> usize {
             let is_taken = record.known.contains_key(&id) && record.knows(id, uuid).is_none();
             if instance.name == instance_name(&set, id) && !is_taken && instance.anothers_disk().is_none() {
                 record.take_in(instance, &host.name);
-                found.insert(id);
+                match instance.meta.phase {
+                    Phase::Ready | Phase::Changing => _ = found.insert(id),
+                    Phase::Creating => {}
+                    Phase::Deleting => {
+                        let cause = Cause::UnfinishedDeletion;
+                        record.warrants.issue(&host.name, id, uuid, cause, now);
+                    }
+                }
             }
         }
     }

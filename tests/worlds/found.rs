@@ -195,3 +195,34 @@ fn a_set_whose_definition_had_a_host_twice_is_deleted_by_one_that_has_it_once() 
         played(&plain(1, sharing), &lines);
     }
 }
+
+/// The copy runs, shares its disk with the one that is kept, and its host leaves the definition.
+#[test]
+fn what_a_copy_has_on_a_host_that_is_dropped_does_not_go() {
+    let lines = [
+        "vmss -f web.toml host drain kvm1 --yes",
+        "move kvm2 web-2 kvm3 keeping",
+        "hosts web.toml kvm1 kvm2",
+        "image 1",
+        "vmss -f web.toml apply --yes",
+    ];
+    played(&plain(1, 3), &lines);
+}
+
+/// A deletion was cut short, and the record is lost.
+#[test]
+fn what_was_half_deleted_is_taken_over_by_nobody() {
+    for step in 3..9 {
+        let kill: &str = format!("kill-vmss after {step}").leak();
+        let lines = [
+            kill,
+            "vmss -f web.toml delete --yes",
+            "vmss -f other.toml state adopt --yes",
+        ];
+        let setting = Setting {
+            sets: Sets::OneName,
+            ..plain(1, 0)
+        };
+        played(&setting, &lines);
+    }
+}

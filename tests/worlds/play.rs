@@ -221,8 +221,22 @@ fn settle(world: &mut World, managed: &Managed) -> Result<(), String> {
                     undefine_doubles(world, managed);
                 }
             }
+            "disks-away" => {
+                let ids = wait["instances"].as_array().into_iter().flatten();
+                for id in ids.cloned().collect::<Vec<_>>() {
+                    tell(world, managed, &format!("instance replace {id} --yes"))?;
+                }
+            }
             "protected" => _ = tell(world, managed, "instance unprotect --all")?,
-            "repair-suspended" | "start-backoff" => _ = tell(world, managed, "repair --resume --yes")?,
+            "repair-suspended" => _ = tell(world, managed, "repair --resume --yes")?,
+            // Whoever has read that a volume is not there has it made again.
+            "start-backoff" => {
+                let (exit, _) = tell(world, managed, "repair --resume --yes")?;
+                if exit != 0 {
+                    let id = wait["instance"].to_string();
+                    tell(world, managed, &format!("instance reimage {id} --yes"))?;
+                }
+            }
             "rollout-paused" | "rollout-stopped" => _ = tell(world, managed, "upgrade resume --yes")?,
             _ => {}
         }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use vmss::hypervisor::fake::{Content, Domain, HostAsItIs, Volume};
 use vmss::inventory::Power;
 use vmss::names::{VolumeName, parse_instance_name};
-use vmss::record::{Life, Record};
+use vmss::record::{Known, Life, Record};
 
 use crate::stage::{Managed, World, real, touchable};
 
@@ -400,12 +400,16 @@ impl Before {
                 must(now.is_none(), "the record is there")?;
                 let mut left = (after.iter())
                     .filter(|h| seen.contains(&h.name))
-                    .flat_map(|h| &h.domains);
-                // One that has lost its note is a stranger.
-                let is_member = |d: &Domain| {
+                    .flat_map(|h| h.domains.iter().map(|d| (h.name.as_str(), d)));
+                // One that has lost its note is a stranger, and one that may be where nobody can see.
+                let may_be_elsewhere = |host: &str, k: &Known| {
+                    let is = real(k.host.as_str());
+                    is != host && !seen.contains(&is)
+                };
+                let is_member = |(host, d): (&str, &Domain)| {
                     let id = parse_instance_name(&self.managed.set, &d.name);
                     let known = id.and_then(|id| record.known.get(&id));
-                    d.meta.is_some() && known.is_some_and(|k| k.uuid == d.uuid)
+                    d.meta.is_some() && known.is_some_and(|k| k.uuid == d.uuid && !may_be_elsewhere(host, k))
                 };
                 must(!left.any(is_member), "members are there")?;
                 must(
