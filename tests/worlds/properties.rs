@@ -347,7 +347,9 @@ impl Before {
             return self.without_a_record(world, did, must);
         };
         let (hosts, seen) = (world.hosts_of(record), world.seen_of(record));
-        let is_sharp = did.converges() || did.says("host drain") || did.says("instance re");
+        // Where there is no instance nothing is begun.
+        let is_idle = did.text.contains("no instance is like that");
+        let is_sharp = !is_idle && (did.converges() || did.says("host drain") || did.says("instance re"));
         let are_twins = |names: &mut dyn Iterator<Item = String>| {
             let mut all: Vec<String> = names
                 .map(|n| real(&n))
