@@ -1,7 +1,7 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
 use crate::commands::{Context, apply, consent, going, ranges, unrecorded};
-use crate::converge::{Consent, twins};
+use crate::converge::{Consent, glance, twins};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::model::Model;
@@ -36,6 +36,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
             let mut new = record(ctx, &set, model, old.store);
             new.succeed(old);
+            twins::refuse(ctx.world, &set, &glance(ctx.world, &*store, &set, &new))?;
             agreed = ask(&new, None)?;
             if agreed.is_some() {
                 store.put(&set.name, &new, Some(version))?;

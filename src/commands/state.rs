@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::commands::unrecorded::Unrecorded;
 use crate::commands::{Context, create};
-use crate::converge::amend;
+use crate::converge::{amend, twins};
 use crate::error::{Error, Exit, Result};
 use crate::hypervisor::Watch;
 use crate::inventory::{Instance, Inventory, Phase, View};
@@ -214,6 +214,7 @@ fn remake(
                 .hint("to make the set anew: vmss create"),
         );
     }
+    twins::refuse(ctx.world, set, inventory)?;
     let mut record = create::record(ctx, set, ctx.model(set)?, store.id()?);
     if let Some(left) = store.abandoned(&set.name)? {
         record.succeed(left);

@@ -365,7 +365,7 @@ pub fn converge(
         listener.alive();
         store.renew(lease, world.clock.now())?;
         let made = std::mem::take(&mut run.made);
-        let (record, _) = amend(store, set, |record| record.confirm(made.iter().copied()))?;
+        let (record, _) = amend_under(store, lease, set, |record| record.confirm(made.iter().copied()))?;
         let scale_set = record.applied.clone();
         let mut inventory = observe_for(world, store, &record);
         if !std::mem::replace(&mut run.has_looked, true) {
@@ -377,7 +377,7 @@ pub fn converge(
         // Looking may have taken longer than the lease lasts, on a machine that was suspended, say: what was seen then is older than
         // what another has made since.
         store.renew(lease, now)?;
-        let (record, _) = amend(store, set, |record| {
+        let (record, _) = amend_under(store, lease, set, |record| {
             // Both, whatever the first says.
             record.absorb(&inventory) | record.heed(&inventory, &scale_set.health, now)
         })?;
@@ -415,7 +415,9 @@ pub fn converge(
         if interrupted && !is_over {
             // Nothing is done to those that were leaving: they take clients again.
             let membership = at_rest(situation);
-            let (record, _) = amend(store, set, |record| record.note_leaving(&BTreeSet::new(), now))?;
+            let (record, _) = amend_under(store, lease, set, |record| {
+                record.note_leaving(&BTreeSet::new(), now)
+            })?;
             run.serve(&scale_set, &inventory, membership.as_ref());
             return Ok(run.end(plan, inventory, record, undone));
         }

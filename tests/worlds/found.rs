@@ -226,3 +226,27 @@ fn what_was_half_deleted_is_taken_over_by_nobody() {
         played(&setting, &lines);
     }
 }
+
+/// Of a set without instances `create` makes the definition count, and a lost record is made again by one.
+#[test]
+fn no_record_is_made_of_a_definition_that_has_a_host_twice() {
+    let mut world = World::new(&plain(1, 0));
+    let vmss = |world: &mut World, args: &str, wanted: u8| {
+        let args: Vec<String> = format!("-f web.toml {args} --yes")
+            .split(' ')
+            .map(str::to_owned)
+            .collect();
+        let (exit, said) = world.vmss(&args);
+        assert_eq!(exit, wanted, "{args:?}: {said}");
+    };
+    vmss(&mut world, "create", 0);
+    vmss(&mut world, "scale 0", 0);
+    world.other("hosts web.toml kvm1 kvm2 kvm3 kvm1-ip");
+    vmss(&mut world, "create", 3);
+    vmss(&mut world, "scale 1", 0);
+    let managed = world.managed[0].clone();
+    let store = world.theatre.store(managed.store);
+    let (_, version) = store.get(&managed.set).unwrap().unwrap();
+    store.remove(&managed.set, version).unwrap();
+    vmss(&mut world, "state rebuild", 3);
+}
