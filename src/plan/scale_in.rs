@@ -65,11 +65,14 @@ pub(super) fn victims<'f, 'a>(
         let is_kept = m.instance.meta.protection != Protection::None || s.inventory.odd.is_double(m.id);
         is_kept && !is_condemned(m)
     };
-    let protected: Vec<InstanceId> = fleet.members.iter().filter(is_protected).map(|m| m.id).collect();
-    if fleet.members.len() - fleet.condemned(s).count() - protected.len() < count {
+    let protected = fleet.members.iter().filter(is_protected).map(|m| m.id);
+    let (twice, protected): (Vec<InstanceId>, Vec<InstanceId>) =
+        protected.partition(|id| s.inventory.odd.is_double(*id));
+    if fleet.members.len() - fleet.condemned(s).count() - protected.len() - twice.len() < count {
         return Err(Wait::Protected {
             surplus: count,
             instances: protected,
+            twice,
         });
     }
     // Whose disks nobody can get at just now goes when its pool can be seen again: until then there may be too many.

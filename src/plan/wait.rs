@@ -109,6 +109,9 @@ pub enum Wait {
         surplus: usize,
         /// The protected ones.
         instances: Vec<InstanceId>,
+        /// Those that are there twice: nothing is done to them either.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        twice: Vec<InstanceId>,
     },
     /// The rollout waits for `upgrade resume`.
     RolloutPaused {
@@ -708,15 +711,28 @@ impl fmt::Display for Wait {
                     "{verb} {subject} on {host} failed and is not tried again in this run: {error}"
                 )
             }
-            Self::Protected { surplus, instances } => {
-                let (noun, are) = match instances.len() {
-                    1 => ("instance", "is"),
-                    _ => ("instances", "are"),
+            Self::Protected {
+                surplus,
+                instances,
+                twice,
+            } => {
+                let are = |ids: &[InstanceId], what: &str| {
+                    let (noun, are) = if ids.len() == 1 {
+                        ("instance", "is")
+                    } else {
+                        ("instances", "are")
+                    };
+                    (!ids.is_empty()).then(|| format!("{noun} {} {are} {what}", list(ids)))
                 };
+                let reasons = [
+                    are(instances, "protected from scale-in"),
+                    are(twice, "there twice"),
+                ];
+                let reasons: Vec<String> = reasons.into_iter().flatten().collect();
                 write!(
                     f,
-                    "{surplus} too many, but {noun} {} {are} protected from scale-in: none is taken",
-                    list(instances)
+                    "{surplus} too many, but {}: none is taken",
+                    reasons.join(" and ")
                 )
             }
             Self::RolloutPaused { by } => write!(f, "the rollout is paused by {by}"),
