@@ -192,7 +192,11 @@ fn fate(s: Situation<'_>, host: &Label, seen: &HostSeen, volume: &VolumeName) ->
         ) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Unclaimed,
         // It is what somebody has left who took the instance away from another host of the same folder: told there.
         _ if has_departed_elsewhere(s, host, seen, volume) => Fate::Used,
-        (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(warrant.cause.clone()),
+        (_, Some(warrant)) if !is_kept_elsewhere(s, host, seen, volume) => Fate::Goes(match &warrant.cause {
+            // The operator has named the instance. Only who names the volume itself has to hear that somebody uses it.
+            Cause::Operator => Cause::UnfinishedDeletion,
+            other => other.clone(),
+        }),
         (Some(_), _) if seen.marks.is_empty() => Fate::Used,
         _ if is_kept_elsewhere(s, host, seen, volume) => Fate::Used,
         // Deleted through another host of the same folder: this one has not looked since.

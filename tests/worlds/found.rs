@@ -250,3 +250,17 @@ fn no_record_is_made_of_a_definition_that_has_a_host_twice() {
     store.remove(&managed.set, version).unwrap();
     vmss(&mut world, "state rebuild", 3);
 }
+
+/// The domain of an instance that an operator has had replaced is kept under another name, and has its disk.
+#[test]
+fn what_an_operator_has_had_deleted_and_somebody_keeps_stays() {
+    for step in 2..8 {
+        let kill: &str = format!("kill-vmss after {step}").leak();
+        let lines = [
+            kill,
+            "vmss -f web.toml instance replace 1 --yes",
+            "rename kvm1 web-1 kept-1",
+        ];
+        played(&plain(1, 0), &lines);
+    }
+}
