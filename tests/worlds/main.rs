@@ -123,10 +123,10 @@ fn tell(text: &str) {
 
 #[test]
 fn worlds_in_which_anything_may_happen() {
-    try_all(300, odd_worlds, play::odd);
+    try_all(1_000, odd_worlds, play::odd);
 }
 
 #[test]
 fn worlds_in_which_nothing_odd_happens() {
-    try_all(100, quiet_worlds, play::quiet);
+    try_all(300, quiet_worlds, play::quiet);
 }
