@@ -186,3 +186,51 @@ fn libvirt_stays_in_its_folder() {
         }
     }
 }
+
+/// The table under "What vmss will never do": in each row's second column tests of the file that is named behind them, and
+/// scenarios.
+#[test]
+fn every_promise_in_the_readme_is_held_by_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, section) = readme.split_once("| it will never | held by |").unwrap();
+    let rows: Vec<&str> = (section.lines().skip(2))
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert!(rows.len() >= 9, "the table is gone");
+    for row in rows {
+        let held_by = row.split('|').nth(2).unwrap();
+        let mut functions: Vec<&str> = Vec::new();
+        for word in held_by.split('`').skip(1).step_by(2) {
+            if !word.contains('/') {
+                functions.push(word);
+                continue;
+            }
+            let path = match word.ends_with(".txt") && !word.starts_with("tests/") {
+                true => root.join("tests/scenarios").join(word),
+                false => root.join(word),
+            };
+            let mut files = Vec::new();
+            if path.is_dir() {
+                sources(&path, &mut files);
+            } else {
+                files.push(path);
+            }
+            let text: String = (files.iter())
+                .map(|file| fs::read_to_string(file).unwrap_or_else(|_| panic!("there is no {word}: {row}")))
+                .collect();
+            for name in functions.drain(..) {
+                assert!(text.contains(&format!("fn {name}(")), "{word} has no test {name}");
+            }
+        }
+        let (scenarios, stray): (Vec<&str>, Vec<&str>) =
+            functions.into_iter().partition(|name| name.ends_with(".txt"));
+        for name in scenarios {
+            assert!(
+                root.join("tests/scenarios").join(name).is_file(),
+                "there is no {name}"
+            );
+        }
+        assert!(stray.is_empty(), "no file is named for {stray:?}");
+    }
+}
