@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod answer;
+pub mod aside;
 pub mod autoscale;
 pub mod balancer;
 pub mod cli;

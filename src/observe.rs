@@ -1,18 +1,17 @@
 //! Observation: all hosts side by side, each with its own deadline. A host that hangs costs its own answer, no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::addresses::Told;
 use crate::answer::Answer;
+use crate::aside::all_at_once;
 use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, Pulse, Watch};
 use crate::inventory::{HostView, Inventory, View};
 use crate::names::InstanceId;
 use crate::plan::action::InstanceRef;
 use crate::scaleset::{Host, Limits};
-use crate::supervise::caught;
 
 /// Asks every host its question, all at once. Answers come in the order of `hosts`; one that is not there by the
 /// deadline is a time-out, and its thread is left behind (a thread stuck in a dead connection can't be joined).
@@ -22,42 +21,22 @@ pub fn ask_all<Q: Send + 'static, T: Send + 'static>(
     ask: impl Fn(&dyn Hypervisor, Q) -> Result<T, HypervisorError> + Send + Sync + 'static,
 ) -> Vec<Result<T, HypervisorError>> {
     let ask = Arc::new(ask);
-    let (tx, rx) = mpsc::channel();
-    let mut answers: Vec<Option<Result<T, HypervisorError>>> = Vec::new();
-    for (i, (host, question)) in hosts.into_iter().enumerate() {
-        answers.push(None);
-        let (tx, ask) = (tx.clone(), Arc::clone(&ask));
-        let spawned = thread::Builder::new().name(format!("ask-{i}")).spawn(move || {
-            // The receiver may have given up: then nobody wants the answer.
-            let fault = |panic| Err(HypervisorError::new(FaultKind::Other, "asking", panic));
-            let _ = tx.send((i, caught(|| ask(&*host, question)).unwrap_or_else(fault)));
-        });
-        if let Err(e) = spawned {
-            answers[i] = Some(Err(HypervisorError::new(
-                FaultKind::Other,
-                "starting a thread",
-                e.to_string(),
-            )));
-        }
-    }
-    drop(tx);
-    let end = Instant::now() + deadline;
-    while answers.iter().any(Option::is_none) {
-        match rx.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok((i, answer)) => answers[i] = Some(answer),
-            Err(_) => break,
-        }
-    }
+    let answers = all_at_once(
+        hosts,
+        deadline,
+        move |(host, question): (Arc<dyn Hypervisor>, Q)| ask(&*host, question),
+    );
+    let late = || {
+        let text = format!("none came within {} s", deadline.as_secs_f64());
+        Err(HypervisorError::new(
+            FaultKind::TimedOut,
+            "waiting for an answer",
+            text,
+        ))
+    };
+    let fault = |why| Err(HypervisorError::new(FaultKind::Other, "asking", why));
     (answers.into_iter())
-        .map(|answer| {
-            answer.unwrap_or_else(|| {
-                Err(HypervisorError::new(
-                    FaultKind::TimedOut,
-                    "waiting for an answer",
-                    format!("none came within {} s", deadline.as_secs_f64()),
-                ))
-            })
-        })
+        .map(|answer| answer.map_or_else(late, |answer| answer.unwrap_or_else(fault)))
         .collect()
 }
 
@@ -241,7 +220,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Condvar;
+    use std::sync::{Condvar, mpsc};
 
     use super::*;
     use crate::answer::Judgement;

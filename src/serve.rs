@@ -1,16 +1,15 @@
 //! Who takes clients: load balancers are asked and told, discovery files are written.
 
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
+use crate::aside::all_at_once;
 use crate::balancer::{Balancer, BalancerError, Change};
 use crate::discovery;
 use crate::load_balancer::Dropped;
 use crate::membership::{BalancerView, Membership, Sight};
 use crate::scaleset::ScaleSet;
-use crate::supervise::caught;
 use crate::world::World;
 
 /// The folder in which a set's own load balancer keeps its files: beside the store, so that two stores never share one.
@@ -40,33 +39,16 @@ pub fn called(name: &str) -> String {
 /// `limits.call_timeout` was not seen; its thread is left behind.
 pub fn observe(world: &World, set: &ScaleSet) -> Vec<BalancerView> {
     let balancers = balancers(world, set);
-    let (tx, rx) = mpsc::channel();
-    for (i, balancer) in balancers.iter().enumerate() {
-        let (balancer, tx) = (Arc::clone(balancer), tx.clone());
-        let ask = move || {
-            // The receiver may have given up: then nobody wants the answer.
-            let fault = |panic| Err(BalancerError::refused("asking it", panic));
-            let _ = tx.send((i, caught(|| balancer.observe()).unwrap_or_else(fault)));
-        };
-        // One for whom there is no thread has no answer.
-        let _ = thread::Builder::new().name(format!("balancer-{i}")).spawn(ask);
-    }
-    drop(tx);
-    let mut answers: Vec<_> = balancers.iter().map(|_| None).collect();
-    // A deadline of real calls, whatever the world's clock says.
-    let end = Instant::now() + set.limits.call_timeout;
-    while answers.iter().any(Option::is_none) {
-        match rx.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok((i, answer)) => answers[i] = Some(answer),
-            Err(_) => break,
-        }
-    }
+    let answers = all_at_once(balancers.clone(), set.limits.call_timeout, |balancer| {
+        balancer.observe()
+    });
+    let fault = |panic| Err(BalancerError::refused("asking it", panic));
     let views = balancers
         .iter()
         .zip(answers)
         .map(|(balancer, answer)| BalancerView {
             name: balancer.name(),
-            sight: match answer {
+            sight: match answer.map(|a| a.unwrap_or_else(fault)) {
                 Some(Ok(seen)) => Sight::Seen(seen),
                 Some(Err(e)) => Sight::Unseen {
                     reason: e.to_string(),

@@ -19,7 +19,7 @@ fn ring(module: &str) -> usize {
         "world" | "observe" | "vitals" | "probe" | "lease" | "execute" | "converge" | "hypervisor"
         | "terminal" | "serve" | "balancer" | "discovery" | "exporter" | "store" | "images"
         | "image_file" | "download" | "metrics" | "numbers" | "scaling" | "supervise" | "trust"
-        | "intake" | "extents" | "here" => 1,
+        | "intake" | "extents" | "here" | "aside" => 1,
         "main" | "lib" | "cli" | "commands" | "ui" | "error" => 2,
         other => panic!("{other} is in no ring: give it one in ARCHITECTURE.md and here"),
     }

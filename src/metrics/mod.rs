@@ -7,12 +7,13 @@ mod hosts;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::aside::all_at_once;
 use crate::autoscale::metric::{External, Of};
 use crate::autoscale::{Autoscale, Metric, Readings, Sample};
 use crate::health::{State, Vital, later};
@@ -22,7 +23,6 @@ use crate::names::InstanceId;
 use crate::numbers::{Numbers, PATIENCE};
 use crate::record::Record;
 use crate::scaleset::{Host, Probe, ScaleSet};
-use crate::supervise::caught;
 use crate::vitals::reference;
 use crate::world::World;
 
@@ -232,29 +232,20 @@ fn externals(numbers: &Arc<dyn Numbers>, metrics: &[&Metric]) -> Vec<(External, 
             _ => None,
         })
         .collect();
-    let (tx, rx) = mpsc::channel();
-    for (i, external) in wanted.iter().cloned().enumerate() {
-        let (tx, numbers) = (tx.clone(), Arc::clone(numbers));
-        let ask = move || {
-            // The receiver may have given up: then nobody wants the answer.
-            let _ = tx.send((i, caught(|| numbers.now(&external)).and_then(|number| number)));
-        };
-        // One for whom there is no thread has no answer.
-        let _ = thread::Builder::new().name(format!("number-{i}")).spawn(ask);
-    }
-    drop(tx);
-    let mut answers: Vec<Option<Result<f64, String>>> = wanted.iter().map(|_| None).collect();
-    // A deadline of real calls, whatever the world's clock says.
-    let end = Instant::now() + PATIENCE + Duration::from_secs(1);
-    while answers.iter().any(Option::is_none) {
-        match rx.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok((i, answer)) => answers[i] = Some(answer),
-            Err(_) => break,
-        }
-    }
+    let numbers = Arc::clone(numbers);
+    let answers = all_at_once(
+        wanted.clone(),
+        PATIENCE + Duration::from_secs(1),
+        move |external| numbers.now(&external),
+    );
     let late = || Err(format!("no answer within {} s", PATIENCE.as_secs_f64()));
     (wanted.into_iter().zip(answers))
-        .map(|(external, answer)| (external, answer.unwrap_or_else(late)))
+        .map(|(external, answer)| {
+            (
+                external,
+                answer.map_or_else(late, |answer| answer.and_then(|number| number)),
+            )
+        })
         .collect()
 }
 
