@@ -311,9 +311,14 @@ pub fn quiet(setting: &Setting, deeds: &[Deed]) -> Result<(), String> {
         }
         let waits = waits(world, managed);
         let said = |w: &Value| w["waits_on"].as_str().unwrap_or_default().to_owned();
-        // What is to be moved as it runs can't be moved to a host with the same folder.
-        let has_nowhere = world.setting.sharing > 1
-            && (world.record(managed)).is_some_and(|r| r.cordons.values().any(|c| c.migrate));
+        // What is to be moved as it runs can't be moved to a host with the same folder, and nothing to one that is cordoned.
+        let has_nowhere = world.record(managed).is_some_and(|r| {
+            let may_not_move = world.setting.sharing > 1 && r.cordons.values().any(|c| c.migrate);
+            may_not_move
+                || r.applied
+                    .hosts()
+                    .all(|(_, host)| r.cordons.contains_key(&host.name))
+        });
         let is_usual = |said: &str| USUAL.contains(&said) || has_nowhere && said == "no-room";
         if let Some(odd) = waits.iter().find(|w| !is_usual(&said(w))) {
             return Err(world.wrong(&format!("nothing odd has happened, and this is told: {odd}")));
