@@ -52,9 +52,19 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     drop(held);
     for (host, instance, disk) in lies(&inventory) {
         ctx.say(format!(
-            "note: the note of {} on {host} lies: its disk {disk} is another instance's; it was left out",
-            instance.name
+            "note: the note of {} on {host} lies: its disk {disk} is another instance's; it was left out; vmss instance disown \
+             {} says so for good",
+            instance.name, instance.uuid
         ));
+    }
+    for (host, going) in &record.warrants.instances {
+        let unfinished = going.iter().filter(|(_, w)| w.cause == Cause::UnfinishedDeletion);
+        for (id, _) in unfinished {
+            let name = instance_name(&set.name, *id);
+            ctx.say(format!(
+                "note: {name} on {host} was being deleted: the next command that changes the set finishes that"
+            ));
+        }
     }
     ctx.say(format!(
         "{}: record made again: {} found, capacity {}, next id {}{}",
