@@ -4,16 +4,18 @@
 //! hung host costs its own lane and nothing else. After an unreachable or hung host's first such failure the rest of
 //! its lane is not tried; after a failed create or push nothing more is made there in this batch.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod proofs;
+
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::aside;
 use crate::event::{ActionNumber, Event, Listener};
-use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed, Uses};
+use crate::hypervisor::{FaultKind, Hosts, Hypervisor, HypervisorError, LocalImage, Pulse, Pushed};
 use crate::inventory::Rework;
 use crate::model::{ImageDigest, Model};
 use crate::names::{Label, StoreId};
@@ -22,6 +24,7 @@ use crate::scaleset::{Host, Limits};
 use crate::supervise::caught;
 use crate::warrants::{Cause, Warrants};
 use crate::world::Interrupt;
+pub use proofs::{HOLDS, Proof, Proofs, ReadProof};
 
 /// Finds a revision's model.
 pub type Models = Arc<dyn Fn(u32) -> Option<Arc<Model>> + Send + Sync>;
@@ -33,24 +36,6 @@ pub type FindHost = Arc<dyn Fn(&Label) -> Option<Host> + Send + Sync>;
 
 /// Says why nothing more may be begun, if that is so: the lease was lost.
 pub type Barrier = Arc<dyn Fn() -> Option<&'static str> + Send + Sync>;
-
-/// Who uses what on each host from which something is taken, all that share its folder included, and whether anybody does.
-#[derive(Clone, Debug, Default)]
-pub struct Proofs(pub BTreeMap<Label, Result<(Uses, bool), HypervisorError>>);
-
-impl Proofs {
-    fn of(&self, host: &Label) -> Result<&(Uses, bool), HypervisorError> {
-        match self.0.get(host) {
-            Some(Ok(uses)) => Ok(uses),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(HypervisorError::new(
-                FaultKind::InUse,
-                "looking for who uses what",
-                "nobody has looked",
-            )),
-        }
-    }
-}
 
 /// What executing needs beside the steps.
 #[derive(Clone)]
@@ -122,18 +107,19 @@ pub fn execute(
                 means: means.clone(),
                 numbers: Arc::clone(&numbers),
             };
-            let spawned = {
-                let steps = steps.clone();
-                let thread = thread::Builder::new().name(format!("lane-{name}"));
-                thread.spawn(move || caught(|| lane.run(steps)))
-            };
-            (spawned, steps)
+            let (tx, ended) = mpsc::channel();
+            let steps_of_lane = steps.clone();
+            let begun = aside::begin(move || {
+                // Whoever waits for it waits until it has ended.
+                let _ = tx.send(caught(|| lane.run(steps_of_lane)));
+            });
+            (begun.map(|()| ended), steps)
         })
         .collect();
-    // A lane waits on nothing without a deadline, so these joins end.
+    // A lane waits on nothing without a deadline, so each of these ends.
     (running.into_iter())
         .flat_map(|(lane, steps)| {
-            let ended = match lane.map_err(|e| e.to_string()).map(thread::JoinHandle::join) {
+            let ended = match lane.map(|lane| lane.recv()) {
                 Ok(Ok(ended)) => ended,
                 Ok(Err(_)) => Err("its thread is gone".to_owned()),
                 Err(e) => Err(format!("starting a thread: {e}")),
@@ -322,7 +308,7 @@ impl Lane {
                 let _ = tx.send((number, result));
             }
         };
-        if let Err(e) = thread::Builder::new().name(format!("act-{number}")).spawn(work) {
+        if let Err(e) = aside::begin(work) {
             let error = HypervisorError::new(FaultKind::Other, "starting a thread", e.to_string());
             let _ = tx.send((number, Err(error)));
         }
@@ -423,12 +409,11 @@ fn act(
         }
         Action::Create(spec) => host.create(spec, &*model(spec)?, pulse).map(|()| End::Done),
         Action::Rework { spec, how, shutdown } => {
-            let none = Uses::default();
-            let uses = match how {
-                Rework::Live => &none,
-                _ => &means.uses.of(name)?.0,
+            let proof = match how {
+                Rework::Live => Arc::default(),
+                _ => means.uses.of(name, pulse)?,
             };
-            let done = host.rework(spec, &*model(spec)?, *how, *shutdown, uses, pulse);
+            let done = host.rework(spec, &*model(spec)?, *how, *shutdown, &proof.0, pulse);
             done.map(|()| End::Done)
         }
         Action::Migrate { instance, spec } => {
@@ -459,8 +444,9 @@ fn act(
             if !means.warrants.covers(name, instance.id, instance.uuid) {
                 return Err(unwarranted(action));
             }
-            let uses = &means.uses.of(name)?.0;
-            host.delete(instance, *shutdown, uses, pulse).map(|()| End::Done)
+            let proof = means.uses.of(name, pulse)?;
+            host.delete(instance, *shutdown, &proof.0, pulse)
+                .map(|()| End::Done)
         }
         Action::DropCopy {
             instance, shutdown, ..
@@ -474,7 +460,7 @@ fn act(
             if !means.warrants.has_part(name, volume) {
                 return Err(unwarranted(action));
             }
-            let uses = means.uses.of(name)?.0.without(gone);
+            let uses = means.uses.of(name, pulse)?.0.without(gone);
             // A guest that was changed while it runs has the seed it was started with in its drive until it is started anew; and
             // what our own acts have left may be in use by now, by whoever found it. Only who named the volume has to hear no.
             if !matches!(cause, Cause::Operator) && uses.speaks_against(volume, None).is_some() {
@@ -486,8 +472,7 @@ fn act(
             if !means.warrants.has_part(name, &digest.0) {
                 return Err(unwarranted(action));
             }
-            let (_, is_shared) = means.uses.of(name)?;
-            if *is_shared {
+            if means.uses.of(name, pulse)?.1 {
                 // Disks of hosts and stores that nobody here can look at may be backed by it.
                 return Ok(End::Kept);
             }
@@ -556,14 +541,25 @@ mod tests {
 
     /// How steps end of which the record says nothing.
     fn carried_out(fleet: &Arc<Fleet>, steps: &[Step], panics: bool, barrier: Barrier) -> Vec<End> {
+        let (uses, warrants) = (Arc::new(Proofs::none()), Arc::default());
+        with_proofs(fleet, steps, (panics, barrier), uses, warrants)
+    }
+
+    fn with_proofs(
+        fleet: &Arc<Fleet>,
+        steps: &[Step],
+        (panics, barrier): (bool, Barrier),
+        uses: Arc<Proofs>,
+        warrants: Arc<Warrants>,
+    ) -> Vec<End> {
         let limits = Limits {
             calls_per_host: 4,
             starts_per_host: 2,
             call_timeout: Duration::from_secs(30),
         };
         let means = Means {
-            uses: Arc::default(),
-            warrants: Arc::default(),
+            uses,
+            warrants,
             barrier,
             limits: limits.clone(),
             models: Arc::new(|_| None),
@@ -677,5 +673,38 @@ mod tests {
             );
         }
         assert_eq!(fleet.volumes("kvm1").len(), 1, "nothing was deleted");
+    }
+
+    #[test]
+    fn a_disk_that_somebody_has_begun_to_use_since_the_batch_began_stays() {
+        let fleet = Fleet::new();
+        let kvm1 = Label::new("kvm1").unwrap();
+        fleet.add_host(&kvm1, FakeHost::default());
+        let volume = "web-1-00000000-os.qcow2";
+        fleet.add_volume("kvm1", volume, crate::units::Bytes::mib(1));
+        let step = Step {
+            host: kvm1.clone(),
+            why: "it was left".into(),
+            action: Action::DeleteVolume {
+                volume: volume.to_owned(),
+                cause: Cause::EndOfMove,
+            },
+        };
+        let mut warrants = Warrants::default();
+        let parts = warrants.parts.entry(kvm1.clone()).or_default();
+        parts.insert(volume.to_owned(), Cause::EndOfMove);
+        let warrants = Arc::new(warrants);
+        let deleted = |later: crate::hypervisor::Uses, holds| {
+            let read = std::collections::BTreeMap::from([(kvm1.clone(), Ok(Default::default()))]);
+            let proofs = Proofs::new(read, Arc::new(move |_| Ok((later.clone(), false))), holds);
+            let how = (false, Arc::new(|| None) as Barrier);
+            let steps = std::slice::from_ref(&step);
+            let ends = with_proofs(&fleet, steps, how, Arc::new(proofs), Arc::clone(&warrants));
+            (ends[0].clone(), fleet.volumes("kvm1").len())
+        };
+        let mut used = crate::hypervisor::Uses::default();
+        used.add(&format!("/pool/{volume}"), "rescue", None);
+        assert_eq!(deleted(used.clone(), Duration::ZERO), (End::Kept, 1));
+        assert_eq!(deleted(used, HOLDS), (End::Done, 0), "as was read just now");
     }
 }

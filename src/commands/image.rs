@@ -114,7 +114,7 @@ fn carry_out(ctx: &Context<'_>, set: &ScaleSet, steps: &[Step]) -> Result<Vec<cr
             let beat = |_, _| pulse.beat();
             crate::images::local(&source, &cache, &interrupt, &beat).map_err(|e| e.to_string())
         }),
-        uses: proof::gather(world, set, &stores(ctx, set)?, steps),
+        uses: proof::of_batch(world, set, &stores(ctx, set)?, steps),
         warrants: Arc::new(Warrants::of_batch(steps)),
         // Images are nobody's lease.
         barrier: Arc::new(|| None),

@@ -161,7 +161,7 @@ fn decide(
     let proofs = proof::gather(ctx.world, set, &record.stores(), &steps(&meant));
     let mut spared = Vec::new();
     for (host, volume) in &meant.clone() {
-        let used = match proofs.0.get(host) {
+        let used = match proofs.get(host) {
             Some(Ok((uses, _))) => uses
                 .speaks_against(&volume.name, None)
                 .map(|why| (Exit::Blocked, why)),

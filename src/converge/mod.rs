@@ -513,7 +513,7 @@ impl Run<'_> {
             limits: scale_set.limits.clone(),
             models: models(record),
             image: image_source(world, scale_set, &self.images),
-            uses: proof::gather(world, scale_set, &record.stores(), steps),
+            uses: proof::of_batch(world, scale_set, &record.stores(), steps),
             warrants: Arc::new(record.warrants.clone()),
             barrier: Arc::clone(&self.barrier),
             hosts: Arc::clone(&world.hosts),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::execute::Proofs;
-use crate::hypervisor::{FaultKind, HypervisorError, Pulse, Uses};
+use crate::execute::{HOLDS, Proof, Proofs};
+use crate::hypervisor::{FaultKind, Hosts, HypervisorError, Pulse, Uses};
 use crate::inventory::Rework;
 use crate::names::{Label, PoolMark, StoreId};
 use crate::observe::ask_all;
@@ -23,20 +23,46 @@ fn takes(action: &Action) -> bool {
 
 /// What is known just now of the files in use on each host from which `steps` take something. Nothing is read if they take
 /// nothing. `stores` are those whose marks are the set's: its own, and those that had it before.
-pub fn gather(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step]) -> Arc<Proofs> {
-    let mut wanted: BTreeSet<&Label> = (steps.iter())
+pub fn gather(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step]) -> BTreeMap<Label, Proof> {
+    let wanted: BTreeSet<&Label> = (steps.iter())
         .filter(|step| takes(&step.action))
         .map(|step| &step.host)
         .collect();
+    read(&*world.hosts, set, stores, wanted)
+}
+
+/// The same for whoever carries the steps out: read now, and again while that lasts.
+pub fn of_batch(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step]) -> Arc<Proofs> {
+    let found = gather(world, set, stores, steps);
+    let (hosts, set, stores) = (Arc::clone(&world.hosts), set.clone(), stores.to_vec());
+    let again = move |name: &Label| {
+        let wanted = set.host(name).map(|host| &host.name);
+        let mut found = read(&*hosts, &set, &stores, wanted.into_iter().collect());
+        found.remove(name).unwrap_or_else(|| {
+            let text = format!("host {name} is not in the definition");
+            Err(HypervisorError::new(
+                FaultKind::Missing,
+                "looking for who uses what",
+                text,
+            ))
+        })
+    };
+    Arc::new(Proofs::new(found, Arc::new(again), HOLDS))
+}
+
+/// The proofs of those hosts, and of all that share a folder with one of them.
+fn read<'s>(
+    all: &dyn Hosts,
+    set: &'s ScaleSet,
+    stores: &[StoreId],
+    mut wanted: BTreeSet<&'s Label>,
+) -> BTreeMap<Label, Proof> {
     let mut found: BTreeMap<Label, Result<Uses, HypervisorError>> = BTreeMap::new();
     let is_of = |mark: &PoolMark, host: &Host| stores.iter().any(|s| *mark == PoolMark::new(*s, &host.uri));
     // Whose folder a pool is shows only once it was looked at: those that share it are read in a second round.
     while !wanted.is_empty() {
         let hosts: Vec<&Host> = wanted.iter().filter_map(|name| set.host(name)).collect();
-        let open = hosts
-            .iter()
-            .map(|h| (world.hosts.host(h, &set.limits), ()))
-            .collect();
+        let open = hosts.iter().map(|h| (all.host(h, &set.limits), ())).collect();
         let answers = ask_all(open, set.limits.call_timeout.saturating_mul(2), |host, ()| {
             host.uses(&Pulse::silent())
         });
@@ -76,7 +102,7 @@ pub fn gather(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step])
         }
         Ok(uses)
     };
-    let proofs = (found.keys())
+    (found.keys())
         .map(|name| {
             let own = set.host(name);
             let uses = joined(name).map(|uses| {
@@ -85,6 +111,5 @@ pub fn gather(world: &World, set: &ScaleSet, stores: &[StoreId], steps: &[Step])
             });
             (name.clone(), uses)
         })
-        .collect();
-    Arc::new(Proofs(proofs))
+        .collect()
 }

@@ -39,7 +39,7 @@ pub(super) fn look(world: &World, record: &Record, steps: &[Step], experience: &
     let mut has_learnt = false;
     for step in due {
         let (Action::DeleteVolume { volume, .. }, Some(Ok((uses, _)))) =
-            (step.action, proofs.0.get(&step.host))
+            (step.action, proofs.get(&step.host))
         else {
             // What could not be read the executor says.
             continue;
