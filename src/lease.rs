@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use crate::aside;
 use crate::error::{Error, Exit, Result};
 use crate::event::{Event, Listener};
 use crate::names::Label;
@@ -43,9 +44,7 @@ impl Held {
             _keeping: keeping,
         };
         // Without the thread another machine would take it over in the middle of a long batch.
-        let thread = std::thread::Builder::new().name("lease".into());
-        thread
-            .spawn(renew)
+        aside::begin(renew)
             .map_err(|e| Error::new(Exit::Failed, e).context("starting the thread that renews the lease"))?;
         Ok(held)
     }
