@@ -70,7 +70,8 @@ pub fn run(ctx: &Context<'_>, resume: bool) -> Result<Exit> {
     let ending = ending?;
     let exit = ctx.conclude(&name, verb, &ending);
     let waits = &ending.report.waits;
-    let is_outage = waits.iter().any(|w| matches!(w, Wait::Outage { .. }));
+    // Where hosts are out of sight that is told already, with what mends it.
+    let is_outage = exit != Exit::Unreachable && waits.iter().any(|w| matches!(w, Wait::Outage { .. }));
     let is_suspended = waits.iter().any(|w| matches!(w, Wait::RepairSuspended { .. }));
     let has_failed = ending.record.repair.failures > before.repair.failures;
     if !ctx.is_json() {
