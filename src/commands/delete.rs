@@ -12,6 +12,7 @@ use crate::names::{InstanceId, Label, ranges};
 use crate::plan::Experience;
 use crate::plan::loss::{Disks, known_disks};
 use crate::plan::report::{Verdict, Wait};
+use crate::plan::sweep::{Stays, stays};
 use crate::record::{Known, Life, Record};
 use crate::scaleset::ScaleSet;
 use crate::serve;
@@ -198,7 +199,7 @@ fn end(ctx: &Context<'_>, name: &Label, store: &dyn Store, ending: &Ending, unse
             store.abandon(name, &record, version)?;
         }
         if is_gone && hidden == 0 {
-            crate::ui::outcome::tell(ctx, name, "delete", ending, Exit::Converged);
+            tell_the_end(ctx, name, ending, &stays(&record, &ending.inventory));
             return Ok(Exit::Converged);
         }
         let exit = match unseen {
@@ -265,6 +266,41 @@ fn refuse_what_stays(
     );
     Err(Error::message(Exit::Blocked, text)
         .hint("vmss instance unprotect takes that back; --include-protected deletes them as well"))
+}
+
+/// Says that the set is over, and what of it `stays` all the same.
+fn tell_the_end(ctx: &Context<'_>, name: &Label, ending: &Ending, stays: &[Stays]) {
+    if ctx.is_json() {
+        let mut told = document(name, "delete", ending, Exit::Converged);
+        told["stays"] = serde_json::json!(stays);
+        ctx.json(&told);
+        return;
+    }
+    crate::ui::outcome::tell(ctx, name, "delete", ending, Exit::Converged);
+    let mut left = stays;
+    while let [first, ..] = left {
+        let is_same = |other: &Stays| (&other.images, &other.seeds) == (&first.images, &first.seeds);
+        let (same, rest) = left.split_at(left.iter().take_while(|other| is_same(other)).count());
+        left = rest;
+        let hosts: Vec<&Label> = same.iter().map(|stays| &stays.host).collect();
+        let images = first
+            .images
+            .iter()
+            .map(|image| format!("image {}", image.short()));
+        let what: Vec<String> = images.chain(first.seeds.iter().cloned()).collect();
+        let (stay, them) = if what.len() == 1 {
+            ("stays", "it")
+        } else {
+            ("stay", "them")
+        };
+        ctx.say(format!(
+            "{} {} {stay} on {}: in a folder that hosts share vmss deletes no image and no seed; delete {them} by hand once nothing \
+             there needs {them}",
+            ctx.style.warn("note:"),
+            list(&what, 8),
+            list(&hosts, 8)
+        ));
+    }
 }
 
 /// Says what was given up: that is what was asked for, and so no failure.

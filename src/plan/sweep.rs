@@ -4,14 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::inventory::{HostSeen, Instance, Phase};
+use serde::Serialize;
+
+use crate::inventory::{HostSeen, Instance, Inventory, Phase};
+use crate::model::ImageDigest;
 use crate::names::{Label, PoolMark, VolumeName};
 use crate::plan::action::{Action, Step};
 use crate::plan::fleet::is_half;
 use crate::plan::pool::share;
 use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
-use crate::record::Life;
+use crate::record::{Life, Record};
+use crate::scaleset::ScaleSet;
 use crate::warrants::{Cause, Warrant};
 
 fn seen_hosts<'a>(s: Situation<'a>) -> impl Iterator<Item = (&'a Label, &'a HostSeen)> {
@@ -269,11 +273,41 @@ fn are_apart(s: Situation<'_>, host: &Label, seen: &HostSeen, other: &Label) -> 
 }
 
 /// Whether anybody beside this host, as far as marks tell, has disks in its pool.
-fn is_shared(s: Situation<'_>, host: &Label, seen: &HostSeen) -> bool {
-    let own: Vec<PoolMark> = (s.set.host(host).into_iter())
-        .flat_map(|h| (s.record.stores().into_iter()).map(|store| PoolMark::new(store, &h.uri)))
+fn is_shared(record: &Record, set: &ScaleSet, host: &Label, seen: &HostSeen) -> bool {
+    let own: Vec<PoolMark> = (set.host(host).into_iter())
+        .flat_map(|h| (record.stores().into_iter()).map(|store| PoolMark::new(store, &h.uri)))
         .collect();
     seen.marks.iter().any(|mark| !own.contains(mark))
+}
+
+/// What a set that is over leaves in folders of several hosts: none of it is deleted there, for disks of hosts and stores that
+/// nobody can look at may need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stays {
+    /// The host that sees it.
+    pub host: Label,
+    /// Images.
+    pub images: Vec<ImageDigest>,
+    /// Shared seeds, by the names of their volumes.
+    pub seeds: Vec<String>,
+}
+
+/// What stays of a set, by host, as it was seen last.
+pub fn stays(record: &Record, inventory: &Inventory) -> Vec<Stays> {
+    let all = (inventory.hosts.iter()).filter_map(|host| Some((&host.name, host.seen()?)));
+    all.filter(|(host, seen)| is_shared(record, &record.applied, host, seen))
+        .map(|(host, seen)| Stays {
+            host: host.clone(),
+            images: (record.images().into_iter())
+                .filter(|digest| {
+                    !record.keep_images && (seen.bases.contains(*digest) || seen.remains.contains(*digest))
+                })
+                .cloned()
+                .collect(),
+            seeds: seen.seeds.iter().map(|(_, volume)| volume.clone()).collect(),
+        })
+        .filter(|stays| !stays.images.is_empty() || !stays.seeds.is_empty())
+        .collect()
 }
 
 fn seeds(
@@ -285,7 +319,7 @@ fn seeds(
     waits: &mut Vec<Wait>,
 ) {
     // Instances of other hosts may read it.
-    if seen.seeds.is_empty() || is_shared(s, host, seen) {
+    if seen.seeds.is_empty() || is_shared(s.record, s.set, host, seen) {
         return;
     }
     let leaving: HashSet<_> = here
@@ -336,7 +370,7 @@ pub(super) fn images(s: Situation<'_>, steps: &mut Vec<Step>) {
         return;
     }
     for (host, seen) in seen_hosts(s) {
-        if is_shared(s, host, seen) {
+        if is_shared(s.record, s.set, host, seen) {
             // Others' disks may be backed by it, on hosts that nobody here can look at.
             continue;
         }
