@@ -17,7 +17,7 @@ use crate::record::Record;
 use crate::request::{Request, Verb};
 use crate::scaleset::{Host, ScaleSet};
 use crate::store::Store;
-use crate::ui::words::count;
+use crate::ui::words::{count, list};
 use crate::warrants::Cause;
 
 /// Makes the record again from the instances' metadata.
@@ -34,11 +34,17 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
     let inventory = see_all(ctx, &set, store.id()?)?;
     let stores = stores(&inventory);
     let found = Unrecorded::of(&set.name, store.id()?, &inventory, None);
+    let mut reasons = Vec::new();
     if found.is_anothers() {
+        let refuse = "Commands run with another store will refuse from then on.";
+        reasons.push(format!("{}. {refuse}", capital(&found.to_string())));
+    }
+    reasons.extend(unfinished(&set.name, &inventory));
+    if !reasons.is_empty() {
         let question = format!(
-            "Make the record of {} again here? {}. Commands run with another store will refuse from then on.",
+            "Make the record of {} again here? {}",
             set.name,
-            capital(&found.to_string())
+            reasons.join(" ")
         );
         if !ctx.confirm(&question)? {
             ctx.say("nothing was changed");
@@ -57,15 +63,6 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
             instance.name, instance.uuid
         ));
     }
-    for (host, going) in &record.warrants.instances {
-        let unfinished = going.iter().filter(|(_, w)| w.cause == Cause::UnfinishedDeletion);
-        for (id, _) in unfinished {
-            let name = instance_name(&set.name, *id);
-            ctx.say(format!(
-                "note: {name} on {host} was being deleted: the next command that changes the set finishes that"
-            ));
-        }
-    }
     ctx.say(format!(
         "{}: record made again: {} found, capacity {}, next id {}{}",
         set.name,
@@ -79,6 +76,29 @@ pub fn rebuild(ctx: &Context<'_>, capacity: Option<u32>) -> Result<Exit> {
         }
     ));
     Ok(Exit::Converged)
+}
+
+/// What was being deleted by whoever had the record, as a sentence for a question: nobody else can say that it is to go.
+fn unfinished(set: &Label, inventory: &Inventory) -> Option<String> {
+    let is_meant = |i: &&Instance| {
+        i.meta.phase == Phase::Deleting && i.name == instance_name(set, i.id) && i.anothers_disk().is_none()
+    };
+    let all = (inventory.hosts.iter()).filter_map(|host| Some((&host.name, host.seen()?)));
+    let named: Vec<String> = all
+        .flat_map(|(host, seen)| (seen.instances.iter().filter(is_meant)).map(move |i| (host, i)))
+        .map(|(host, i)| format!("{} on {host}", i.name))
+        .collect();
+    let (was, that) = if named.len() == 1 {
+        ("was", "it")
+    } else {
+        ("were", "them")
+    };
+    (!named.is_empty()).then(|| {
+        format!(
+            "{} {was} being deleted, and the next command that changes the set finishes that: nothing is left of {that}.",
+            list(&named, 6)
+        )
+    })
 }
 
 fn capital(text: &str) -> String {
@@ -99,11 +119,14 @@ pub fn adopt(ctx: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Converged);
     }
     let names: Vec<String> = others.iter().map(ToString::to_string).collect();
-    let question = format!(
+    let mut question = format!(
         "Take over the instances of {} from store {}? Commands run with that store will refuse from then on.",
         set.name,
         names.join(", ")
     );
+    if let Some(more) = unfinished(&set.name, &inventory) {
+        question = format!("{question} {more}");
+    }
     if !ctx.confirm(&question)? {
         ctx.say("nothing was changed");
         return Ok(Exit::Converged);
