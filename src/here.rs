@@ -221,14 +221,19 @@ impl Neighbours {
     }
 }
 
-/// Every set of a store; `None` if that can't be read.
+/// Every set of a store, and what was given up of those that have ended: its guests may run with their addresses. `None` if that
+/// can't be read.
 fn read(store: &dyn Store) -> Option<Vec<Neighbour>> {
+    let living = store.sets().ok()?.into_iter().map(|set| (set, true));
+    let ended = store.ended().ok()?.into_iter().map(|set| (set, false));
     let mut all = Vec::new();
-    for set in store.sets().ok()? {
-        // One that is gone since, or that can't be read, has none.
-        let Ok(Some((record, _))) = store.get(&set) else {
-            continue;
+    for (set, lives) in living.chain(ended) {
+        let record = match lives {
+            true => store.get(&set).map(|found| found.map(|(record, _)| record)),
+            false => store.abandoned(&set),
         };
+        // One that is gone since, or that can't be read, has none.
+        let Ok(Some(record)) = record else { continue };
         let mut addresses = Vec::new();
         let networks = &record.applied.instance.networks;
         let network = |card: usize| networks.get(card).map(|nic| ranges::name(&nic.source).clone());
@@ -244,7 +249,7 @@ fn read(store: &dyn Store) -> Option<Vec<Neighbour>> {
         all.push(Neighbour {
             set,
             networks: record.applied.instance.networks,
-            load_balancer: record.applied.load_balancer,
+            load_balancer: record.applied.load_balancer.filter(|_| lives),
             addresses,
         });
     }

@@ -236,6 +236,7 @@ fn a_file_of_the_fourth_layout_is_brought_up_and_remembers_from_then_on() {
     let store = Sqlite::open(&path).unwrap();
     assert_eq!(store.get(&label("web")).unwrap(), None);
     assert_eq!(store.abandoned(&label("web")).unwrap(), Some(record));
+    assert_eq!(store.ended().unwrap(), [label("web")]);
 }
 
 #[test]

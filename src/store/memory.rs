@@ -189,6 +189,12 @@ impl Store for Memory {
         shelves.abandoned.get(set).map(decode).transpose()
     }
 
+    fn ended(&self) -> Result<Vec<Label>, StoreError> {
+        let shelves = self.shelves();
+        let has_ended = |set: &&Label| !shelves.records.contains_key(*set);
+        Ok(shelves.abandoned.keys().filter(has_ended).cloned().collect())
+    }
+
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         Ok(self.shelves().records.keys().cloned().collect())
     }

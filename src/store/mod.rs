@@ -75,6 +75,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Newer`] as [`Self::get`].
     fn abandoned(&self, set: &Label) -> Result<Option<Record>, StoreError>;
 
+    /// Names of sets that have ended and of which something was given up ([`Self::abandoned`]), sorted.
+    fn ended(&self) -> Result<Vec<Label>, StoreError>;
+
     /// Names of all sets, sorted.
     fn sets(&self) -> Result<Vec<Label>, StoreError>;
 

@@ -72,6 +72,9 @@ impl Store for Mortal {
     fn remove(&self, set: &Label, expected: Version) -> Result<(), StoreError> {
         self.alive()?.remove(set, expected)
     }
+    fn ended(&self) -> Result<Vec<Label>, StoreError> {
+        self.store.ended()
+    }
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.store.sets()
     }

@@ -143,6 +143,14 @@ fn put(
     Ok(Version(version))
 }
 
+/// The names of sets that a query lists.
+fn names(c: &Connection, sql: &str) -> Result<Vec<Label>, Trouble> {
+    let mut query = c.prepare(sql)?;
+    let names: Vec<String> = query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let label = |name| Label::new(name).map_err(|e| Trouble::Damaged(e.to_string()));
+    names.into_iter().map(label).collect()
+}
+
 impl Store for Sqlite {
     fn id(&self) -> Result<StoreId, StoreError> {
         Ok(self.id)
@@ -217,14 +225,14 @@ impl Store for Sqlite {
         })
     }
 
+    fn ended(&self) -> Result<Vec<Label>, StoreError> {
+        let sql = "SELECT name FROM abandoned WHERE name NOT IN (SELECT name FROM set_records) ORDER BY name";
+        self.read("listing sets that have ended", |c| names(c, sql))
+    }
+
     fn sets(&self) -> Result<Vec<Label>, StoreError> {
         self.read("listing sets", |c| {
-            let mut query = c.prepare("SELECT name FROM set_records ORDER BY name")?;
-            let names: Vec<String> = query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            names
-                .into_iter()
-                .map(|n| Label::new(n).map_err(|e| Trouble::Damaged(e.to_string())))
-                .collect()
+            names(c, "SELECT name FROM set_records ORDER BY name")
         })
     }
 
