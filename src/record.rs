@@ -41,6 +41,9 @@ pub struct Record {
     /// Stores that managed the set before it was taken over: volumes they named are this one's to sweep.
     #[serde(default)]
     pub former: Vec<StoreId>,
+    /// URIs by which hosts were reached before: the marks that were left under them are theirs ([`crate::names::PoolMark`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former_uris: BTreeMap<Label, BTreeSet<String>>,
     /// Desired capacity.
     pub capacity: u32,
     /// Who asked for that capacity, with which command and when; `None` if an earlier version has written it down.
@@ -317,6 +320,7 @@ impl Record {
         Self {
             store,
             former: Vec::new(),
+            former_uris: BTreeMap::new(),
             capacity: set.capacity,
             request: None,
             life: Life::Wanted,
@@ -581,6 +585,7 @@ impl Record {
         self.highest_revision = highest;
         self.next_id = self.next_id.max(before.next_id);
         self.former = before.former;
+        self.former_uris = before.former_uris;
         self.written_off = before.written_off;
         self.warrants.instances = before.warrants.instances;
         self.departed = before.departed;
@@ -871,6 +876,17 @@ impl Record {
         }
     }
 
+    /// Another definition counts from now on. Hosts that it reaches by another URI are remembered by the one before.
+    pub fn redefine(&mut self, set: &ScaleSet) {
+        for (_, before) in self.applied.hosts() {
+            if set.host(&before.name).is_some_and(|now| now.uri != before.uri) {
+                let uris = self.former_uris.entry(before.name.clone()).or_default();
+                uris.insert(before.uri.clone());
+            }
+        }
+        self.applied = set.clone();
+    }
+
     /// A host is called otherwise from now on: everything that names it follows.
     pub fn rename_host(&mut self, from: &Label, to: &Label) {
         let rename = |host: &mut Label| {
@@ -891,6 +907,9 @@ impl Record {
                 .entry(to.clone())
                 .or_default()
                 .extend(warrants);
+        }
+        if let Some(uris) = self.former_uris.remove(from) {
+            self.former_uris.entry(to.clone()).or_default().extend(uris);
         }
         if let Some(cordon) = self.cordons.remove(from) {
             self.cordons.entry(to.clone()).or_insert(cordon);

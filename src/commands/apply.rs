@@ -129,7 +129,7 @@ pub fn make_count(record: &mut Record, set: &ScaleSet, model: Model, request: &R
     for (from, to) in renamed_hosts(&record.applied, set) {
         record.rename_host(&from, &to);
     }
-    record.applied = set.clone();
+    record.redefine(set);
     let before = record.current().number;
     if record.current().hash == model.hash() {
         return;

@@ -1,6 +1,8 @@
 //! The marks that a store leaves in the pools it uses, one for each host: whoever sees another's in its own pool has its disks
 //! in the same folder.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::inventory::Inventory;
 use crate::names::{Label, PoolMark};
 use crate::observe::ask_all;
@@ -9,9 +11,71 @@ use crate::scaleset::{Host, ScaleSet};
 use crate::store::{Store, StoreError};
 use crate::world::World;
 
-/// Leaves the store's mark in each pool that was seen without it. Whether any was left: then who shares a folder is known only
-/// after another look. One that can't be left is no reason to stop: what is deleted there is proved to be unused all the same.
-pub(super) fn leave(world: &World, record: &Record, inventory: &Inventory) -> bool {
+/// Leaves the store's mark in each pool that was seen without it, and takes away what was left for a host when it had another URI.
+/// Whether anything was: then who shares a folder is known only after another look. One that can't be left is no reason to stop:
+/// what is deleted there is proved to be unused all the same.
+///
+/// # Errors
+/// The store can't be read.
+pub(super) fn leave(
+    world: &World,
+    store: &dyn Store,
+    record: &Record,
+    inventory: &Inventory,
+) -> Result<bool, StoreError> {
+    let has_taken = take_former(world, store, record, inventory)?;
+    Ok(leave_own(world, record, inventory) || has_taken)
+}
+
+/// Takes away marks of URIs by which no host is reached any more. Whether any was.
+fn take_former(
+    world: &World,
+    store: &dyn Store,
+    record: &Record,
+    inventory: &Inventory,
+) -> Result<bool, StoreError> {
+    let set = &record.applied;
+    let former = former_marks(store, record)?;
+    let open: Vec<_> = (set.hosts())
+        .filter_map(|(_, host)| Some((host, former.get(&host.name)?, inventory.host(&host.name)?.seen()?)))
+        .flat_map(|(host, marks, seen)| {
+            let there = marks.iter().filter(|mark| seen.marks.contains(*mark));
+            there.map(move |mark| (host, mark.clone()))
+        })
+        .map(|(host, mark)| (world.hosts.host(host, &set.limits), mark))
+        .collect();
+    let taken = ask_all(open, set.limits.call_timeout, |host, mark: PoolMark| {
+        host.unmark_pool(&mark)
+    });
+    Ok(taken.iter().any(Result::is_ok))
+}
+
+/// The marks that were left for each host under URIs that it had before, but for those of URIs by which any host of the store's
+/// sets is reached now.
+fn former_marks(store: &dyn Store, record: &Record) -> Result<BTreeMap<Label, Vec<PoolMark>>, StoreError> {
+    if record.former_uris.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut used: BTreeSet<String> = uris_of(&record.applied);
+    for name in store.sets()?.iter().filter(|name| **name != record.applied.name) {
+        if let Some((other, _)) = store.get(name)? {
+            used.extend(uris_of(&other.applied));
+        }
+    }
+    let marks = |uris: &BTreeSet<String>| {
+        let unused = uris.iter().filter(|uri| !used.contains(*uri));
+        unused.map(|uri| PoolMark::new(record.store, uri)).collect()
+    };
+    Ok((record.former_uris.iter())
+        .map(|(host, uris)| (host.clone(), marks(uris)))
+        .collect())
+}
+
+fn uris_of(set: &ScaleSet) -> BTreeSet<String> {
+    set.hosts().map(|(_, host)| host.uri.clone()).collect()
+}
+
+fn leave_own(world: &World, record: &Record, inventory: &Inventory) -> bool {
     let set = &record.applied;
     let mark = |host: &Host| PoolMark::new(record.store, &host.uri);
     let there: Vec<_> = (set.hosts())
@@ -52,13 +116,17 @@ pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), Store
             still_used.extend(hosts_of(&record.applied));
         }
     }
+    let former = former_marks(store, gone)?;
     let open = (set.hosts())
         .map(|(_, host)| host)
         .map(|host| {
             let is_used = still_used.contains(&(host.uri.clone(), host.pool.clone()));
             // Those of a store that had the set before, too: if it lives, it leaves its own again.
             let marks = gone.stores().into_iter();
-            let marks: Vec<_> = marks.map(|store| PoolMark::new(store, &host.uri)).collect();
+            let before = former.get(&host.name).into_iter().flatten().cloned();
+            let marks: Vec<_> = (marks.map(|store| PoolMark::new(store, &host.uri)))
+                .chain(before)
+                .collect();
             (
                 world.hosts.host(host, &set.limits),
                 (is_used, marks, PoolMark::new(gone.store, &host.uri)),

@@ -403,7 +403,7 @@ pub fn converge(
         }
         if !plan.steps.is_empty()
             && !std::mem::replace(&mut run.has_marked, true)
-            && marks::leave(world, &record, &inventory)
+            && marks::leave(world, store, &record, &inventory)?
         {
             // Who shares a folder with whom shows only now.
             continue;
