@@ -59,9 +59,6 @@ pub mod world;
 
 use std::ffi::OsString;
 
-use clap::Parser as _;
-
-use crate::cli::Cli;
 use crate::commands::Context;
 use crate::error::{Error, Exit};
 use crate::ui::style::Style;
@@ -70,7 +67,7 @@ use crate::world::World;
 /// Runs one command line (without the program's name) in `world`; returns the exit code.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -> u8 {
     let words = std::iter::once(OsString::from("vmss")).chain(args.into_iter().map(Into::into));
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match cli::read(words) {
         Ok(cli) => cli,
         Err(e) => {
             let text = e.render();

@@ -1,5 +1,6 @@
 //! A store in memory: for scenarios on the fake, held to the same contract as the others.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,12 +23,36 @@ pub struct Memory {
     shelves: Mutex<Shelves>,
 }
 
+/// A record as JSON, and what that was read as: whoever looks only reads it often.
+#[derive(Clone)]
+struct Kept {
+    json: String,
+    read: OnceCell<Box<Record>>,
+}
+
+impl Kept {
+    fn read(&self) -> Result<Record, codec::Unreadable> {
+        if let Some(read) = self.read.get() {
+            return Ok((**read).clone());
+        }
+        let record = codec::decode(&self.json)?;
+        Ok((**self.read.get_or_init(|| Box::new(record))).clone())
+    }
+}
+
+impl From<String> for Kept {
+    fn from(json: String) -> Self {
+        let read = OnceCell::new();
+        Self { json, read }
+    }
+}
+
 #[derive(Clone, Default)]
 struct Shelves {
     /// The last version or token given out: one counter that outlives records and leases.
     last: u64,
     /// Records as JSON, so that what a file would lose or refuse is lost or refused here too.
-    records: BTreeMap<Label, (String, Version)>,
+    records: BTreeMap<Label, (Kept, Version)>,
     /// What was given up of sets that are no more, as JSON.
     abandoned: BTreeMap<Label, String>,
     leases: BTreeMap<String, Let>,
@@ -61,7 +86,7 @@ impl Shelves {
             return Err(StoreError::Changed(set.clone()));
         }
         let version = Version(self.next());
-        self.records.insert(set.clone(), (json, version));
+        self.records.insert(set.clone(), (json.into(), version));
         Ok(version)
     }
 
@@ -133,11 +158,11 @@ impl Store for Memory {
 
     fn get(&self, set: &Label) -> Result<Option<(Record, Version)>, StoreError> {
         let shelves = self.shelves();
-        let Some((json, version)) = shelves.records.get(set) else {
+        let Some((kept, version)) = shelves.records.get(set) else {
             return Ok(None);
         };
-        let record = codec::decode(json)
-            .map_err(|e| e.of(set, |e| broken(format!("reading the record of {set}"), &e)))?;
+        let record =
+            (kept.read()).map_err(|e| e.of(set, |e| broken(format!("reading the record of {set}"), &e)))?;
         Ok(Some((record, *version)))
     }
 
@@ -387,7 +412,7 @@ mod tests {
                 .unwrap()
                 .replacen(&format(codec::FORMAT), &format(codec::FORMAT + 1), 1);
         let newer_version = Version(store.shelves().next());
-        (store.shelves().records).insert(web.clone(), (newer.clone(), newer_version));
+        (store.shelves().records).insert(web.clone(), (newer.clone().into(), newer_version));
         match store.get(&web) {
             Err(StoreError::Newer { format, known, .. }) if format == known + 1 => {}
             other => panic!("{other:?}"),
@@ -396,6 +421,6 @@ mod tests {
             let refused = store.put(&web, &record, expected);
             assert!(matches!(refused, Err(StoreError::Changed(_))), "{refused:?}");
         }
-        assert_eq!(store.shelves().records[&web].0, newer);
+        assert_eq!(store.shelves().records[&web].0.json, newer);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
@@ -110,6 +110,8 @@ pub struct Theatre {
     pub store: String,
     more: String,
     numbers: Arc<Told>,
+    /// Bytes of an image: where thousands of worlds are played, they are written and read all the time.
+    image_size: usize,
     /// Stores that are no files: where thousands of worlds are played, SQLite takes most of the time.
     shelves: Option<Shelves>,
     /// How many UUIDs were drawn, where they are to be the same each time.
@@ -121,6 +123,10 @@ pub struct Theatre {
 impl Theatre {
     /// An empty one.
     pub fn new() -> Self {
+        Self::with_image_of(1 << 20)
+    }
+
+    fn with_image_of(image_size: usize) -> Self {
         // In memory where there is such a place: a store that waits for a disk at every write takes most of the time.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() {
@@ -129,7 +135,7 @@ impl Theatre {
             tempfile::tempdir()
         };
         let folder = folder.unwrap();
-        std::fs::write(folder.path().join("image.raw"), disk(7)).unwrap();
+        std::fs::write(folder.path().join("image.raw"), disk(7, image_size)).unwrap();
         Self {
             stage: Stage::default(),
             folder,
@@ -137,6 +143,7 @@ impl Theatre {
             store: "state.db".into(),
             more: String::new(),
             shelves: None,
+            image_size,
             drawn: None,
             answer: None,
         }
@@ -147,7 +154,7 @@ impl Theatre {
         Self {
             shelves: Some(Shelves::default()),
             drawn: Some(Arc::default()),
-            ..Self::new()
+            ..Self::with_image_of(1 << 16)
         }
     }
 
@@ -226,6 +233,7 @@ impl Theatre {
 
     /// The world of one process, which writes into these.
     pub fn world(&self, stdout: &Capture, stderr: &Capture) -> World {
+        static ME: OnceLock<Holder> = OnceLock::new();
         let (fleet, shelves) = (Arc::clone(&self.stage.fleet), self.shelves.clone());
         World {
             hosts: Arc::clone(&self.stage.fleet) as Arc<dyn vmss::hypervisor::Hosts>,
@@ -269,7 +277,7 @@ impl Theatre {
                 // A process that is gone: its leases die with it, as those of a killed one do.
                 me: Holder {
                     started: 1,
-                    ..Holder::me("ann".into())
+                    ..ME.get_or_init(|| Holder::me("ann".into())).clone()
                 },
             },
             notify: Box::new(|_| ()),
@@ -330,7 +338,7 @@ impl Theatre {
             }
             // The image file is another from now on; a broken one's guests never get healthy.
             Some((verb, [n])) if verb == "image" || verb == "broken-image" => {
-                let bytes = disk(n.parse().unwrap());
+                let bytes = disk(n.parse().unwrap(), self.image_size);
                 if verb == "broken-image" {
                     self.stage.fleet.break_image(&digest(&bytes));
                 }
@@ -400,8 +408,8 @@ impl Theatre {
 }
 
 /// A raw disk of a MiB with a boot sector, full of `byte`.
-fn disk(byte: u8) -> Vec<u8> {
-    let mut disk = vec![byte; 1 << 20];
+fn disk(byte: u8, size: usize) -> Vec<u8> {
+    let mut disk = vec![byte; size];
     disk[510..512].copy_from_slice(b"\x55\xaa");
     disk
 }
@@ -417,7 +425,10 @@ fn no_disk(kind: &str) -> Option<Vec<u8>> {
         "text" => return Some(b"# how to build the image\n".to_vec()),
         _ => return None,
     };
-    let mut bytes = if kind == "ext4" { vec![0; 1 << 20] } else { disk(7) };
+    let mut bytes = match kind {
+        "ext4" => vec![0; 1 << 20],
+        _ => disk(7, 1 << 20),
+    };
     bytes[at..at + mark.len()].copy_from_slice(mark);
     Some(bytes)
 }
