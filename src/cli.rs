@@ -1,12 +1,10 @@
 //! The command line: what may be typed. No logic.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Disruption;
 use crate::names::{InstanceId, Label};
@@ -767,24 +765,13 @@ impl std::str::FromStr for Change {
     }
 }
 
-/// Reads a command line, the program's name first.
-///
-/// # Errors
-/// It makes no sense, or asks for help or the version: what to say then.
-pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    // Made once: tests run thousands of commands in a process, and it takes longer than many of them.
-    static COMMAND: OnceLock<clap::Command> = OnceLock::new();
-    let mut command = COMMAND.get_or_init(Cli::command).clone();
-    let mut matches = command.try_get_matches_from_mut(words)?;
-    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_command_tree_is_sound() {
+        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

@@ -59,6 +59,9 @@ pub mod world;
 
 use std::ffi::OsString;
 
+use clap::Parser as _;
+
+use crate::cli::Cli;
 use crate::commands::Context;
 use crate::error::{Error, Exit};
 use crate::ui::style::Style;
@@ -66,27 +69,39 @@ use crate::world::World;
 
 /// Runs one command line (without the program's name) in `world`; returns the exit code.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -> u8 {
+    match parse(args, world) {
+        Ok(cli) => carry_out(&cli, world),
+        Err(exit) => exit,
+    }
+}
+
+/// Reads one command line (without the program's name).
+///
+/// # Errors
+/// It makes no sense, or asks for help or the version, which was said: the exit code.
+pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>, world: &World) -> Result<Cli, u8> {
     let words = std::iter::once(OsString::from("vmss")).chain(args.into_iter().map(Into::into));
-    let cli = match cli::read(words) {
-        Ok(cli) => cli,
-        Err(e) => {
-            let text = e.render();
-            if e.use_stderr() {
-                world.stderr.text(if world.env.stderr_is_terminal {
-                    text.ansi().to_string()
-                } else {
-                    text.to_string()
-                });
-                return Exit::Usage.code();
-            }
-            world.stdout.text(if world.env.stdout_is_terminal {
+    Cli::try_parse_from(words).map_err(|e| {
+        let text = e.render();
+        if e.use_stderr() {
+            world.stderr.text(if world.env.stderr_is_terminal {
                 text.ansi().to_string()
             } else {
                 text.to_string()
             });
-            return Exit::Converged.code();
+            return Exit::Usage.code();
         }
-    };
+        world.stdout.text(if world.env.stdout_is_terminal {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        });
+        Exit::Converged.code()
+    })
+}
+
+/// Carries out a command line that was read, in `world`; returns the exit code.
+pub fn carry_out(cli: &Cli, world: &World) -> u8 {
     let style = Style {
         color: ui::use_color(&cli.global, world, world.env.stdout_is_terminal),
     };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use jiff::Timestamp;
 use vmss::autoscale::metric::External;
+use vmss::cli::Cli;
 use vmss::here::Here;
 use vmss::hypervisor::fake::{Clock, Fleet};
 use vmss::names::Label;
@@ -226,8 +227,22 @@ impl Theatre {
 
     /// Runs vmss.
     pub fn vmss(&self, args: &[String]) -> Outcome {
+        // A line that was typed before is not read again: that takes longer than many a command.
+        static READ: Mutex<BTreeMap<Vec<String>, Arc<Cli>>> = Mutex::new(BTreeMap::new());
         let (stdout, stderr) = (Capture::default(), Capture::default());
-        let exit = vmss::run(args.iter().cloned(), &self.world(&stdout, &stderr));
+        let world = self.world(&stdout, &stderr);
+        let read = READ.lock().unwrap().get(args).cloned();
+        let exit = match read.map_or_else(|| vmss::parse(args, &world).map(Arc::new), Ok) {
+            Ok(cli) => {
+                let mut all = READ.lock().unwrap();
+                if all.len() < 10_000 && !all.contains_key(args) {
+                    all.insert(args.to_vec(), Arc::clone(&cli));
+                }
+                drop(all);
+                vmss::carry_out(&cli, &world)
+            }
+            Err(exit) => exit,
+        };
         (exit, stdout.text(), stderr.text())
     }
 
