@@ -68,14 +68,27 @@ pub struct Double {
 pub struct Place {
     /// Where.
     pub host: Label,
-    /// Whether it runs there.
+    /// Whether it runs there, as far as it is seen.
     pub runs: bool,
+    /// Whether the host can't be seen: the copy was there when it was seen last ([`Record::copies`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_hidden: bool,
     /// What its domain is called there, if not as the instance: then it is a stranger as well, and stays one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub called: Option<String>,
 }
 
 impl Place {
+    /// A copy with the instance's name.
+    fn of((host, power): &(Label, Power)) -> Self {
+        Self {
+            host: host.clone(),
+            runs: runs(*power),
+            is_hidden: false,
+            called: None,
+        }
+    }
+
     /// Whether the domain has the instance's name there.
     pub const fn has_its_name(&self) -> bool {
         self.called.is_none()
@@ -288,20 +301,34 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
             continue;
         }
         let known = record.known.get(&id);
+        // Whoever was seen twice is there twice until the host is seen without it.
+        let hidden: Vec<Place> = (record.copies.get(&id).into_iter().flatten())
+            .filter(|host| names.contains(*host) && !seen.contains(*host))
+            .map(|host| Place {
+                host: host.clone(),
+                runs: false,
+                is_hidden: true,
+                called: None,
+            })
+            .collect();
         match (&*places, known) {
-            ([(host, power)], Some(known)) if *host != known.host => {
+            ([(host, _)], Some(known)) if *host != known.host => {
                 let others = odd.under_other_names(known.uuid);
                 if names.contains(&known.host) && !seen.contains(&known.host) {
                     odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
                 } else if !others.is_empty() {
                     // Which of them the record means nobody can tell: the one that has its name counts, and is left alone.
-                    let here = Place {
-                        host: host.clone(),
-                        runs: runs(*power),
-                        called: None,
-                    };
-                    let places = std::iter::once(here).chain(others).collect();
-                    odd.doubles.push(Double { id, places });
+                    let places = std::iter::once(Place::of(&places[0])).chain(others).chain(hidden);
+                    odd.doubles.push(Double {
+                        id,
+                        places: places.collect(),
+                    });
+                } else if !hidden.is_empty() {
+                    let places = std::iter::once(Place::of(&places[0])).chain(hidden);
+                    odd.doubles.push(Double {
+                        id,
+                        places: places.collect(),
+                    });
                 } else if !record.warrants.covers(host, id, known.uuid) {
                     odd.moved.push(Moved {
                         id,
@@ -310,8 +337,8 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
                     });
                 }
             }
-            ([_], _) => {}
-            (many, _) => odd.settle_double(inventory, id, many, known),
+            ([_], _) if hidden.is_empty() => {}
+            (many, _) => odd.settle_double(inventory, id, many, known, hidden),
         }
     }
     odd.look_at_epochs(record, inventory);
@@ -399,6 +426,7 @@ impl Odd {
             .map(|stranger| Place {
                 host: stranger.host.clone(),
                 runs: stranger.runs,
+                is_hidden: false,
                 called: Some(stranger.name.clone()),
             })
             .collect()
@@ -427,6 +455,7 @@ impl Odd {
         id: InstanceId,
         places: &[(Label, Power)],
         known: Option<&Known>,
+        hidden: Vec<Place>,
     ) {
         let rank = |(host, power): &&(Label, Power)| {
             (!runs(*power), known.is_none_or(|k| k.host != *host), host.clone())
@@ -439,13 +468,7 @@ impl Odd {
         }
         self.doubles.push(Double {
             id,
-            places: (places.iter())
-                .map(|(host, power)| Place {
-                    host: host.clone(),
-                    runs: runs(*power),
-                    called: None,
-                })
-                .collect(),
+            places: places.iter().map(Place::of).chain(hidden).collect(),
         });
     }
 

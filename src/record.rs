@@ -44,6 +44,10 @@ pub struct Record {
     /// URIs by which hosts were reached before: the marks that were left under them are theirs ([`crate::names::PoolMark`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub former_uris: BTreeMap<Label, BTreeSet<String>>,
+    /// Hosts on which an instance was seen when it was there twice, and which were not seen without it since: what can't be seen
+    /// is not gone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<InstanceId, BTreeSet<Label>>,
     /// Desired capacity.
     pub capacity: u32,
     /// Who asked for that capacity, with which command and when; `None` if an earlier version has written it down.
@@ -321,6 +325,7 @@ impl Record {
             store,
             former: Vec::new(),
             former_uris: BTreeMap::new(),
+            copies: BTreeMap::new(),
             capacity: set.capacity,
             request: None,
             life: Life::Wanted,
@@ -809,12 +814,31 @@ impl Record {
         }
         let known = &self.known;
         self.condemned.retain(|id| known.contains_key(id));
+        self.remember_copies(inventory);
         before != self.clone_of_what_a_look_changes()
+    }
+
+    /// Who is there twice, and where: until each of those hosts but one was seen without it, or an operator has said which is kept.
+    fn remember_copies(&mut self, inventory: &Inventory) {
+        let mut copies: BTreeMap<InstanceId, BTreeSet<Label>> = BTreeMap::new();
+        for double in &inventory.odd.doubles {
+            let hosts = double.places.iter().map(|place| place.host.clone());
+            copies.entry(double.id).or_default().extend(hosts);
+        }
+        let is_hidden = |host: &&Label| inventory.host(host).is_some_and(|h| h.seen().is_none());
+        for (id, hosts) in &self.copies {
+            if self.known.contains_key(id) && hosts.iter().any(|host| is_hidden(&host)) {
+                let hidden = hosts.iter().filter(is_hidden).cloned();
+                copies.entry(*id).or_default().extend(hidden);
+            }
+        }
+        self.copies = copies;
     }
 
     fn clone_of_what_a_look_changes(&self) -> impl PartialEq + use<> {
         (
             (self.known.clone(), self.takes_in),
+            self.copies.clone(),
             self.departed.clone(),
             self.condemned.clone(),
             self.moves.clone(),
@@ -896,6 +920,11 @@ impl Record {
         };
         self.known.values_mut().for_each(|k| rename(&mut k.host));
         self.written_off.values_mut().for_each(|w| rename(&mut w.host));
+        for hosts in self.copies.values_mut() {
+            if hosts.remove(from) {
+                hosts.insert(to.clone());
+            }
+        }
         self.departed.values_mut().for_each(|d| rename(&mut d.host));
         for moved in self.moves.values_mut() {
             rename(&mut moved.from);

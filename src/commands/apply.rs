@@ -1,7 +1,7 @@
 //! `vmss apply`: makes a changed definition count. What concerns the set counts at once; a changed model becomes a new
 //! revision, to which the instances are brought as the upgrade policy says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use crate::names::{InstanceId, Label};
 use crate::ownership::{Strangeness, Twins};
 use crate::plan::Experience;
 use crate::plan::loss::Named;
-use crate::record::{Known, Record};
+use crate::record::Record;
 use crate::request::{Limits, Request, Verb};
 use crate::scaleset::{Host, Method, ScaleSet, UpgradePolicy};
 use crate::ui::words::ranges as ids;
@@ -240,24 +240,31 @@ fn refuse_lost_copies(
     twins: &[Twins],
 ) -> Result<()> {
     let odd = &inventory.odd;
-    let doubles = (odd.doubles.iter()).flat_map(|d| d.places.iter().map(move |p| (&p.host, d.id)));
-    let strangers = odd
-        .strangers
-        .iter()
-        .filter(|other| other.why != Strangeness::Disowned);
-    let kept = strangers.filter_map(|other| {
-        let is_its = |(_, k): &(&InstanceId, &Known)| k.uuid == other.uuid;
-        let (id, _) = record.known.iter().find(is_its)?;
-        Some((&other.host, *id))
-    });
-    let copies: BTreeMap<&Label, InstanceId> = doubles.chain(kept).collect();
     let lost = lost_hosts(&record.applied, wanted, twins);
-    let Some((host, id)) = lost.into_iter().find_map(|host| Some((host, copies.get(host)?))) else {
+    let mut doubles = odd
+        .doubles
+        .iter()
+        .flat_map(|d| d.places.iter().map(move |p| (&p.host, d.id)));
+    if let Some((host, id)) = doubles.find(|(host, _)| lost.contains(host)) {
+        let text =
+            format!("the definition drops host {host}, which has a copy of instance {id}, with its UUID");
+        return Err(Error::message(Exit::Blocked, text).hint(format!(
+            "keep it until there is one of them: vmss instance settle {id} --keep HOST, or undefine by hand the one that is not to be"
+        )));
+    }
+    let mut strangers = (odd.strangers.iter())
+        .filter(|other| other.why != Strangeness::Disowned && lost.contains(&&other.host))
+        .filter_map(|other| Some((other, record.id_of(other.uuid)?)));
+    let Some((other, id)) = strangers.next() else {
         return Ok(());
     };
-    let text = format!("the definition drops host {host}, which has a copy of instance {id}, with its UUID");
+    let text = format!(
+        "the definition drops host {}, whose domain {} has the UUID of instance {id}",
+        other.host, other.name
+    );
     Err(Error::message(Exit::Blocked, text).hint(format!(
-        "keep it until there is one of them: vmss instance settle {id} --keep HOST, or undefine by hand the one that is not to be"
+        "undefine it by hand if it is not to be, or vmss instance disown {} if it is none of the set's",
+        other.uuid
     )))
 }
 

@@ -78,6 +78,8 @@ pub struct Settlement {
     pub dropped: Vec<Place>,
     /// Those that somebody keeps under another name: strangers, which stay where they are.
     pub spared: Vec<Place>,
+    /// Those that were seen on hosts which can't be seen now: told again when they are.
+    pub hidden: Vec<Place>,
     /// The fault domain of the host where it stays.
     pub fault_domain: Label,
     /// What that takes.
@@ -96,6 +98,8 @@ pub enum Unsettled {
         /// The domain's name.
         is: String,
     },
+    /// That host can't be seen.
+    Hidden,
     /// Neither copy is one that the record lists.
     Unlisted,
 }
@@ -113,6 +117,10 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
     if let Some(is) = kept.called {
         return Err(Unsettled::Renamed { is });
     }
+    if kept.is_hidden {
+        return Err(Unsettled::Hidden);
+    }
+    let (hidden, dropped): (Vec<Place>, Vec<Place>) = dropped.into_iter().partition(|p| p.is_hidden);
     let (dropped, spared) = dropped.into_iter().partition(Place::has_its_name);
     let known = s.record.known.get(&id).ok_or(Unsettled::Unlisted)?;
     let of_host = s.set.hosts().find(|(_, host)| host.name == *keep);
@@ -151,6 +159,7 @@ pub fn settle(s: Situation<'_>, id: InstanceId, keep: &Label) -> Result<Settleme
         kept,
         dropped,
         spared,
+        hidden,
         fault_domain: fault_domain.clone(),
         steps,
     })
@@ -171,6 +180,7 @@ impl Record {
     pub fn settle(&mut self, id: InstanceId, settlement: &Settlement) {
         let keep = &settlement.kept.host;
         self.warrants.withdraw(keep, id);
+        self.copies.remove(&id);
         if let Some(known) = self.known.get_mut(&id) {
             known.host.clone_from(keep);
             known.fault_domain.clone_from(&settlement.fault_domain);

@@ -439,7 +439,8 @@ impl<'a> Fleet<'a> {
 /// Whether a member's note has to be written anew.
 fn must_be_noted(s: Situation<'_>, member: &Member<'_>) -> bool {
     let meta = &member.instance.meta;
-    if meta.moving_to.is_some() {
+    let is_carried_on = meta.host != *member.host && !s.record.moves.contains_key(&member.id);
+    if meta.moving_to.is_some() && !is_carried_on {
         return false;
     }
     let is_half = matches!(meta.phase, Phase::Creating | Phase::Deleting);

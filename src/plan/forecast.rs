@@ -181,6 +181,7 @@ pub fn obey<'m>(inventory: &mut Inventory, steps: &[Step], model: impl Fn(u32) -
                 if let Some(i) = host.instances.iter_mut().find(|i| i.uuid == instance.uuid) {
                     (i.meta.host, i.meta.fault_domain) = (step.host.clone(), fault_domain.clone());
                     (i.meta.phase, i.meta.epoch) = (Phase::Ready, Some(instance.epoch));
+                    i.meta.moving_to = None;
                 }
                 inventory.odd.levelled(instance.id);
             }

@@ -12,7 +12,15 @@ use crate::record::Move;
 /// Instances that are between two hosts: those that a note speaks of, and those that the record does.
 pub(super) fn between(s: Situation<'_>) -> BTreeMap<InstanceId, Move> {
     let mut moves = s.record.moves.clone();
-    for instance in s.inventory.instances().filter(|i| i.meta.store == s.record.store) {
+    let all = s.inventory.hosts.iter().flat_map(|host| {
+        let seen = host.seen().into_iter().flat_map(|h| &h.instances);
+        seen.map(move |instance| (&host.name, instance))
+    });
+    for (host, instance) in all.filter(|(_, i)| i.meta.store == s.record.store) {
+        // A note that somebody has carried to a third host says nothing any more: it is written anew.
+        if *host != instance.meta.host {
+            continue;
+        }
         // Of one that is arriving only the record knows where it comes from, unless the copy there says so.
         if let (Some(to), false) = (&instance.meta.moving_to, instance.is_arriving()) {
             moves.entry(instance.id).or_insert_with(|| Move {

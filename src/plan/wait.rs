@@ -557,7 +557,11 @@ impl fmt::Display for Wait {
                 let places: Vec<String> = (double.places.iter())
                     .map(|p| {
                         let called = p.called.as_ref().map(|name| format!("as {name}, "));
-                        let how = if p.runs { "runs" } else { "off" };
+                        let how = match (p.is_hidden, p.runs) {
+                            (true, _) => "when it was seen last",
+                            (_, true) => "runs",
+                            (_, false) => "off",
+                        };
                         format!("{} ({}{how})", p.host, called.unwrap_or_default())
                     })
                     .collect();
@@ -1150,6 +1154,10 @@ fn stranger(f: &mut fmt::Formatter<'_>, stranger: &Stranger) -> fmt::Result {
             f,
             "is what {id} was, under another name: left alone; {disown} if it is to stay so, or, under its own name \
              again, {adopt}"
+        ),
+        Strangeness::NoNote if stranger.is_contested => write!(
+            f,
+            "has the UUID of {id}, and no note of vmss (an edit may have dropped it): left alone"
         ),
         Strangeness::NoNote => write!(
             f,

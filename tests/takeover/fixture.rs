@@ -191,6 +191,7 @@ fn put(theatre: &Theatre, line: &str, notes: &mut BTreeMap<String, Metadata>) {
                 names: Vec::new(),
                 disks: list("disks"),
                 held: Vec::new(),
+                unopened: Vec::new(),
                 started_at: value("started").parse().unwrap(),
                 console: String::new(),
                 unhealthy: words.contains(&"unhealthy"),

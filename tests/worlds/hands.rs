@@ -112,7 +112,11 @@ impl Hand {
             Self::Rename(n) => format!("{} kept-{turn}", of_domain("rename", n)?),
             Self::Copy(n, to, flag) | Self::Move(n, to, flag) => {
                 let ((from, name), to) = (pick(&there, *n)?, host(to));
-                if from == to || is_there(to, &name) {
+                let domain = |host: &str| hosts.iter().find(|h| h.name == host).map(|h| &h.domains);
+                let uuid = domain(&from)?.iter().find(|d| d.name == name)?.uuid;
+                // A host has one domain of a UUID: libvirt refuses another, whatever it is called.
+                let has_it = domain(to)?.iter().any(|d| d.uuid == uuid);
+                if from == to || is_there(to, &name) || has_it {
                     return None;
                 }
                 match self {

@@ -5,7 +5,7 @@ use crate::cli::Selection;
 use crate::commands::Context;
 use crate::converge::amend;
 use crate::error::{Error, Exit, Result};
-use crate::inventory::Inventory;
+use crate::inventory::{HostSeen, Inventory};
 use crate::names::Label;
 use crate::plan::Experience;
 use crate::plan::claim::{Named, Suspect, suspects};
@@ -93,7 +93,44 @@ fn decide(
         let text = format!("several domains say that they are it, on {}", list(&places, 8));
         return Err(Error::message(Exit::Usage, text).hint("name one by its UUID, or with --host HOST"));
     }
+    if !undo && !first.is_member {
+        refuse_what_lives(record, inventory, first)?;
+    }
     Ok(first.clone())
+}
+
+/// What has the UUID of an instance that lives, or may, can't be disowned by it: the instance would be.
+fn refuse_what_lives(record: &Record, inventory: &Inventory, suspect: &Suspect) -> Result<()> {
+    let Some((id, known)) = record.known.iter().find(|(_, k)| k.uuid == suspect.uuid) else {
+        return Ok(());
+    };
+    let Suspect { name, host, .. } = suspect;
+    let has_it = |seen: &HostSeen| seen.instances.iter().any(|i| i.id == *id && i.uuid == known.uuid);
+    let mut all = inventory.hosts.iter();
+    if let Some(on) = all.find(|h| h.seen().is_some_and(has_it)) {
+        let text = format!(
+            "{name} on {host} has the UUID of instance {id}, which lives on {}: disowned by that, the instance would be as well; \
+             nothing was done",
+            on.name
+        );
+        let hint = format!(
+            "undefine {name} by hand, or give it a UUID of its own (virsh dumpxml, undefine, define)"
+        );
+        return Err(Error::message(Exit::Blocked, text).hint(hint));
+    }
+    if inventory.host(&known.host).is_some_and(|h| h.seen().is_none()) {
+        let text = format!(
+            "{name} on {host} has the UUID of instance {id}, which the record has on {}, which can't be seen: disowned by that, the \
+             instance would be as well; nothing was done",
+            known.host
+        );
+        let hint = format!(
+            "run this again when {} is back; if it is only here, vmss instance adopt {id} takes it in",
+            known.host
+        );
+        return Err(Error::message(Exit::Unreachable, text).hint(hint));
+    }
+    Ok(())
 }
 
 /// One that is not seen just now can be owned again by its UUID.

@@ -30,7 +30,10 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
             decide(ctx, record, &inventory, id, keep)
         },
         |_, settlement| Some(question(&name, id, settlement)),
-        |meant, now| (&meant.kept, &meant.dropped, &meant.spared) == (&now.kept, &now.dropped, &now.spared),
+        |meant, now| {
+            let places = |s: &Settlement| [&s.dropped, &s.spared, &s.hidden].map(Clone::clone);
+            meant.kept == now.kept && places(meant) == places(now)
+        },
     )?;
     let Some(agreed) = agreed else {
         return Ok(Exit::Converged);
@@ -83,6 +86,11 @@ fn refused(record: &Record, inventory: &Inventory, id: InstanceId, keep: &Label,
                 "switch it off and give it its name again (virsh domrename {is} {name}), then run this again"
             ))
         }
+        Unsettled::Hidden => {
+            let text = format!("{keep} can't be seen, and whether {name} is still there: nothing was done");
+            Error::message(Exit::Unreachable, text)
+                .hint("run this again when it is back, or keep the copy that is seen")
+        }
         Unsettled::Unlisted => {
             let text = format!("the record does not have {name}, whose creation or deletion did not end");
             Error::message(Exit::Blocked, text)
@@ -97,14 +105,20 @@ fn question(set: &Label, id: InstanceId, settlement: &Settlement) -> String {
         kept,
         dropped,
         spared,
+        hidden,
         ..
     } = settlement;
-    let spared: String = (spared.iter())
-        .map(|place| {
-            let called = place.called.as_deref().unwrap_or_default();
-            format!(" {called} on {} stays where it is, as a stranger.", place.host)
-        })
-        .collect();
+    let hidden = hidden.iter().map(|place| {
+        format!(
+            " {} can't be seen: make sure that the copy there does not run, or both do from now on; it is told again when it is seen.",
+            place.host
+        )
+    });
+    let spared = spared.iter().map(|place| {
+        let called = place.called.as_deref().unwrap_or_default();
+        format!(" {called} on {} stays where it is, as a stranger.", place.host)
+    });
+    let spared: String = spared.chain(hidden).collect();
     if dropped.is_empty() {
         return format!(
             "Keep the copy of {} on {}, which {}?{spared}",

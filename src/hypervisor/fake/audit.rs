@@ -140,7 +140,8 @@ fn shared_seed(machine: &Machine, name: &str, meta: &Metadata) -> Option<String>
 fn robbed(machine: &Machine) -> Vec<String> {
     let running = machine.domains.values().filter(|d| d.is_active());
     let lost = running.flat_map(|domain| {
-        let lost = domain.disks.iter().filter(|v| !machine.volumes.contains_key(*v));
+        let open = domain.disks.iter().filter(|v| !domain.unopened.contains(v));
+        let lost = open.filter(|v| !machine.volumes.contains_key(*v));
         lost.map(|volume| format!("{} runs and has lost its disk {volume}", domain.name))
     });
     lost.collect()

@@ -136,6 +136,7 @@ fn define(machine: &mut Machine, spec: &InstanceSpec, model: &Model, seed: &Seed
         unhealthy: false,
         agent: Default::default(),
         held: Vec::new(),
+        unopened: Vec::new(),
         meter: Default::default(),
     };
     machine.domains.insert(name, domain);
@@ -159,6 +160,8 @@ pub(super) fn redefine(machine: &mut Machine, spec: &InstanceSpec, model: &Model
     let disks = disks(spec, model).into_iter().map(|(volume, _)| volume);
     let before = std::mem::replace(&mut domain.disks, disks.chain([seed.volume.clone()]).collect());
     if domain.is_active() {
+        let added = domain.disks.iter().filter(|v| !before.contains(v));
+        domain.unopened.extend(added.cloned());
         let dropped = before.into_iter().filter(|v| !domain.disks.contains(v));
         domain.held.extend(dropped);
     }

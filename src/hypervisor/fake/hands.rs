@@ -143,6 +143,7 @@ impl Fleet {
             unhealthy: false,
             agent: Default::default(),
             held: Vec::new(),
+            unopened: Vec::new(),
             meter: Default::default(),
         };
         self.machine(host, |m| {

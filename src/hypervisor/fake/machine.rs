@@ -74,6 +74,9 @@ pub struct Domain {
     /// Volumes that it was started with, and that its definition names no more: a change of one that runs leaves them in its
     /// drives.
     pub held: Vec<String>,
+    /// Volumes that its definition names since a change that has not ended, and that it was not started with: they need not be
+    /// there yet.
+    pub unopened: Vec<String>,
     /// When it was last started, in virtual time.
     pub started_at: Timestamp,
     /// What its guest has said on its console.

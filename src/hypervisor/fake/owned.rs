@@ -99,9 +99,13 @@ pub(super) fn level(
     fault_domain: &Label,
 ) -> Result<()> {
     let doing = format!("note {} again", instance.name);
-    not_moving(&there(call, instance, &doing)?, &doing)?;
+    let note = there(call, instance, &doing)?;
+    if note.host == *host {
+        not_moving(&note, &doing)?;
+    }
     call.step(Stage::Define, &doing, |m| {
         renote(m, instance, &doing, |meta| {
+            meta.moving_to = None;
             (meta.host, meta.fault_domain) = (host.clone(), fault_domain.clone());
             if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
                 meta.phase = Phase::Ready;

@@ -124,6 +124,7 @@ fn boot(call: &Call<'_>, instance: &InstanceRef) -> Result<()> {
             domain.started_at = now;
             domain.unhealthy = false;
             domain.held.clear();
+            domain.unopened.clear();
             domain.agent = Default::default();
             domain.meter = Default::default();
             domain

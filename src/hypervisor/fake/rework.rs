@@ -115,7 +115,11 @@ pub(super) fn rework(
             meta.volumes = kept;
             meta.phase = Phase::Ready;
             meta.rework = None;
-        })
+        })?;
+        if let Some(domain) = m.by_uuid_mut(instance.uuid) {
+            domain.unopened.clear();
+        }
+        Ok(())
     })
 }
 
