@@ -261,9 +261,14 @@ const MARK: &str = "vmss-pool-";
 impl PoolMark {
     /// The mark of a host's in one store's name.
     pub fn new(store: StoreId, uri: &str) -> Self {
-        let hash = Sha256::digest(uri);
-        let host = hash[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let host = Self::host_of(uri);
         Self { store, host }
+    }
+
+    /// What every store's mark of a host says of it.
+    pub fn host_of(uri: &str) -> String {
+        let hash = Sha256::digest(uri);
+        hash[..8].iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// The name of its volume.

@@ -296,7 +296,13 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         view.instances = kept;
     }
     for (id, places) in places {
-        let is_held = |hosts: &BTreeSet<Label>| places.iter().all(|(host, _)| hosts.contains(host));
+        // A move holds the one that arrives: where both run, somebody has started a copy.
+        let run = places
+            .iter()
+            .filter(|(_, power)| *power == Power::Running)
+            .count();
+        let is_held =
+            |hosts: &BTreeSet<Label>| run < 2 && places.iter().all(|(host, _)| hosts.contains(host));
         if moving.get(&id).is_some_and(is_held) {
             continue;
         }

@@ -215,7 +215,7 @@ fn renamed_hosts(applied: &ScaleSet, wanted: &ScaleSet) -> Vec<(Label, Label)> {
 }
 
 /// Hosts that are looked at no more once `wanted` is applied, under no other name either.
-fn lost_hosts<'a>(applied: &'a ScaleSet, wanted: &ScaleSet, twins: &[Twins]) -> Vec<&'a Label> {
+pub fn lost_hosts<'a>(applied: &'a ScaleSet, wanted: &ScaleSet, twins: &[Twins]) -> Vec<&'a Label> {
     let renamed = renamed_hosts(applied, wanted);
     let is_kept = |name: &Label| {
         let others = twins.iter().filter_map(|t| match name {
@@ -233,7 +233,7 @@ fn lost_hosts<'a>(applied: &'a ScaleSet, wanted: &ScaleSet, twins: &[Twins]) -> 
 
 /// A host with a copy of an instance, whatever it is called there, stays in the definition: out of sight it would be forgotten, and
 /// the other taken for the only one, started beside it, or changed with disks that the copy has too.
-fn refuse_lost_copies(
+pub fn refuse_lost_copies(
     record: &Record,
     wanted: &ScaleSet,
     inventory: &Inventory,

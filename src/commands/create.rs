@@ -1,12 +1,14 @@
 //! `vmss create`: makes the record, then runs the loop. On a set that exists it finishes what is unfinished.
 
+use crate::commands::instance::claim::{refuse_what_is_barred, situation};
 use crate::commands::{Context, apply, consent, going, ranges, unrecorded};
 use crate::converge::{Consent, glance, twins};
 use crate::error::{Error, Exit, Result};
 use crate::inventory::Inventory;
 use crate::model::Model;
-use crate::names::StoreId;
+use crate::names::{InstanceId, StoreId};
 use crate::ownership::sort_out;
+use crate::plan::Experience;
 use crate::plan::loss::Named;
 use crate::record::{Life, Record};
 use crate::request::{Request, Verb};
@@ -34,6 +36,7 @@ pub fn run(ctx: &Context<'_>) -> Result<Exit> {
     let capacity = match store.get(&set.name)? {
         // Nothing is there of it: a first try with a wrong definition binds nobody.
         Some((old, version)) if old.known.is_empty() && old.life == Life::Wanted => {
+            refuse_what_is_left(ctx, &*store, &old, &set)?;
             let mut new = record(ctx, &set, model, old.store);
             new.succeed(old);
             twins::refuse(ctx.world, &set, &glance(ctx.world, &*store, &set, &new))?;
@@ -95,6 +98,19 @@ fn may_create(
         ),
         None => consent::ask(ctx, store, record, &head, consent::going_on(record)),
     }
+}
+
+/// Refuses a definition that drops hosts of a set on which nothing is left, if something there says otherwise: a copy of an instance,
+/// or notes that are newer than the record.
+fn refuse_what_is_left(ctx: &Context<'_>, store: &dyn Store, old: &Record, set: &ScaleSet) -> Result<()> {
+    if old.next_id == InstanceId(1) || apply::lost_hosts(&old.applied, set, &[]).is_empty() {
+        return Ok(());
+    }
+    let seen = glance(ctx.world, store, &old.applied, old);
+    if seen.odd.is_record_old() {
+        refuse_what_is_barred(situation(ctx, old, &seen, &Experience::default()))?;
+    }
+    apply::refuse_lost_copies(old, set, &seen, &[])
 }
 
 /// A record for a set that has none.

@@ -6,14 +6,15 @@ use crate::commands::Context;
 use crate::commands::instance::claim::{changed, look_again, refuse_what_is_barred, situation};
 use crate::converge::{Consent, glance_aside, proof};
 use crate::error::{Error, Exit, Result};
-use crate::hypervisor::VolumeFacts;
+use crate::hypervisor::{Uses, VolumeFacts};
 use crate::inventory::Inventory;
-use crate::names::{Label, VolumeName};
+use crate::names::{Label, PoolMark, VolumeName};
 use crate::observe::ask_all;
 use crate::plan::action::Step;
 use crate::plan::sweep::{Claim, by_hand, claims, is_one_folder, is_told_before};
 use crate::plan::{Experience, Situation};
 use crate::record::Record;
+use crate::scaleset::ScaleSet;
 use crate::ui::table::Table;
 use crate::ui::words::{count, list, moment};
 use crate::units::Bytes;
@@ -164,6 +165,7 @@ fn decide(
         let used = match proofs.get(host) {
             Some(Ok((uses, _))) => uses
                 .speaks_against(&volume.name, None)
+                .or_else(|| outsiders(set, uses))
                 .map(|why| (Exit::Blocked, why)),
             Some(Err(e)) => Some((Exit::Unreachable, e.to_string())),
             None => Some((Exit::Unreachable, "nobody has looked who uses what".to_owned())),
@@ -181,10 +183,26 @@ fn decide(
                 "{} on {host} can't be deleted: {why}; nothing was done",
                 volume.name
             );
-            return Err(Error::message(exit, text).hint("look who needs it, or name the others"));
+            return Err(Error::message(exit, text).hint(
+                "look who needs it, or name the others; once nobody does, virsh vol-delete deletes it",
+            ));
         }
     }
     Ok((meant, spared))
+}
+
+/// Why nobody can tell who uses what lies in a pool: hosts have their disks there that the definition does not name. An instance's
+/// disk that has gone from here by nobody's word may be there.
+fn outsiders(set: &ScaleSet, uses: &Uses) -> Option<String> {
+    let own: BTreeSet<String> = set
+        .hosts()
+        .map(|(_, host)| PoolMark::host_of(&host.uri))
+        .collect();
+    let mark = uses.marks.iter().find(|mark| !own.contains(&mark.host))?;
+    Some(format!(
+        "a host that the definition does not name has its disks in that folder too, as {} there says, and can't be asked",
+        mark.volume()
+    ))
 }
 
 fn nowhere(inventory: &Inventory, name: &str) -> Error {

@@ -127,22 +127,49 @@ pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), Store
             let marks: Vec<_> = (marks.map(|store| PoolMark::new(store, &host.uri)))
                 .chain(before)
                 .collect();
-            (
-                world.hosts.host(host, &set.limits),
-                (is_used, marks, PoolMark::new(gone.store, &host.uri)),
-            )
+            let others = set
+                .hosts()
+                .map(|(_, other)| other)
+                .filter(|other| other.name != host.name);
+            let of = Marks {
+                is_used,
+                pool: host.pool.clone(),
+                own: PoolMark::new(gone.store, &host.uri),
+                marks,
+                others: others
+                    .map(|other| PoolMark::new(gone.store, &other.uri))
+                    .collect(),
+            };
+            (world.hosts.host(host, &set.limits), of)
         })
         .collect();
     // One that stays holds nothing, and only says that somebody has used the pool.
-    let _ = ask_all(
-        open,
-        set.limits.call_timeout,
-        |host, (is_used, marks, own): (bool, Vec<PoolMark>, PoolMark)| match is_used {
-            true => host.mark_pool(&own),
-            false => marks.iter().try_for_each(|mark| host.unmark_pool(mark)),
-        },
-    );
+    let _ = ask_all(open, set.limits.call_timeout, |host, of: Marks| {
+        if of.is_used {
+            return host.mark_pool(&of.own);
+        }
+        // In a folder that hosts share images stay, and so does what says who shares it: whoever makes the set anew while one of
+        // them is out of sight knows that it may have its disks there.
+        if host.marks(&of.pool)?.iter().any(|mark| of.others.contains(mark)) {
+            return Ok(());
+        }
+        of.marks.iter().try_for_each(|mark| host.unmark_pool(mark))
+    });
     Ok(())
+}
+
+/// What is asked of a host when its set is gone.
+struct Marks {
+    /// Whether another set of the store uses the pool.
+    is_used: bool,
+    /// The pool.
+    pool: String,
+    /// The host's own mark.
+    own: PoolMark,
+    /// All that were left for it.
+    marks: Vec<PoolMark>,
+    /// Those that were left for the set's other hosts.
+    others: Vec<PoolMark>,
 }
 
 fn hosts_of(set: &ScaleSet) -> Vec<(String, String)> {

@@ -139,7 +139,8 @@ pub trait Hypervisor: Send + Sync {
     /// The pool can't be refreshed, or the lists can't be read: then nothing can be proved, and nothing may be deleted.
     fn uses(&self, pulse: &Pulse) -> Result<Uses, HypervisorError>;
 
-    /// Brings the instance's note level with the record: on `host`, in `fault_domain`, and whole. Nothing else is changed.
+    /// Brings the instance's note level with the record: on `host`, in `fault_domain`, whole, and on its way nowhere. Nothing else
+    /// is changed.
     ///
     /// # Errors
     /// `Missing` if it is gone; `NotOurs` if another store manages it.

@@ -181,6 +181,7 @@ impl Record {
         let keep = &settlement.kept.host;
         self.warrants.withdraw(keep, id);
         self.copies.remove(&id);
+        self.moves.remove(&id);
         if let Some(known) = self.known.get_mut(&id) {
             known.host.clone_from(keep);
             known.fault_domain.clone_from(&settlement.fault_domain);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::inventory::Instance;
 use crate::names::{InstanceId, Label};
 use crate::plan::action::{Action, Step};
+use crate::plan::pool::share;
 use crate::plan::report::Wait;
 use crate::plan::{Situation, reference};
 use crate::record::Move;
@@ -17,6 +18,12 @@ pub(super) fn between(s: Situation<'_>) -> BTreeMap<InstanceId, Move> {
         seen.map(move |instance| (&host.name, instance))
     });
     for (host, instance) in all.filter(|(_, i)| i.meta.store == s.record.store) {
+        if let Some(from) = has_lost_its_way(s, host, instance) {
+            moves.entry(instance.id).or_insert_with(|| Move {
+                from: from.clone(),
+                to: host.clone(),
+            });
+        }
         // A note that somebody has carried to a third host says nothing any more: it is written anew.
         if *host != instance.meta.host {
             continue;
@@ -30,6 +37,20 @@ pub(super) fn between(s: Situation<'_>) -> BTreeMap<InstanceId, Move> {
         }
     }
     moves
+}
+
+/// Whether an instance has arrived on `host`, and the record knows nothing of its move, for it was restored since: one of the hosts
+/// from which it may have come, which has its disks in a folder of its own. All must have been seen, and none has it any more.
+fn has_lost_its_way<'a>(s: Situation<'a>, host: &Label, instance: &Instance) -> Option<&'a Label> {
+    let is_lost = instance.is_arriving()
+        && instance.meta.host == *host
+        && !s.record.moves.contains_key(&instance.id)
+        && !s.inventory.odd.is_double(instance.id);
+    if !is_lost || s.inventory.hosts.iter().any(|h| h.seen().is_none()) {
+        return None;
+    }
+    let mut others = s.set.hosts().map(|(_, other)| &other.name);
+    others.find(|other| *other != host && !share(s, host, other))
 }
 
 /// Has each of them settled, and takes every other step out that concerns one, or a volume on one of its hosts.

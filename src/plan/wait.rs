@@ -1101,8 +1101,8 @@ impl fmt::Display for Wait {
             }
             Self::Paused { instance, host } => write!(
                 f,
-                "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it \
-                 is left as it is"
+                "instance {instance} on {host} is paused (by a person, or by an I/O error such as a full disk): it is left as it is; \
+                 virsh resume there lets it go on, vmss instance restart {instance} starts it anew"
             ),
         }
     }

@@ -227,6 +227,10 @@ fn settle(world: &mut World, managed: &Managed) -> Result<(), String> {
                     tell(world, managed, &format!("instance replace {id} --yes"))?;
                 }
             }
+            "paused" => {
+                let id = wait["instance"].to_string();
+                tell(world, managed, &format!("instance restart {id} --yes"))?;
+            }
             "protected" => _ = tell(world, managed, "instance unprotect --all")?,
             "repair-suspended" => _ = tell(world, managed, "repair --resume --yes")?,
             // Whoever has read that a volume is not there has it made again.

@@ -8,7 +8,7 @@ use vmss::inventory::Power;
 use vmss::names::{VolumeName, parse_instance_name};
 use vmss::record::{Known, Life, Record};
 
-use crate::stage::{Managed, World, real, touchable};
+use crate::stage::{HOSTS, Managed, World, real, touchable};
 
 /// Where something is: a host and a name.
 type Place = (String, String);
@@ -178,13 +178,21 @@ impl Before {
     }
 
     fn no_used_volume_goes(&self, world: &World, did: &Did<'_>, after: &[HostAsItIs]) -> Result<(), String> {
+        // A host that the definition does not name, or names no more, nobody asks what it uses.
+        let mut covered: BTreeSet<String> = HOSTS.iter().map(|(host, _)| (*host).to_owned()).collect();
+        for record in self.record.iter().chain(&world.record(&self.managed)) {
+            let of_it = world.hosts_of(record);
+            covered.retain(|host| of_it.contains(host));
+        }
         let robbed: BTreeSet<String> = world.fleet().robbed().into_iter().collect();
-        if let Some(lost) = robbed.difference(&self.robbed).next() {
+        let is_covered = |lost: &&String| lost.split(':').next().is_some_and(|host| covered.contains(host));
+        if let Some(lost) = robbed.difference(&self.robbed).find(is_covered) {
             return Err(lost.clone());
         }
-        let Some(record) = &self.record else { return Ok(()) };
+        if self.record.is_none() {
+            return Ok(());
+        }
         let (were, are) = (volumes(&self.hosts), volumes(after));
-        let covered = world.hosts_of(record);
         let domains = (self.theirs.iter())
             .filter(|((host, name), _)| covered.contains(host) && !self.is_named(did, name));
         for ((host, name), domain) in domains {

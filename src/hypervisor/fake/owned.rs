@@ -99,10 +99,7 @@ pub(super) fn level(
     fault_domain: &Label,
 ) -> Result<()> {
     let doing = format!("note {} again", instance.name);
-    let note = there(call, instance, &doing)?;
-    if note.host == *host {
-        not_moving(&note, &doing)?;
-    }
+    there(call, instance, &doing)?;
     call.step(Stage::Define, &doing, |m| {
         renote(m, instance, &doing, |meta| {
             meta.moving_to = None;

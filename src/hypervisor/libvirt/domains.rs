@@ -235,10 +235,6 @@ pub fn renote(
     let doing = format!("noting {} again", instance.name);
     let mut owned = there(session, instance, &doing)?;
     let meta = &mut owned.meta;
-    // What was carried to a third host since its move began is on its way no more.
-    if meta.host == *host {
-        not_moving(meta, &doing)?;
-    }
     meta.moving_to = None;
     (meta.host, meta.fault_domain) = (host.clone(), fault_domain.clone());
     if matches!(meta.phase, Phase::Creating | Phase::Deleting) {
