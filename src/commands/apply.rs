@@ -289,7 +289,8 @@ fn refuse_lost_hosts(
             lost.join(", ")
         ),
     )
-    .hint("keep them until their instances are gone (scale in), then apply again"))
+    .hint("keep them until their instances are gone (scale in), then apply again")
+    .hint("of a host that has another name and another URI now, change one of them at a time"))
 }
 
 /// Refuses another URI or pool of a host under the same name, unless its instances and their disks are seen there: what is not would

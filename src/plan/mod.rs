@@ -166,6 +166,11 @@ impl Experience {
                 Lesson::NameTaken(error) | Lesson::Failed(error),
                 Action::Create(_) | Action::PushImage { .. },
             ) => {
+                // An image is not only for what is made: what is changed there would have it sent again and again.
+                if let Action::PushImage { .. } = &step.action {
+                    self.failed
+                        .insert((host.clone(), step.action.subject()), error.clone());
+                }
                 self.shunned.insert(host, error);
             }
             (Lesson::NameTaken(error) | Lesson::Failed(error), Action::Start(instance)) => {

@@ -79,7 +79,19 @@ pub fn odd(setting: &Setting, deeds: &[Deed]) -> Result<(), String> {
     world.other("revive");
     end_what_vmss_may_not(&mut world);
     for at in 0..world.managed.len() {
-        let hosts: Vec<&str> = HOSTS.iter().map(|(host, _)| *host).collect();
+        // Another name and another URI at once is another host to vmss: whoever has an alias keeps it.
+        let applied = world.record(&world.managed[at].clone()).map(|r| r.applied);
+        let alias = |host: &str| format!("{host}-ip");
+        let is_reached_so = |name: &str| {
+            let mut all = applied.iter().flat_map(|set| set.hosts());
+            all.any(|(_, host)| host.name.as_str() == name)
+        };
+        let hosts: Vec<String> = (HOSTS.iter().map(|(host, _)| *host))
+            .map(|host| match is_reached_so(&alias(host)) && !is_reached_so(host) {
+                true => alias(host),
+                false => host.to_owned(),
+            })
+            .collect();
         world.other(&format!("hosts {} {}", world.managed[at].file, hosts.join(" ")));
         let managed = world.managed[at].clone();
         if !is_anothers(&world, &managed) {

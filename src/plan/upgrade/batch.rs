@@ -7,6 +7,7 @@ use crate::health::{State, later};
 use crate::inventory::{Phase, Rework};
 use crate::model::Disruption;
 use crate::names::{InstanceId, instance_name};
+use crate::plan::action::Action;
 use crate::plan::action::Step;
 use crate::plan::change::{Because, Limit, Need, rework};
 use crate::plan::forecast::obey;
@@ -125,11 +126,13 @@ impl<'a> Stage<'_, 'a> {
         (batch.instances.iter()).find_map(|id| {
             let member = self.fleet.member(*id)?;
             let name = instance_name(&self.s.set.name, *id);
-            let error = self
-                .s
-                .experience
-                .failed
-                .get(&(member.host.clone(), name.clone()))?;
+            let failed = &self.s.experience.failed;
+            let digest = self.target.model.image.digest.clone();
+            let image = Action::PushImage { digest }.subject();
+            let needs_it = self.need(member).class == Disruption::Reimage;
+            // That its image could not be sent says more than that it is not there.
+            let unsent = failed.get(&(member.host.clone(), image)).filter(|_| needs_it);
+            let error = unsent.or_else(|| failed.get(&(member.host.clone(), name.clone())))?;
             Some(format!("{name} on {} could not be changed: {error}", member.host))
         })
     }
