@@ -192,7 +192,7 @@ fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
     let copy = "INSERT INTO set_records SELECT 'db', version, record FROM set_records";
     connection.execute(copy, []).unwrap();
     let newer =
-        "UPDATE set_records SET record = replace(record, '\"format\":3', '\"format\":4') WHERE name = 'web'";
+        "UPDATE set_records SET record = replace(record, '\"format\":4', '\"format\":5') WHERE name = 'web'";
     assert_eq!(connection.execute(newer, []).unwrap(), 1);
     let text = || -> String {
         let sql = "SELECT version || record FROM set_records WHERE name = 'web'";
@@ -217,7 +217,7 @@ fn a_record_of_a_newer_vmss_is_told_and_left_as_it_is() {
         assert_eq!(exit, 4, "{command}: {said}");
         assert!(
             said.contains(
-                "the record of web was made by a newer vmss (its format is 4, this vmss knows 3 at most)"
+                "the record of web was made by a newer vmss (its format is 5, this vmss knows 4 at most)"
             ) && said.contains("hint: use that vmss"),
             "{command}: {said}"
         );

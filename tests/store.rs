@@ -215,7 +215,7 @@ fn a_file_of_the_third_layout_is_brought_up_with_its_record() {
         .query_row(sql, [], |r| r.get(0))
         .unwrap();
     assert!(
-        json.contains("\"format\":3"),
+        json.contains("\"format\":4"),
         "from now on it says its format: {json}"
     );
 }
@@ -304,7 +304,7 @@ fn a_record_of_a_newer_vmss_is_neither_read_nor_written_and_the_others_are() {
     store.put(&db, &record("db", 3), None).unwrap();
     let connection = Connection::open(&path).unwrap();
     let newer =
-        "UPDATE set_records SET version = 99, record = replace(record, '\"format\":3', '\"format\":4')
+        "UPDATE set_records SET version = 99, record = replace(record, '\"format\":4', '\"format\":5')
                  WHERE name = 'web'";
     assert_eq!(connection.execute(newer, []).unwrap(), 1);
     let text = || -> String {
@@ -317,8 +317,8 @@ fn a_record_of_a_newer_vmss_is_neither_read_nor_written_and_the_others_are() {
         matches!(
             said,
             StoreError::Newer {
-                format: 4,
-                known: 3,
+                format: 5,
+                known: 4,
                 ..
             }
         ),
@@ -326,7 +326,7 @@ fn a_record_of_a_newer_vmss_is_neither_read_nor_written_and_the_others_are() {
     );
     assert_eq!(
         said.to_string(),
-        "the record of web was made by a newer vmss (its format is 4, this vmss knows 3 at most)"
+        "the record of web was made by a newer vmss (its format is 5, this vmss knows 4 at most)"
     );
     // Nobody has its version who has not read it.
     for expected in [None, Some(version)] {

@@ -14,7 +14,7 @@ use crate::store::StoreError;
 pub const FORMAT: u64 = 1 + CARRIED.len() as u64;
 
 /// What makes each format of the one before it: the first makes 2 of 1. Never changed, only added to.
-const CARRIED: [fn(Value) -> Value; 2] = [from_1, from_2];
+const CARRIED: [fn(Value) -> Value; 3] = [from_1, from_2, from_3];
 
 /// Format 1 is what was written before the JSON said its format. It did not know UUIDs: they followed from store, set and id. Of
 /// a set that was taken over from another store they may follow from that one: which of them it is shows when an instance is
@@ -60,6 +60,12 @@ fn from_1(mut record: Value) -> Value {
 /// Format 2 did not know which of those that were given up have data disks, nor whose word made a capacity smaller. Whatever it
 /// says it says in the same words.
 const fn from_2(record: Value) -> Value {
+    record
+}
+
+/// Format 3 did not know where copies of an instance were seen, nor the URIs that hosts had before. Whatever it says it says in the
+/// same words.
+const fn from_3(record: Value) -> Value {
     record
 }
 
@@ -202,6 +208,30 @@ mod tests {
             assert_eq!(known.uuid, scene.record.known[id].uuid);
             assert!(known.is_carried_over);
         }
+    }
+
+    /// Whoever adds a field has to say that with another format, or an earlier vmss drops it as it writes the record back.
+    #[test]
+    fn the_present_format_has_these_fields() {
+        let fields = |of: &str, text: &'static str| -> Vec<&'static str> {
+            let body = text.split(&format!("pub struct {of} {{")).nth(1).unwrap();
+            let body = body.split("\n}").next().unwrap();
+            let named = body.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+            named.map(|field| field.split(':').next().unwrap()).collect()
+        };
+        let text = include_str!("../record.rs");
+        let (record, known) = (fields("Record", text), fields("Known", text));
+        assert_eq!(
+            (FORMAT, record.join(" ").as_str(), known.join(" ").as_str()),
+            (
+                4,
+                "store former former_uris copies capacity request life keep_images next_id models former_images \
+                 current rollout cordons moves vitals condemned leaving dropped repair unseen written_off autoscale \
+                 timed epoch warrants departed disowned highest_revision applied definition created_at takes_in known",
+                "uuid epoch ordered is_carried_over host fault_domain addresses confirmed revision reached protection \
+                 stopped"
+            )
+        );
     }
 
     /// What the second format did not know yet is left out, and means what it meant.

@@ -61,6 +61,34 @@ fn no_instance_is_made_in_place_of_a_double() {
     }
 }
 
+/// What can't be seen is not gone: the copy that is seen is neither started nor changed, until an operator has said that it counts.
+#[test]
+fn a_double_stays_one_while_a_host_of_it_is_out_of_sight() {
+    let mut scene = doubled();
+    scene.host("d0h0").instances[0].power = Power::Off;
+    scene.absorb();
+    let seen = scene.inventory.clone();
+    scene.lose("d1h0");
+    scene.absorb();
+    assert!(scene.inventory.odd.is_double(ONE));
+    assert_eq!(plan(scene.situation()).steps, []);
+    let refused = settle(scene.situation(), ONE, &label("d1h0"));
+    assert_eq!(refused, Err(Unsettled::Hidden));
+    let settlement = settle(scene.situation(), ONE, &label("d0h0")).unwrap();
+    assert_eq!((settlement.dropped.len(), settlement.hidden.len()), (0, 1));
+    let mut settled = scene.clone();
+    settled.record.settle(ONE, &settlement);
+    settled.absorb();
+    assert!(!settled.inventory.odd.is_double(ONE));
+    // Or until the host was seen without it.
+    scene.inventory = seen;
+    scene.host("d1h0").instances.clear();
+    scene.absorb();
+    scene.lose("d1h0");
+    scene.absorb();
+    assert!(!scene.inventory.odd.is_double(ONE));
+}
+
 #[test]
 fn the_copy_that_is_kept_is_noted_and_the_other_is_dropped_with_no_volume() {
     let mut scene = doubled();
