@@ -201,11 +201,14 @@ enum Judged {
     Stays,
     /// It is the instance, if it is where it should be.
     IsIt,
+    /// It is what was given up, if it is there once.
+    GivenUp,
     /// It is none.
     Stranger(Strangeness),
 }
 
-fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
+/// `is_hidden` says of a host whether it can't be seen.
+fn judge(record: &Record, host: &Label, instance: &Instance, is_hidden: impl Fn(&Label) -> bool) -> Judged {
     let (id, uuid) = (instance.id, instance.uuid);
     if instance.meta.store != record.store {
         // Two stores that act on one set: whoever plans stops for it.
@@ -223,7 +226,10 @@ fn judge(record: &Record, host: &Label, instance: &Instance) -> Judged {
         && (written_off.uuid == uuid || record.may_have_given(id, uuid))
         && has_its_name
     {
-        return Judged::Stays;
+        return match written_off.host != *host && is_hidden(&written_off.host) {
+            true => Judged::Stranger(Strangeness::Elsewhere),
+            false => Judged::GivenUp,
+        };
     }
     match record.known.get(&id) {
         Some(_) if record.knows(id, uuid).is_some() && has_its_name => Judged::IsIt,
@@ -260,7 +266,9 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
     let moving = moving(record, inventory);
     let seen: HashSet<Label> = inventory.seen_hosts().into_iter().cloned().collect();
     let names: HashSet<Label> = inventory.hosts.iter().map(|h| h.name.clone()).collect();
+    let is_hidden = |host: &Label| names.contains(host) && !seen.contains(host);
     let mut places: BTreeMap<InstanceId, Vec<(Label, Power)>> = BTreeMap::new();
+    let mut given_up: BTreeMap<InstanceId, Vec<(Label, Power)>> = BTreeMap::new();
     for host in &mut inventory.hosts {
         let View::Seen(view) = &mut host.view else {
             continue;
@@ -283,11 +291,16 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         }
         let mut kept = Vec::with_capacity(view.instances.len());
         for instance in view.instances.drain(..) {
-            match judge(record, &host.name, &instance) {
+            match judge(record, &host.name, &instance, is_hidden) {
                 Judged::Stays => kept.push(instance),
                 Judged::IsIt => {
                     let place = (host.name.clone(), instance.power);
                     places.entry(instance.id).or_default().push(place);
+                    kept.push(instance);
+                }
+                Judged::GivenUp => {
+                    let place = (host.name.clone(), instance.power);
+                    given_up.entry(instance.id).or_default().push(place);
                     kept.push(instance);
                 }
                 Judged::Stranger(why) => odd.set_aside(&host.name, instance, why),
@@ -309,7 +322,7 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         let known = record.known.get(&id);
         // Whoever was seen twice is there twice until the host is seen without it.
         let hidden: Vec<Place> = (record.copies.get(&id).into_iter().flatten())
-            .filter(|host| names.contains(*host) && !seen.contains(*host))
+            .filter(|host| is_hidden(host))
             .map(|host| Place {
                 host: host.clone(),
                 runs: false,
@@ -320,7 +333,7 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
         match (&*places, known) {
             ([(host, _)], Some(known)) if *host != known.host => {
                 let others = odd.under_other_names(known.uuid);
-                if names.contains(&known.host) && !seen.contains(&known.host) {
+                if is_hidden(&known.host) {
                     odd.take(inventory, host, id, Some(Strangeness::Elsewhere));
                 } else if !others.is_empty() {
                     // Which of them the record means nobody can tell: the one that has its name counts, and is left alone.
@@ -346,6 +359,10 @@ pub fn sort_out(record: &Record, inventory: &mut Inventory) {
             ([_], _) if hidden.is_empty() => {}
             (many, _) => odd.settle_double(inventory, id, many, known, hidden),
         }
+    }
+    for (id, places) in given_up.into_iter().filter(|(_, places)| places.len() > 1) {
+        // Which of them it is nobody can tell.
+        odd.settle_double(inventory, id, &places, None, Vec::new());
     }
     odd.look_at_epochs(record, inventory);
     odd.contest(record, inventory);

@@ -107,7 +107,7 @@ fn a_double_in_a_shared_folder() {
     let world = World {
         before: &["shares kvm1 kvm2"],
         // Others may have disks on it, as far as anybody can tell.
-        stays: &[": image vmss-base-"],
+        stays: &[": image vmss-base-", "vmss-pool-"],
         odd: &["copy kvm1 web-1 kvm2 off"],
         settled: &["vmss instance settle 1 --keep kvm1 --yes"],
         ..World::default()
@@ -139,7 +139,7 @@ fn a_member_under_another_name_in_a_shared_folder() {
     let world = World {
         before: &["shares kvm1 kvm2"],
         // Others may have disks on it, as far as anybody can tell.
-        stays: &[": image vmss-base-"],
+        stays: &[": image vmss-base-", "vmss-pool-"],
         odd: &["rename kvm1 web-1 kept-1"],
         settled: &[
             "undefine kvm1 kept-1",
@@ -283,7 +283,7 @@ fn a_folder_of_two_hosts() {
     let world = World {
         before: &["shares kvm1 kvm2"],
         // Others may have disks on it, as far as anybody can tell.
-        stays: &[": image vmss-base-"],
+        stays: &[": image vmss-base-", "vmss-pool-"],
         ..World::default()
     };
     campaign(&world, &[FEW, CHANGES]);
@@ -315,7 +315,7 @@ fn a_set_that_is_made_in_a_folder_of_two_hosts() {
     let world = World {
         before: &["shares kvm1 kvm2", "foreign kvm3 web-2"],
         is_fresh: true,
-        stays: &[": image vmss-base-"],
+        stays: &[": image vmss-base-", "vmss-pool-"],
         ..World::default()
     };
     campaign(&world, &[&[Command::new("create --yes")]]);

@@ -7,6 +7,7 @@ use super::observe;
 use super::owned::{in_phase, not_moving, not_ours, owned, renote};
 use super::power::set_power;
 use super::volumes::{make_copy, seed, write_seed};
+use crate::hypervisor::seed::is_seed_of;
 use crate::hypervisor::{FaultKind, HypervisorError, Settled, Stage};
 use crate::inventory::{Metadata, Phase, Power};
 use crate::model::{Firmware, Model};
@@ -138,6 +139,11 @@ fn go_over(way: &Way<'_>, spec: &InstanceSpec, model: &Model, disks: &[Volume]) 
         moving_to: Some(way.to.clone()),
         ..before
     });
+    // What it only reads lies in the seed that was made there.
+    domain.disks.retain(|v| !is_seed_of(way.instance, v));
+    domain.disks.push(seed(spec, model).volume);
+    domain.held.clear();
+    domain.unopened.clear();
     domain.console.clear();
     domain.meter.moved();
     there.last_step(Stage::Migrate, &format!("receive {name}"), |m| {

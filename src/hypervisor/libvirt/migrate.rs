@@ -33,7 +33,7 @@ use super::volumes::Pool;
 use super::{Libvirt, seeds, volume_xml};
 use crate::hypervisor::domain_xml::element::Element;
 use crate::hypervisor::domain_xml::moving::{self, OpenDisk};
-use crate::hypervisor::seed::{self, SeedVolume, parse_shared_name};
+use crate::hypervisor::seed::{self, SeedVolume};
 use crate::hypervisor::{FaultKind, HypervisorError, Pulse, Settled, Stage};
 use crate::inventory::{Metadata, Phase};
 use crate::model::{Firmware, ImageFormat, Model};
@@ -223,10 +223,8 @@ fn load(
             disks.push(disk(way, source, meta, &open)?);
             continue;
         }
-        let is_seed = open.volume().is_some_and(|v| {
-            own_volumes(way.instance, meta).any(|own| own == v)
-                || parse_shared_name(meta.store, &meta.set, v).is_some()
-        });
+        // Also one that a former store had made: its guest reads that until it is started anew.
+        let is_seed = (open.volume()).is_some_and(|v| seed::is_seed_of(way.instance, v));
         if !is_seed || seed_volume == SeedVolume::None {
             return Err(not_of_vmss(way, &open));
         }
