@@ -91,6 +91,12 @@ fn refused(record: &Record, inventory: &Inventory, id: InstanceId, keep: &Label,
             Error::message(Exit::Unreachable, text)
                 .hint("run this again when it is back, or keep the copy that is seen")
         }
+        Unsettled::Unlisted if record.written_off.contains_key(&id) => {
+            let text =
+                format!("{name} was given up with its host, and is there more than once: nothing was done");
+            Error::message(Exit::Blocked, text)
+                .hint("undefine by hand all but one of the domains (virsh undefine): the last one goes then")
+        }
         Unsettled::Unlisted => {
             let text = format!("the record does not have {name}, whose creation or deletion did not end");
             Error::message(Exit::Blocked, text)
