@@ -149,7 +149,9 @@ pub fn take(world: &World, store: &dyn Store, gone: &Record) -> Result<(), Store
             return host.mark_pool(&of.own);
         }
         // In a folder that hosts share images stay, and so does what says who shares it: whoever makes the set anew while one of
-        // them is out of sight knows that it may have its disks there.
+        // them is out of sight knows that it may have its disks there. Looked for by leaving the own one again: what was deleted
+        // through another host would be listed here until somebody looks.
+        host.mark_pool(&of.own)?;
         if host.marks(&of.pool)?.iter().any(|mark| of.others.contains(mark)) {
             return Ok(());
         }
