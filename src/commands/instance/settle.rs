@@ -31,8 +31,8 @@ pub fn run(ctx: &Context<'_>, id: InstanceId, keep: &Label) -> Result<Exit> {
         },
         |_, settlement| Some(question(&name, id, settlement)),
         |meant, now| {
-            let places = |s: &Settlement| [&s.dropped, &s.spared, &s.hidden].map(Clone::clone);
-            meant.kept == now.kept && places(meant) == places(now)
+            (&meant.kept, &meant.dropped) == (&now.kept, &now.dropped)
+                && (&meant.spared, &meant.hidden) == (&now.spared, &now.hidden)
         },
     )?;
     let Some(agreed) = agreed else {
